@@ -11,7 +11,7 @@ from schemas.image_event import MAX_RECORDS, parse_message
 from tests.fuzz.mutators import headers, nullable
 from tests.fuzz.targets.messages import messages
 from tests.unit.audit.history import DEAD, IN, OUT, SKIPPED, dead_letter, found, judged, outcome, record, remade
-from tests.unit.schemas.documents import EVENT, enriched, notification, own, retraction, skip
+from tests.unit.schemas.documents import EVENT, enriched, notification, own
 from workers.audit import judge
 from workers.audit.claims import Claim, claim_of, count_events
 from workers.audit.judge import CLOCKS_MS, Topics
@@ -37,32 +37,6 @@ def test_a_finding_names_the_record_the_events_and_the_outcome() -> None:
     [doubled] = report.findings["doubled"]
     assert str(doubled) == f"{IN}:0:1: event 0 came again, at {OUT}:0:1"
     assert not report.proved
-
-
-def test_a_partial_image_needs_its_dead_letter() -> None:
-    half = outcome(0, at=(OUT, 0, 0), status="partial")
-    [missing] = judged([record(0)], [half]).findings["missing"]
-    assert missing.detail == "event 0 partial, without a dead letter"
-    assert judged([record(0)], [half, dead_letter(0, at=(DEAD, 0, 0))]).proved
-    assert judged([record(0)], [dead_letter(0, at=(DEAD, 0, 0)), half]).proved
-
-
-def test_a_dead_letter_stands_behind_the_other_outcomes_of_its_record() -> None:
-    """Where dead letters have no topic of their own."""
-    assert judged([record(0, 2)], [out(0, 1), dead_letter(0, (0,), at=(OUT, 0, 1))]).proved
-    report = judged([record(0, 2)], [dead_letter(0, (0,), at=(OUT, 0, 0)), out(0, 1)])
-    assert found(report, "out-of-order") == [f"{IN}:0:0"]
-
-
-def test_a_dead_letter_of_records_in_a_row_answers_each_of_them_once_and_no_other() -> None:
-    records = [record(offset) for offset in range(5)]
-    of_all = dead_letter(1, at=(DEAD, 0, 0), last=3, reason="undecodable")
-    assert judged(records, [out(0), of_all, out(4)]).proved
-    assert found(judged(records, [out(0), of_all]), "missing") == [f"{IN}:0:4"]
-    again = dead_letter(2, at=(DEAD, 0, 1), reason="undecodable")
-    assert found(judged(records, [out(0), of_all, again, out(4)]), "doubled") == [f"{IN}:0:2"]
-    half = dead_letter(3, at=(DEAD, 0, 1), last=4, reason="undecodable")
-    assert found(judged(records, [out(0), of_all, half]), "doubled") == [f"{IN}:0:3"]
 
 
 def test_outcomes_of_other_ranges_and_strange_records_are_counted_apart() -> None:
@@ -248,24 +222,6 @@ def test_outcomes_beyond_the_log_cost_no_memory_and_little_time() -> None:
 
 
 AT = ("images.dead-letters", 0, 0)
-
-
-@pytest.mark.parametrize("document", [enriched(), retraction(), skip()])
-def test_an_outcome_answers_the_event_that_it_names(document: Any) -> None:
-    event = document.event
-    claim = claim_of(document.to_bytes(), (("tagstream-input-key", b"k"),))
-    assert claim == Claim(event.topic, event.partition, event.offset, event.offset, "whole", 1 << event.index)
-
-
-def test_a_partial_image_is_half_of_an_outcome() -> None:
-    image = enriched(status="partial", reason="caption-failed", caption=None)
-    claim = claim_of(image.to_bytes(), ())
-    assert claim is not None
-    assert claim.kind == "partial"
-
-
-def test_a_dead_letter_answers_what_failed_of_its_record() -> None:
-    assert claim_of(b"", dead_letter(17, (0, 3), of=2, at=AT).headers) == Claim("images", 2, 17, 17, "failed", 0b1001)
 
 
 @pytest.mark.parametrize("reason", ["batch-too-large", "batch-unreadable", "too-many-headers", "skipped-by-operator"])

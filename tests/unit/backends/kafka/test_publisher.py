@@ -119,21 +119,6 @@ def scene(monkeypatch: pytest.MonkeyPatch) -> MockedPublisher:
     return MockedPublisher(monkeypatch)
 
 
-def test_the_steps_of_a_transaction_come_in_the_order_that_makes_them_safe(scene: MockedPublisher) -> None:
-    scene.publish()
-    assert scene.calls == [
-        "begin_transaction", "send v", "send w", "flush", "acknowledged", "acknowledged",
-        "membership", "send_offsets_to_transaction", "commit_transaction",
-    ]  # fmt: skip
-
-
-def test_offsets_go_with_the_group_the_generation_and_the_member_id(scene: MockedPublisher) -> None:
-    scene.publish()
-    (offsets, metadata), _ = scene.producer.send_offsets_to_transaction.call_args
-    assert {tuple(place): tuple(at) for place, at in offsets.items()} == {("images", 0): (5, "", -1)}
-    assert (metadata.group_id, metadata.generation_id, metadata.member_id) == ("group", 3, "me")
-
-
 def test_a_message_that_failed_is_never_left_out_of_a_commit(scene: MockedPublisher) -> None:
     scene.refused = kafka_errors.KafkaTimeoutError("expired")
     with pytest.raises(Unpublished) as failed:
@@ -169,17 +154,6 @@ def test_an_acl_that_forbids_to_publish_is_said_and_not_tried_for_ever(scene: Mo
     scene.producer.commit_transaction.assert_not_called()
 
 
-@pytest.mark.parametrize("member", [Membership(-1, ""), Membership(-1, "me"), Membership(9, "another")])
-def test_nothing_is_committed_under_a_membership_that_is_not_the_assignments(
-    scene: MockedPublisher, member: Membership
-) -> None:
-    scene.member = member
-    with pytest.raises(Unpublished) as refused:
-        scene.publish()
-    assert refused.value.cause == "membership"
-    scene.producer.send_offsets_to_transaction.assert_not_called()
-
-
 def test_a_producer_that_failed_is_ended_before_another_is_made_and_never_used_again(scene: MockedPublisher) -> None:
     failed = scene.producer
     failed.commit_transaction.side_effect = kafka_errors.RequestTimedOutError("no answer")
@@ -192,14 +166,6 @@ def test_a_producer_that_failed_is_ended_before_another_is_made_and_never_used_a
     assert scene.producer.settings["transactional_id"] == failed.settings["transactional_id"] == "worker-0"
     scene.publish()
     failed.begin_transaction.assert_called_once()
-
-
-def test_a_message_that_no_topic_takes_is_found_before_a_transaction_begins(scene: MockedPublisher) -> None:
-    too_large = Message("out", b"k", bytes(1_000), ())
-    with pytest.raises(ValueError, match="too large for 'out'"):
-        scene.publisher.publish(Transaction([too_large], {Assignment(PARTITION, "me"): 5}))
-    assert scene.calls == []
-    scene.publish()
 
 
 def test_a_worker_that_is_fenced_again_at_once_shares_its_id_and_says_so(scene: MockedPublisher) -> None:
@@ -266,16 +232,6 @@ def test_a_commit_that_does_not_return_while_brokers_answer_others_is_stuck(scen
     scene.publish()
     assert told == [None, "the commit of a transaction has not returned for 8 s, while the brokers answer others"]
     assert scene.publisher.stuck() is None
-
-
-def test_at_least_once_sends_first_and_commits_with_the_member_after(monkeypatch: pytest.MonkeyPatch) -> None:
-    scene = MockedPublisher(monkeypatch, "at_least_once")
-    scene.publish()
-    assert scene.calls == [
-        "send v", "send w", "flush", "acknowledged", "acknowledged",
-        "membership", f"commit beside {{{PARTITION!r}: 5}}",
-    ]  # fmt: skip
-    assert "transactional_id" not in scene.producer.settings
 
 
 def pending_for_ever(scene: MockedPublisher, assignment: Assignment) -> None:
@@ -382,18 +338,6 @@ def test_time_without_a_broker_loses_no_marker(scene: MockedPublisher) -> None:
     assert not scene.publisher.lost
 
 
-def test_a_transaction_that_ends_at_last_was_never_lost(scene: MockedPublisher) -> None:
-    assignment = Assignment(PARTITION, "me")
-    for _ in range(5):
-        scene.offsets.committed.side_effect = kafka_errors.KafkaTimeoutError("unstable")
-        assert scene.publisher.committed(assignment) is None
-        assert not scene.publisher.lost
-        scene.now += 15
-        scene.offsets.committed.side_effect = None
-        scene.offsets.committed.return_value = 5
-        assert scene.publisher.committed(assignment) == 5
-
-
 def test_a_group_that_may_not_be_read_is_said(scene: MockedPublisher) -> None:
     scene.offsets.committed.side_effect = kafka_errors.GroupAuthorizationFailedError("group")
     with pytest.raises(Misconfigured, match="ACLs"):
@@ -427,23 +371,6 @@ def first_offsets(scene: MockedPublisher) -> None:
     scene.offsets.committed.return_value = None
     scene.offsets.beginning_offsets.side_effect = lambda partitions, timeout_ms: dict.fromkeys(partitions, 7)
     scene.offsets.end_offsets.side_effect = lambda partitions, timeout_ms: dict.fromkeys(partitions, 90)
-
-
-def test_a_first_offset_is_committed_like_any_other(scene: MockedPublisher) -> None:
-    first_offsets(scene)
-    assert scene.publisher.committed(Assignment(PARTITION, "me")) == 7
-    assert scene.calls == [
-        "membership", "membership", "begin_transaction", "send_offsets_to_transaction", "commit_transaction",
-    ]  # fmt: skip
-    (offsets, _), _ = scene.producer.send_offsets_to_transaction.call_args
-    assert [at.offset for at in offsets.values()] == [7]
-
-
-def test_at_least_once_a_first_offset_is_committed_without_a_transaction(monkeypatch: pytest.MonkeyPatch) -> None:
-    scene = MockedPublisher(monkeypatch, "at_least_once")
-    first_offsets(scene)
-    assert scene.publisher.committed(Assignment(PARTITION, "me")) == 7
-    assert scene.calls == ["membership", "membership", f"commit beside {{{PARTITION!r}: 7}}"]
 
 
 def test_a_group_that_begins_at_the_end_has_its_first_offset_there(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -532,13 +459,6 @@ def test_closing_after_a_failed_run_ends_its_transaction(scene: MockedPublisher)
     scene.publisher.close()
     assert scene.calls == ["end", "init_transactions", "end"]
     scene.offsets.close.assert_called_once()
-
-
-def test_closing_in_peace_takes_the_id_no_more(scene: MockedPublisher) -> None:
-    scene.publish()
-    scene.calls.clear()
-    scene.publisher.close()
-    assert scene.calls == ["end"]
 
 
 def test_at_least_once_without_a_way_to_commit_is_a_bug() -> None:
