@@ -12,6 +12,7 @@ QUICK = ("line",)
 NAMES = (
     *QUICK,
     "alignment",
+    "alike",
     "audit",
     "cached",
     "cached_parts",
@@ -35,7 +36,7 @@ NAMES = (
     "start",
 )
 
-WITH_ARGUMENTS = ("alignment", "dual", "facts", "fit", "gpu")
+WITH_ARGUMENTS = ("alignment", "alike", "dual", "facts", "fit", "gpu")
 
 
 def main() -> int:

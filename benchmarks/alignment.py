@@ -29,7 +29,6 @@ from torch import Tensor, nn
 
 from examples.learn.sets import TEST, TRUTH, draw
 from tagstream_train import losses
-from tagstream_train.alignment import MATCHES, Aligned, recognised, sentence_tokens
 from tagstream_train.data.images import Images
 from tagstream_train.data.loader import Batches, multi_hot
 from tagstream_train.data.samples import DataSet, Sample
@@ -43,6 +42,7 @@ from tagstream_train.pretrain.run import pretrain, word_pieces, write_bundle
 from tagstream_train.pretrain.start import fresh, load_bundle
 from workers.models.bundle import Bundle
 from workers.models.load import load_captioner, load_tagger
+from workers.models.ram.alignment import MATCHES, Aligned, recognised, sentence_tokens
 from workers.models.ram.config import (
     AnyConfig,
     HeadConfig,

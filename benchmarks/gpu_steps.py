@@ -36,6 +36,8 @@ from workers.intake import Limits, ProcessIntake
 from workers.models.bundle import Bundle, Golden
 from workers.models.device import EXECUTIONS, Device, Execution, Precision, choose_device
 from workers.models.dual.towers import ImageTower, TextTower, filled
+from workers.models.execution import keep_in
+from workers.models.load import COMPILED
 from workers.models.manifest import Provenance
 from workers.models.precision import check_golden
 from workers.models.ram.adapters import RamTagger, build_tagger
@@ -80,7 +82,8 @@ def device_of(scale: Scale) -> Device:
 
 
 def executing(scale: Scale, execution: Execution) -> Device:
-    return replace(device_of(scale), execution=execution)
+    device = device_of(scale)
+    return device.executing(execution) if device.kind == "cuda" else replace(device, execution=execution)
 
 
 def bundle_of(scale: Scale, kind: Kind) -> Bundle:
@@ -138,6 +141,8 @@ def tagger(scale: Scale) -> Parts:
 
     @cache
     def made(execution: Execution) -> RamTagger:
+        if execution == "compiled":
+            keep_in(scale.folder / COMPILED)
         return build_tagger(bundle_of(scale, "ram"), executing(scale, execution), "bf16")
 
     def product() -> Figures:
@@ -158,7 +163,8 @@ def tagger(scale: Scale) -> Parts:
 
     yield "plain product, bf16", product
     yield "weights", weights
-    for execution in EXECUTIONS:
+    on_a_processor: tuple[Execution, ...] = ("eager", "graphs")
+    for execution in EXECUTIONS if device_of(scale).kind == "cuda" else on_a_processor:
         for batch in scale.batches:
             yield f"{execution}, batch {batch}", partial(measured, execution, batch)
 

@@ -17,7 +17,7 @@ import statistics
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,7 +31,8 @@ from benchmarks.stages import TAGGING, Answers, Subject, is_stage, subject_of
 from workers.errors import Broken, Misconfigured, TagstreamError
 from workers.models.bundle import Bundle
 from workers.models.device import EXECUTIONS, PRECISIONS, Device, Execution, Precision, choose_device, named
-from workers.models.load import with_golden
+from workers.models.execution import keep_in
+from workers.models.load import COMPILED, with_golden
 from workers.models.ram.config import PUBLISHED, Kind
 from workers.models.ram.importer import random_bundle
 from workers.models.tagger import sample_image
@@ -104,7 +105,8 @@ def measure(
     official: Official | None,
     console: Console,
 ) -> dict[Variant, Measured]:
-    """Time every stage of a bundle in every variant, in turn, and print what came of it.
+    """Time every stage of a bundle in every variant, in turn, and print what came of it. What torch compiles is kept
+    beside the bundle.
 
     Returns:
         Of those that work here and give the golden answers; others are told to the console.
@@ -116,8 +118,10 @@ def measure(
     for variant in variants:
         measured = Measured()
         try:
+            if variant.execution == "compiled":
+                keep_in(bundle.folder.parent / COMPILED)
             with peak(device) as most:
-                subject = subject_of(bundle, replace(device, execution=variant.execution), variant.precision)
+                subject = subject_of(bundle, device.executing(variant.execution), variant.precision)
                 measured.golden = _check(subject, batch)
                 measured.answers = subject.answers(images[:COMPARED], guides or None)
         except (Broken, Misconfigured) as refusal:

@@ -56,7 +56,7 @@ LONGEST = (
     *("tests/hostile/test_hostile.py", "tests/integration/test_retag_go.py", "tests/parity/test_bundles.py"),
     *("tests/unit/benchmarks/test_gpu.py", "tests/unit/cli/test_on_servers.py", "tests/unit/cli/test_run.py"),
     *("tests/unit/intake/test_memory_estimates.py", "tests/unit/intake/test_processes_deaths.py"),
-    "training/tests/",
+    *("tests/unit/models/test_compiler.py", "training/tests/"),
 )
 """Files of more than 40 s: they come first, so that none is left alone at the end (tests/fixtures.py)."""
 PROCESSES = "3"

@@ -41,6 +41,7 @@ create temp table history (like {schema}.history including indexes);
 create temp table gone_version (like {schema}.gone_version including all);
 insert into pg_temp.gone_version select * from {schema}.gone_version;
 create temp table state (like {schema}.state);
+create temp table wider (like {schema}.wider including all);
 create temp table left_out (like {schema}.left_out including all);
 insert into pg_temp.left_out select * from {schema}.left_out;
 create temp table differing (subject text collate "C", field text)

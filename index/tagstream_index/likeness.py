@@ -33,8 +33,8 @@ def embedding_of(photo: Path, bundle: str | None, note: Callable[[str], object])
     tagger = load_models(settings)["tagger"]
     if not isinstance(tagger, Embedder):
         raise Misconfigured(
-            f"the tagger {tagger.name} gives no embeddings: name a bundle of RAM, RAM++ or a "
-            "dual encoder (--bundle, TAGSTREAM_TAGGER)"
+            f"the tagger {tagger.name} gives no embeddings: name compact, a bundle of RAM or "
+            "RAM++ or a dual encoder (--bundle, TAGSTREAM_TAGGER)"
         )
     tagger.max_batch = 1
     tagger.warm_up()

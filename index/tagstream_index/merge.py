@@ -11,6 +11,7 @@ from psycopg import sql
 from tagstream_index import left_out
 from tagstream_index.database import Connection, is_of_a_record, limited
 from tagstream_index.outcomes import CONTENT, HEAD, OF_ROW, OF_VECTOR, Passed, Row, values_of
+from tagstream_index.wider import WiderNames
 from workers.backends.kafka.types import ReadRecord
 from workers.types import Partition, Record
 
@@ -174,6 +175,7 @@ class Spaces:
 
     def __init__(self, connection: Connection, *, indexed: bool = True) -> None:
         self.connection = connection
+        self.wider = WiderNames(connection)
         self._indexed = indexed
         self.known: dict[tuple[str, int], int] = {}
         self.beside: int = connection.execute("select 'progress'::regclass::oid").fetchall()[0][0]
@@ -242,6 +244,7 @@ def write_records(
     rows = [entry for entry in entries if isinstance(entry, Row)]
     with limited(connection):
         spaces.meet(rows)
+        spaces.wider.meet(rows)
         with connection.transaction():
             connection.execute(_CLEAR)
             serialise_versions(connection, rows)

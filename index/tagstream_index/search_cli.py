@@ -48,6 +48,10 @@ def search(
     text: Annotated[
         Path | None, typer.Option(metavar="BUNDLE", help="Dual encoder whose text tower reads --about.")
     ] = None,
+    rerank: Annotated[
+        Path | None,
+        typer.Option(metavar="BUNDLE", help="Order the first 100 by how well they match --about. Reads the images."),
+    ] = None,
     copies_of: Annotated[
         str | None,
         typer.Option(metavar="SUBJECT", help="Copies of this image, such as photos/a.jpg: equal, or near by the hash."),
@@ -80,6 +84,8 @@ def search(
     [dim]By meaning and words:[/]  tagstream search dog beach --about 'a dog on a beach' --text bundles/clip-b16
 
     [dim]Copies of an image:[/]  tagstream search --copies-of photos/a.jpg
+
+    [dim]Ordered by a Tag2Text's alignment part:[/]  … --limit 50 --rerank bundles/tag2text
     """
     from tagstream_index.database import connected
     from tagstream_index.query import Query
@@ -89,6 +95,8 @@ def search(
     settings = needed_of(IndexSettings, "index_dsn")
     if (about is None) != (text is None):
         raise Misconfigured("--about SENTENCE and --text BUNDLE, a dual encoder with its text tower, need each other")
+    if rerank is not None and about is None:
+        raise Misconfigured("--rerank BUNDLE orders images by a sentence: give --about SENTENCE too")
     query = Query(
         " ".join(words or ()),
         tags=tags or (),
@@ -117,6 +125,10 @@ def search(
 
             query = replace(query, like=embedding_of(like, bundle, terminal.note))
         found = searched(query, connection, limit=limit, offset=offset)
+    if rerank is not None and about is not None:
+        from tagstream_index.reranking import reranked
+
+        found = reranked(found, about, rerank, terminal.note)
     _show(found, ("image", "tags", "caption"), map(_cells, found), as_json)
     if not found:
         typer.echo("no image", err=True)

@@ -39,9 +39,12 @@ from state
 """.encode()
 _SET_LOCAL: Final = "select set_config(name, value, true) from unnest(%s::text[], %s::text[]) as set (name, value)"
 _TSQUERY: Final = "websearch_to_tsquery(%(language)s::regconfig, %(words)s)"
-_SCORE: Final = "(select {}(scores[array_position(names, tag)]) from unnest(%({})s::text[]) tag)"
+_LOWEST: Final = "(select min(scores[array_position(names, tag)]) from unnest(%(tags)s::text[]) tag)"
+_BEST: Final = "(select max(s) from unnest(names, scores) as tag (n, s) where n = any(%({})s::text[]))"
 _BEST_OF_ALL: Final = "coalesce(scores[1], 0)"  # tags are ordered by score
 _SIGNS: Final = (">", ">=", "<", "<=")
+_NARROWER: Final = """select wanted, array(select name from wider where parents @> array[wanted] limit 1000)
+    from unnest(%(wanted)s::text[]) wanted"""
 _DISTANCE: Final = "e.vector <=> %(vector)s"
 _SHOWN: Final = """subject, bucket, key, version_id, sha256, last_modified, format, width, height, bytes, names, scores,
     caption, dated, taken_local, taken_offset"""
@@ -203,6 +206,7 @@ class Searcher:
     def __init__(self, connection: Connection, language: str, *, of_outcome: bool = False) -> None:
         self.connection = connection
         self._language = language
+        self._narrower: dict[str, list[str]] = {}
         self._shown = _SHOWN + (_OF_OUTCOME if of_outcome else "")
 
     def search(self, query: Query, limit: int, offset: int) -> list[Found]:
@@ -308,9 +312,10 @@ class Searcher:
 
     def clauses(self, query: Query) -> Clauses:
         """The query as SQL."""
-        single = [each for each in query.conditions if each.wants_tag and len(each.values) == 1]
-        others = [(f"{each.kind}{n}", each) for n, each in enumerate(query.conditions) if each not in single]
-        best = [_SCORE.format("max", name) for name, each in others if each.wants_tag]
+        conditions = self._widened(query.conditions)
+        single = [each for each in conditions if each.wants_tag and len(each.values) == 1]
+        others = [(f"{each.kind}{n}", each) for n, each in enumerate(conditions) if each not in single]
+        best = [_BEST.format(name) for name, each in others if each.wants_tag]
         values: dict[str, Any] = {"language": self._language, "words": storable(query.words)}
         where, rank = [LIVE], "null::real"
         if query.about is not None:
@@ -322,13 +327,24 @@ class Searcher:
         if single:
             values["tags"] = [storable(each.values[0]) for each in single]
             where.append("names @> %(tags)s::text[]")
-            best.append(_SCORE.format("min", "tags"))
+            best.append(_LOWEST)
         score = f"least({', '.join(best)})" if best else _BEST_OF_ALL
         for name, each in others:
             condition = _condition(each, name, score, values)
             where.append(f"not ({condition})" if each.excluded else condition)
         shown = f"{self._shown}, {rank} as rank, {score if best else 'null::real'} as score"
         return Clauses(" and ".join(where), rank, score, shown, values)
+
+    def _widened(self, conditions: Sequence[Filter]) -> list[Filter]:
+        """The conditions, in which a tag stands for those below too."""
+        wanted = {storable(name) for each in conditions if each.kind == "tag" for name in each.values}
+        if new := wanted - self._narrower.keys():
+            self._narrower |= self.execute(_NARROWER, {"wanted": sorted(new)}).fetchall()
+        return [each._replace(values=self._below(each.values)) if each.kind == "tag" else each for each in conditions]
+
+    def _below(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Tags, and those below them."""
+        return tuple(dict.fromkeys([*names, *(each for name in names for each in self._narrower[storable(name)])]))
 
     def execute(self, text: str, values: Mapping[str, Any] | None = None) -> psycopg.Cursor[Any]:
         """Run a statement."""

@@ -180,6 +180,7 @@ def written(connection: Connection, *told: Said) -> None:
     rows = [each.row() for each in told]
     spaces = Spaces(connection)
     spaces.meet(rows)
+    spaces.wider.meet(rows)
     with connection.transaction():
         serialise_versions(connection, rows)
         merge(connection, rows, spaces.known)

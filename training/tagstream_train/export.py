@@ -11,7 +11,6 @@ import torch
 from pydantic import Field, JsonValue
 from torch import Tensor
 
-from tagstream_train.alignment import AlignmentPart, beside_of
 from tagstream_train.plan import Exact
 from workers import __version__
 from workers.models.bundle import ALIGNMENT, Bundle, Golden
@@ -19,6 +18,7 @@ from workers.models.device import choose_device
 from workers.models.load import load_tagger
 from workers.models.manifest import Manifest
 from workers.models.ram.adapters import golden_of
+from workers.models.ram.alignment import AlignmentPart, beside_of
 from workers.models.ram.config import PUBLISHED
 from workers.models.tagger import TorchTagger, golden_answers
 

@@ -63,8 +63,8 @@ def require_embedder(settings: Settings) -> str:
     bundle = opened(settings.bundles()["tagger"].name_or_folder)
     if space_of(bundle.manifest) is None:
         raise Misconfigured(
-            f"TAGSTREAM_WANT={','.join(settings.want)}: the tagger {bundle.name} gives no embeddings; bundles of RAM, "
-            "RAM++ and dual encoders do. Leave `embedding` out, or name such a bundle in TAGSTREAM_TAGGER."
+            f"TAGSTREAM_WANT={','.join(settings.want)}: the tagger {bundle.name} gives no embeddings; compact, "
+            "RAM, RAM++ and dual encoders do. Leave `embedding` out, or name such a bundle in TAGSTREAM_TAGGER."
         )
     return bundle.name
 

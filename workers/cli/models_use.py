@@ -148,7 +148,7 @@ def tune(
 
     Keeps the result in TAGSTREAM_STATE_DIR for TAGSTREAM_PRECISION=tuned, the default. Each precision must give the
     golden answers; then growing batches are timed: half a minute for a small model, some minutes for a large one, and
-    some more on CUDA, where the best precision is also tried as CUDA graphs. A precision ten times slower
+    some more on CUDA, where the best precision is also tried as CUDA graphs and compiled. A precision ten times slower
     than the best is given up. Run nothing else meanwhile. TAGSTREAM_WORKERS processes compute at the same time, as
     those of a worker do.
 

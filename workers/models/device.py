@@ -13,7 +13,7 @@ import re
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, get_args
 
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from workers.errors import Broken, Misconfigured
 from workers.models.cpu_layers import quantize_linears
-from workers.models.execution import Bucketed, CudaRecorder, Function, call_again, sizes_up_to
+from workers.models.execution import Bucketed, Compiled, CudaRecorder, Function, call_again, sizes_up_to, try_out
 from workers.processors import processors
 from workers.types import Pixels
 
@@ -34,13 +34,14 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
-Execution = Literal["eager", "graphs"]
-"""How a model's functions of a batch run: kernel by kernel as they are written, or as CUDA graphs of these kernels."""
+Execution = Literal["eager", "graphs", "compiled"]
+"""How a model's functions of a batch run: kernel by kernel as they are written; as CUDA graphs of these kernels
+(`graphs`); or compiled to fewer kernels first (`compiler`), on CUDA in graphs too."""
 EXECUTIONS: tuple[Execution, ...] = get_args(Execution)
 
 
 def named(precision: Precision, execution: Execution) -> str:
-    """Precision and execution, for people: "fp32", "bf16 graphs"."""
+    """Precision and execution, for people: "fp32", "bf16 compiled"."""
     return precision if execution == "eager" else f"{precision} {execution}"
 
 
@@ -69,6 +70,8 @@ class Device:
     execution: Execution = "eager"
     _copies: Any = field(default=None, repr=False, compare=False)
     """CUDA: the stream that uploads run on."""
+    strict: bool = False
+    """Whether a model that can't be compiled raises Misconfigured, instead of running as it is written."""
 
     @property
     def where(self) -> torch.device:
@@ -79,9 +82,22 @@ class Device:
         """Executions worth trying here, the plainest first."""
         return EXECUTIONS if self.kind == "cuda" else ("eager",)
 
+    def executing(self, execution: Execution) -> Device:
+        """The same device with this execution alone, to measure it: `strict`.
+
+        Raises:
+            Misconfigured: it can't, or torch's compiler does not work here, which is tried out.
+        """
+        if execution == "graphs" and self.kind == "cpu":
+            raise Misconfigured("A CPU has no CUDA graphs.")
+        if execution == "compiled":
+            try_out(self.where)
+        return replace(self, execution=execution, strict=True)
+
     def fuses(self, precision: Precision) -> bool:
         """Whether models run oneDNN's layers with what follows them fused in: on CPUs, in builds of torch that have
-        them (x86-64), and in bf16 on processors with AVX-512, or AVX2 with conversions of its own."""
+        them (x86-64), and in bf16 on processors with AVX-512, or AVX2 with conversions of its own. No compiler knows
+        them."""
         if self.kind != "cpu" or self.execution != "eager" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
             return False
         if not hasattr(torch.ops.mkldnn, "_reorder_linear_weight"):
@@ -143,7 +159,9 @@ class Device:
         if self.execution == "eager":
             return lambda function: function
         record = CudaRecorder() if self.kind == "cuda" else call_again
-        return lambda function: Bucketed(function, record)
+        if self.execution == "graphs":
+            return lambda function: Bucketed(function, record)
+        return lambda function: Bucketed(function, record, recorded=Compiled(function, strict=self.strict))
 
     def batch_sizes(self, largest: int) -> Sequence[int]:
         """Batch sizes up to `largest` with kernels or graphs of their own.

@@ -1,22 +1,32 @@
-"""Records functions as CUDA graphs, once for each batch size.
+"""How a function is executed on CUDA: recorded once as CUDA graphs, or compiled by torch and then recorded.
 
 Starting a kernel costs the host some microseconds, and an image encoder has several hundred, so with few images the
 device waits for the host. A graph starts them all in one call, but always for the same shapes at the same addresses. So
 a batch is copied into the input of the smallest bucket that holds it, and the graph's output is copied out. Rows of the
 bucket beyond the batch keep older content: rows never see each other, so these are computed and cut off.
 Weights are frozen when a model runs and never move, so a recording stays true as long as the model lives.
+
+torch's compiler fuses the operations between matrix products: norms, sums, GELU and re-ordering, which else read and
+write all activations again and again. A compiled function is made for one shape (`dynamic=False`), which takes from
+seconds to a minute. So it is called through `Bucketed`, which has few shapes, and a model's `warm_up` goes through all
+of them before the worker is ready. torch counts the shapes of all models that share a function's code, and by itself
+stops at 8; here at `SHAPES`. A shape beyond is a failure like any other of the compiler: the function runs as written.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
+
+from workers.errors import Misconfigured
 
 logger = logging.getLogger(__name__)
 
@@ -51,12 +61,21 @@ class Bucketed:
     Args:
         record: makes a recording of a function with this input.
         buckets: batch sizes, ascending.
+        recorded: recorded instead of the function, with the same results; None: the function itself.
     """
 
-    def __init__(self, function: Function, record: Record, buckets: Sequence[int] = BUCKETS) -> None:
+    def __init__(
+        self,
+        function: Function,
+        record: Record,
+        buckets: Sequence[int] = BUCKETS,
+        *,
+        recorded: Function | None = None,
+    ) -> None:
         self._function = function
         self._record = record
         self._buckets = buckets
+        self._to_record = recorded or function
         self._recorded: dict[int, tuple[Tensor, Recording] | None] = {}
 
     def __call__(self, batch: Tensor) -> Tensor:
@@ -82,7 +101,7 @@ class Bucketed:
             given = torch.empty_strided(
                 (bucket, *batch.shape[1:]), batch.stride(), dtype=batch.dtype, device=batch.device
             ).zero_()
-            return given, self._record(self._function, given)
+            return given, self._record(self._to_record, given)
         except RuntimeError as error:  # memory that runs out among them
             reason = str(error).splitlines()[0]
             logger.warning("no CUDA graph for batches of %s, which run a little slower: %s", bucket, reason)
@@ -157,11 +176,102 @@ class CudaRecorder:
         current.wait_stream(self._stream)
 
 
+SHAPES = 256
+"""Of each function, over all models of the process: eight buckets for each of some models, with much room."""
+
+Compile: TypeAlias = Callable[[Function], Function]
+
+
 def leave_triton_out() -> None:
-    """Keep optimizers from importing triton on a machine without a GPU.
+    """Keep torch's compiler from importing triton on a machine without a GPU.
 
     Call it before anything imports the compiler. The machine has no use for triton, whose library lists its leaks on
     standard error when the process ends.
     """
     if not torch.cuda.is_available():
         sys.modules.setdefault("triton", None)  # type: ignore[arg-type]  # which makes its import fail
+
+
+def inductor(function: Function) -> Function:
+    """The function behind torch's own compiler, which begins with the first call.
+
+    Without CUDA graphs: `Bucketed` records the whole of it, and two recorders would be in each other's way. In this
+    process alone: torch would start one more for each core, whose memory no budget counts.
+    """
+    leave_triton_out()
+    import torch._dynamo  # these take seconds, and most processes never compile
+    import torch._inductor.config
+
+    torch._dynamo.config.recompile_limit = SHAPES
+    torch._inductor.config.compile_threads = 1
+    return torch.compile(function, fullgraph=True, dynamic=False, options={"triton.cudagraphs": False})
+
+
+class Compiled:
+    """A function that runs compiled; once the compiler has failed, it runs as it is written, and the log says so once.
+
+    Args:
+        compile_with: makes the compiled function, at the first call.
+        strict: raise Misconfigured instead, as `tune` needs.
+    """
+
+    def __init__(self, function: Function, compile_with: Compile = inductor, *, strict: bool = False) -> None:
+        self._function = function
+        self._compile_with = compile_with
+        self._strict = strict
+        self._compiled: Function | None = None
+        self._failed = False
+
+    def __call__(self, batch: Tensor) -> Tensor:
+        if not self._failed:
+            try:
+                if self._compiled is None:
+                    self._compiled = self._compile_with(self._function)
+                return self._compiled(batch)
+            except torch.OutOfMemoryError:
+                raise  # a smaller batch may fit
+            except Exception as error:  # it fails in every way there is; the function's own faults come again below
+                if self._strict:
+                    raise Misconfigured(f"torch's compiler fails: {_reason(error)}") from error
+                self._failed, self._compiled = True, None
+                logger.warning("torch's compiler failed, so the model runs uncompiled and slower: %s", _reason(error))
+        return self._function(batch)
+
+
+def try_out(where: torch.device, compile_with: Compile = inductor) -> None:
+    """Compile something small, and run it.
+
+    Raises:
+        Misconfigured: that does not work here; says why.
+    """
+    try:
+        found = compile_with(lambda x: x.exp() + 1)(torch.zeros(8, device=where))
+    except Exception as error:
+        raise Misconfigured(f"torch's compiler does not work here: {_reason(error)}") from error
+    if not torch.equal(found, torch.full_like(found, 2)):
+        raise Misconfigured("torch's compiler does not work here: compiled code gives wrong results")
+
+
+def keep_in(folder: Path) -> None:
+    """Keep compiled code in this folder; make it if missing.
+
+    The next start traces the model again but compiles nothing. TORCHINDUCTOR_CACHE_DIR overrides it. By default
+    torch runs code from a folder in /tmp with a predictable name.
+
+    Raises:
+        Misconfigured: another user owns it, all can write to it, or it can't be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        facts = folder.stat()
+    except OSError as error:
+        raise Misconfigured(f"{folder} can't hold what torch compiles: {error.strerror or error}.") from error
+    if facts.st_uid != os.geteuid() or facts.st_mode & 0o002:
+        raise Misconfigured(f"{folder} holds compiled code, so only this user may write to it: delete it.")
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder.resolve()))
+
+
+def _reason(error: Exception) -> str:
+    """The error's kind, and the first line that is not empty."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__

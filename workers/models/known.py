@@ -46,7 +46,7 @@ _RATES: Final = {
 
 def known() -> list[Known]:
     """All of them, the built-in one first."""
-    made = [Known("compact", "Apache-2.0", 18_000_000, "en", "tags (ImageNet)", _RATES["compact"])]
+    made = [Known("compact", "Apache-2.0", 18_000_000, "en", "tags (ImageNet), embeddings", _RATES["compact"])]
     for kind, each in PUBLISHED.items():
         word, lists = kind.replace("_", "-"), (each.tags, each.thresholds, each.chinese)
         size = each.checkpoint.size + sum(file.size for file in lists if file is not None)

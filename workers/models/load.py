@@ -23,6 +23,7 @@ from workers.models.bundle import Bundle, pinned
 from workers.models.compact import compact_bundle
 from workers.models.device import Device, Execution, Precision, choose_device
 from workers.models.dual.config import KINDS
+from workers.models.execution import keep_in
 from workers.models.labels import label_ids
 from workers.models.precision import Tuned, resolve
 from workers.models.ram.config import PUBLISHED
@@ -30,6 +31,8 @@ from workers.models.tune import USES, Agreement, Trial, tune
 from workers.ports import Captioner, Model, Tagger
 
 GROUP = "tagstream.models"
+COMPILED = "compiled"
+"""In the state folder, what torch has compiled."""
 
 BUILDERS: dict[str, str] = {
     "efficientnet_lite0": "workers.models.compact",
@@ -95,13 +98,15 @@ def load(
 
     Raises:
         Misconfigured: no such bundle, another one than was pinned, one that does not load or has no such use, a label
-            that it does not have, or a setting that the device does not know.
+            that it does not have, a setting that the device does not know, or a state folder for what torch compiles
+            that others can write to.
         Broken: the CUDA device does not start.
     """
     bundle = pinned(open_bundle(name_or_folder, cache_dir), digest, pinned_by or f"TAGSTREAM_{use.upper()}")
     build = _builder(bundle, use)
     place = choose_device(device, threads=threads, share=share)
     chosen = resolve(precision, bundle.digest, use, place, state_dir)
+    _keep_compiled(chosen.execution, state_dir)
     options = {} if allow is None else {"subset": label_ids(bundle, allow)}
     model = build(bundle, replace(place, execution=chosen.execution), chosen.precision, **options)
     model.max_batch = chosen.max_batch
@@ -118,6 +123,11 @@ def load_captioner(name_or_folder: str | Path, **options: Unpack[LoadOptions]) -
     """As `load`."""
     captioner: Captioner = load("captioner", name_or_folder, **options)
     return captioner
+
+
+def _keep_compiled(execution: Execution, state_dir: Path | None) -> None:
+    if execution == "compiled" and state_dir is not None:
+        keep_in(state_dir / COMPILED)
 
 
 def tune_model(
@@ -138,7 +148,8 @@ def tune_model(
     place = choose_device(device, threads=threads, share=share)
 
     def fresh(precision: Precision, execution: Execution) -> Model:
-        model: Model = build(bundle, replace(place, execution=execution), precision)
+        _keep_compiled(execution, state_dir)
+        model: Model = build(bundle, place.executing(execution), precision)
         return model
 
     return tune(

@@ -92,7 +92,7 @@ def stored_tuning(digest: str, use: str, device: Device, state_dir: Path | None)
         return None
     try:
         stored = from_json(_tuned_path(digest, use, device, state_dir).read_bytes())
-        tuned = Tuned(**stored)
+        tuned = Tuned(**{"execution": device.execution, **stored})  # files of earlier versions lack it
         ours = (tuned.digest, tuned.use, tuned.device) == (digest, use, device.name)
         known = tuned.precision in PRECISIONS and tuned.execution in EXECUTIONS
         return tuned if ours and known and tuned.max_batch >= 1 else None

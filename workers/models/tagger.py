@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Generic, TypeVar
+from weakref import ReferenceType, ref
 
 import numpy as np
 import torch
@@ -18,11 +20,36 @@ from workers.models.labels import narrowed_digest
 from workers.models.precision import check_batches, check_golden, settle_batch
 from workers.types import LabelScores, Pixels, Transform
 
+Row = TypeVar("Row")
 Network = Callable[[Tensor], Tensor]
 """Normalised images (n, 3, side, side) on the device to logits (n, columns), any float dtype."""
 
 PIECE = 16
 """Images that travel to the device together: large enough to fill it, small enough to overlap with the next."""
+
+
+class SeenRows(Generic[Row]):
+    """Rows of the last batch, found by the images' arrays."""
+
+    def __init__(self) -> None:
+        self._rows: dict[int, tuple[ReferenceType[Pixels], Row]] = {}
+
+    def keep(self, images: Sequence[Pixels], rows: Iterable[Row]) -> None:
+        """Replace all rows."""
+        self._rows = {id(image): (ref(image), row) for image, row in zip(images, rows, strict=True)}
+
+    def row(self, image: Pixels) -> Row | None:
+        """The row of this very array, or None. The id of an array that is gone may be another's."""
+        seen, row = self._rows.get(id(image), (None, None))
+        return row if seen is not None and seen() is image else None
+
+    def rows(self, images: Sequence[Pixels], forward: Callable[[Sequence[Pixels]], object]) -> list[Row]:
+        """The rows of these images; `forward` keeps those that are missing."""
+        known = {id(image): row for image in images if (row := self.row(image)) is not None}
+        if new := {id(image): image for image in images if id(image) not in known}:
+            forward(list(new.values()))
+            known |= {key: self._rows[key][1] for key in new}
+        return [known[id(image)] for image in images]
 
 
 class TorchTagger:

@@ -6,9 +6,9 @@ Each precision that the device offers is tried: it must give the golden answers,
 rounds most, none of their tags or captions may change. It is then run until it is warm, and timed in batches that
 double as long as that pays, each in turn with the one of half its size, so that both meet the same machine. One that
 the device only imitates, and is ten times slower than the best, is given up after a single batch.
-On CUDA the best precision is then executed as graphs, which must give the golden answers too, in every batch size that
-has a graph of its own. What is fastest, and more than a little so if it is less exact or less plain, is stored in the
-state folder, where `resolve` finds it.
+The best precision is then executed in the other ways that the device has (CUDA graphs, torch's compiler), which must
+give the golden answers too, in every batch size that has kernels of its own. What is fastest, and more than a little so
+if it is less exact or less plain, is stored in the state folder, where `resolve` finds it.
 """
 
 from __future__ import annotations

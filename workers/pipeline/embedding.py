@@ -166,7 +166,7 @@ class NoEmbedding:
     def refusal(self, image: Annotation) -> Failure | None:
         if self.name not in image.event.options.want:
             return None
-        detail = f"this worker runs {self._tagger}, which gives no embeddings; RAM, RAM++ and dual encoders do"
+        detail = f"this worker runs {self._tagger}, which gives no embeddings; compact, RAM, RAM++ and dual encoders do"
         index = image.event.index
         return Failure(index=index, stage=_STAGE, reason=_REASON, detail=detail, want=self.name)
 

@@ -46,6 +46,11 @@ class Asked(NamedTuple):
     def by_words(self, said: str) -> Asked:
         return self._replace(best=self.typed.can_rank(), by="words", about=None, said=said)
 
+    def some(self) -> Asked | None:
+        """The search for pictures with some of the words, best first; None: it has not several words, or a vector."""
+        some = None if self.about is not None else self.typed.some()
+        return None if some is None else self._replace(typed=some, best=True)
+
     def result(self, searcher: Searcher) -> tuple[Asked, Result]:
         """The result; only by words if the index has no vectors of that space."""
         query = self.typed.query(best=self.best, about=self.about, by_meaning=self.by == "meaning")

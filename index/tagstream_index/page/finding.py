@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from tagstream_index.copies import months
 from tagstream_index.database import readable
-from tagstream_index.page.typed import Typed
+from tagstream_index.page.typed import Token, Typed, named
 from tagstream_index.query import STATES, Query, storable
 from tagstream_index.searching import LIVE, Found, Place, Ranking, Searcher
 
 COUNTED: Final = 5_000
 """Only the newest hits are counted."""
-_FACETS: Final = 24
+_MOST_TAGS, _BUCKETS = 1_000, 24
+_OF_ONE: Final = 64
+"""Tags of one picture that are counted, the best ones: an outcome may have a million."""
+_PARTS: Final = 8
+"""Parts of an empty search that are tried alone."""
 _SIMILAR: Final = 12
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -30,7 +35,13 @@ class Page(NamedTuple):
 
 
 class Counts(NamedTuple):
-    """Numbers of the newest hits: all, by tag, by bucket, by state, by month. `more`: there are older hits too."""
+    """Numbers of the newest hits: all, by tag, by bucket, by state, by month.
+
+    Args:
+        more: there are older hits too.
+        tags: the most frequent 1,000 tags and wider names; for a wider name a picture counts once.
+        parents: the wider names of these tags, nearest first, where there are some.
+    """
 
     total: int
     more: bool
@@ -38,14 +49,23 @@ class Counts(NamedTuple):
     buckets: list[tuple[str, int]]
     states: list[tuple[str, int]]
     months: Sequence[tuple[str, int]] = ()
+    parents: Mapping[str, Sequence[str]] = MappingProxyType({})
 
 
 class Why(NamedTuple):
-    """Why a result is empty: the index is; or the texts with one filter less that find something."""
+    """Why a result is empty.
+
+    Args:
+        indexed: False: the index is empty.
+        nothing: parts that no picture meets.
+        without: the searches with a part less that find something.
+        nearest: tags like these parts, and the searches with them.
+    """
 
     indexed: bool
+    nothing: list[str]
     without: list[tuple[str, Typed]]
-    nearest: list[str]
+    nearest: list[tuple[str, Typed]]
 
 
 class Result:
@@ -73,10 +93,14 @@ class Result:
         more, found = len(found) > limit, found[:limit]
         return Page(found[::-1], more, True) if back else Page(found, place is not None, more)
 
-    def counts(self) -> Counts:
-        """Counts of the newest hits; by meaning, of all that are ranked."""
+    def counts(self, containing: str = "") -> Counts:
+        """Counts of the newest hits; by meaning, of all that are ranked.
+
+        Args:
+            containing: only tags with this text in their names.
+        """
         query, among = (self.query, None) if self.ranking is None else (Query(), list(self._fits))
-        counts = count(self._searcher, query, among)
+        counts = count(self._searcher, query, among, containing=containing)
         more = counts.more if self.ranking is None else self.ranking.cut
         return counts._replace(more=more, months=months(self._searcher, query, among))
 
@@ -115,57 +139,92 @@ class Result:
         return [found[subject] for _, subject in order[:limit] if subject in found]
 
 
-def count(searcher: Searcher, query: Query, among: Sequence[str] | None = None) -> Counts:
-    """Counts of the newest hits, or of those among these subjects."""
+def count(
+    searcher: Searcher,
+    query: Query,
+    among: Sequence[str] | None = None,
+    *,
+    containing: str = "",
+    most: int = _MOST_TAGS,
+) -> Counts:
+    """Counts of the newest hits, by the time that orders them.
+
+    Args:
+        among: of these subjects alone.
+        containing: only tags with this text in their names.
+        most: tags at most.
+    """
     clauses = searcher.clauses(query)
     where = clauses.where if among is None else f"{clauses.where} and subject = any(%(among)s::text[])"
+    time = "dated" if query.order == "day" else "last_modified"
     states = " union all ".join(
-        f"select 3, '{name}', count(*) filter (where {condition}) from hits" for name, condition in STATES.items()
+        f"select 3, '{name}', count(*) filter (where {condition}), null from hits" for name, condition in STATES.items()
     )
     text = f"""
-        with hits as materialized (select names, bucket, provenance, corrections from image where {where}
-            order by last_modified desc limit {COUNTED + 1})
-        select 0, '', count(*) from hits
-        union all (select 1, name, count(*) from hits, unnest(names) name
-            group by name order by 3 desc, name limit {_FACETS})
-        union all (select 2, bucket, count(*) from hits group by bucket order by 3 desc, bucket limit {_FACETS})
+        with hits as materialized (select row_number() over () as place, newest.* from (
+            select names[1:{_OF_ONE}] as names, bucket, provenance, corrections from image where {where}
+            order by {time} desc limit {COUNTED + 1}) newest),
+        above as (select distinct place, parent from hits, unnest(names) name
+            join wider using (name), unnest(parents) parent
+            where (select exists (select from wider)) and parent <> all (names)),
+        each as (select name from hits, unnest(names) name union all select parent from above)
+        select 0, '', count(*), null::text[] from hits
+        union all (select 1, name, number, parents from (select name, count(*) as number from each
+            where %(containing)s = '' or strpos(lower(name), %(containing)s) > 0
+            group by name order by number desc, name limit {most}) tags left join wider using (name))
+        union all (select 2, bucket, count(*), null from hits
+            group by bucket order by 3 desc, bucket limit {_BUCKETS})
         union all {states}"""
-    rows = searcher.execute(text, clauses.values | {"among": among}).fetchall()
-    of = [[(name, number) for kind, name, number in rows if kind == wanted] for wanted in range(4)]
+    values = clauses.values | {"among": among, "containing": storable(containing).lower()}
+    rows = searcher.execute(text, values).fetchall()
+    of = [[(name, number) for kind, name, number, _ in rows if kind == wanted] for wanted in range(4)]
     ((_, total),) = of[0]
-    return Counts(min(total, COUNTED), total > COUNTED, *of[1:])
+    tags = sorted(of[1], key=lambda tag: (-tag[1], tag[0]))
+    parents = {name: above for kind, name, _, above in rows if kind == 1 and above}
+    _, _, buckets, counted = of
+    return Counts(min(total, COUNTED), total > COUNTED, tags, buckets, counted, parents=parents)
 
 
 def why_empty(searcher: Searcher, typed: Typed) -> Why:
-    """Which conditions empty a result."""
-    less = [(token.filter.shown, typed.without(token)) for token in typed.tokens if token.filter is not None]
+    """Which parts empty a result."""
+
+    def finds(text: Typed) -> bool:
+        return bool(searcher.rows(text.query(), 1))
+
+    filters = typed.filters[:_PARTS]
+    less = [(token.filter.shown, typed.without(token)) for token in filters if token.filter is not None]
     if typed.words and less:
         less.append((typed.words, Typed(typed.filters)))
-    indexed = bool(searcher.rows(Query(), 1))
-    return Why(indexed, [each for each in less if searcher.rows(each[1].query(), 1)], _nearest(searcher, typed))
+    parts = [*filters, *(token for token in typed.tokens if token.is_word and token.text[0] != "-")][:_PARTS]
+    nothing = [token for token in parts if not finds(Typed((token,)))]
+    return Why(
+        bool(searcher.rows(Query(), 1)),
+        [token.filter.shown if token.filter else token.text for token in nothing],
+        [each for each in less if finds(each[1])],
+        _nearest(searcher, typed, nothing),
+    )
 
 
-def _nearest(searcher: Searcher, typed: Typed) -> list[str]:
-    """Tags of the newest images, similar to the wanted tag or word."""
-    wanted = [each.values[0] for each in typed.query().conditions if each.wants_tag]
-    if len(typed.tokens) == 1 and typed.words:
-        wanted.append(typed.words.strip('"'))
-    if not wanted:
+def _nearest(searcher: Searcher, typed: Typed, nothing: Sequence[Token]) -> list[tuple[str, Typed]]:
+    """Tags of the newest pictures, similar to parts without pictures."""
+    tokens = [token for token in nothing if token.is_word or token.wanted][:3]
+    if not tokens:
         return []
-    text = f"""select distinct name from (select names from image where not gone
-        order by last_modified desc limit {COUNTED}) newest, unnest(names) name"""
-    found = {name for (name,) in searcher.execute(text)}
-    names = {name.casefold(): name for name in found}
-    near = [close for each in wanted[:3] if each not in found for close in _close(each.casefold()[:100], names)]
-    return [names[each] for each in dict.fromkeys(near)]
+    names = {name.casefold(): name for name, _ in reversed(count(searcher, Query(sort="day"), most=20_000).tags)}
+    return [
+        (names[close], typed.without(token, named("tag", names[close])))
+        for token in tokens
+        for close in _close((token.wanted or (token.text.strip('"'),))[0].casefold()[:100], names)
+    ]
 
 
 def _close(wanted: str, names: Iterable[str]) -> list[str]:
-    """The most similar names, of about the same length and letters."""
+    """The most similar names, of about the same length and letters; those with its letters in another order first."""
     letters = set(wanted)
     few = [each for each in names if abs(len(each) - len(wanted)) <= 3 and len(letters - set(each)) <= 1]
     few.sort(key=lambda each: len(letters ^ set(each)))
-    return difflib.get_close_matches(wanted, few[:200], 3, 0.6)
+    turned = [each for each in few if sorted(each) == sorted(wanted)]
+    return list(dict.fromkeys([*turned, *difflib.get_close_matches(wanted, few[:200], 3, 0.6)]))[:3]
 
 
 def freshness(searcher: Searcher) -> datetime | None:

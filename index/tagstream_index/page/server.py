@@ -29,6 +29,7 @@ from tagstream_index.page.asked import Asked, field, number, subject, trouble, t
 from tagstream_index.page.changes import SIDES, Changes
 from tagstream_index.page.completing import NAME_CHARS, Names
 from tagstream_index.page.correcting import Corrector, Refused, seen
+from tagstream_index.page.facets import shown
 from tagstream_index.page.meaning import Sentences
 from tagstream_index.page.one import Bundles, copy_rows, one
 from tagstream_index.page.original import Originals
@@ -131,9 +132,14 @@ class Site:
             asked, result = asked.result(searcher)
             after, before = (result.place_of(field(request, name)) for name in ("after", "before"))
             page = result.part(PAGE, after=after, before=before)
+            lacking = ""
+            if not page.found and not page.earlier and (some := asked.some()):
+                some, others = some.result(searcher)
+                if (part := others.part(PAGE)).found:
+                    lacking, asked, result, page = asked.typed.words, some, others, part
             fresh = finding.freshness(searcher)
             why = None if page.found or page.earlier else finding.why_empty(searcher, asked.typed)
-            counts = result.counts() if field(request, "counts") else None
+            beside = shown(request, result, asked.typed) if field(request, "counts") else {"counts": None}
             copies = count_copies(searcher, [each.subject for each in page.found])
         return self._page(
             request,
@@ -145,7 +151,8 @@ class Site:
             copies=copies,
             fresh=fresh,
             why=why,
-            counts=counts,
+            lacking=lacking,
+            **beside,
             can_rank=result.ranking is None and asked.typed.can_rank(),
             can_mean=self._sentences is not None and bool(asked.typed.query().sentence),
             store_away=self._pictures.store_away,
@@ -156,8 +163,8 @@ class Site:
         asked = self.about(typed(request))
         with self._pool.searching() as searcher:
             asked, result = asked.result(searcher)
-            counts = result.counts()
-        return self._page(request, "facets.html", **asked.shown, counts=counts, result=result)
+            beside = shown(request, result, asked.typed)
+        return self._page(request, "facets.html", **asked.shown, **beside, result=result)
 
     def picture(self, request: Request) -> Response:
         """One picture, with those before and after it in the result."""

@@ -1,8 +1,7 @@
 """Typed text, read as words and filters.
 
-Filters are `tag:dog`, `tag:"fire truck"|dog`, `score>0.6`, `bucket:photos`, `key:2026/*`, `since:7d`,
-`before:2026-11-01`, `taken:2026-05`, `taken>2024`, `is:partial`, `model:compact`; a `-` before one reverses it. All
-other text is words, never an error.
+Filters are those of `FILTERS`; a `-` before one reverses it. A filter that can't be read, or is unknown, is neither a
+filter nor words: `Typed.faults` names it. All other text is words.
 """
 
 from __future__ import annotations
@@ -10,31 +9,57 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Final, NamedTuple
 
 from tagstream_index.query import STATES, Embedding, Filter, Query, Sort, moment, period, storable
 
 MOST_CHARS: Final = 1_000
-MOST_TOKENS: Final = 40
-"""Tokens beyond are words."""
+MOST_FILTERS: Final = 40
+FILTERS: Final = {
+    "tag": 'tag:dog or tag:"fire truck"|dog',
+    "score": "score>0.6",
+    "bucket": "bucket:photos",
+    "key": "key:2026/*",
+    "since": "since:7d or since:2026-11-01",
+    "before": "before:7d or before:2026-11-01",
+    "taken": "taken:2026-05 or taken>2024",
+    "is": f"is:{' or is:'.join(STATES)}",
+    "model": "model:compact",
+}
+"""How each filter is written."""
 
 _TOKEN: Final = re.compile(
     r"""(?P<minus>-?)(?:
-        (?P<kind>tag|bucket|key|since|before|is|model):(?P<value>(?:"[^"]*"|[^\s"])+)(?=\s|$)
-        | taken(?P<when>:|>=|<=|>|<)(?P<period>\d{4}(?:-\d\d){0,2})(?=\s|$)
-        | (?P<score>score)(?P<sign>>=|<=|>|<)(?P<number>(?:0?\.\d{1,6}|[01](?:\.\d{0,6})?))(?=\s|$)
-        | (?P<word>"[^"]*"(?=\s|$)|\S+)
+        (?P<name>[^\W\d_]+)(?P<sign>:|>=|<=|>|<)(?P<value>(?:"[^"]*"|\S)*)
+        | "[^"]*"(?=\s|$) | \S+
     )""",
     re.VERBOSE,
 )
 _PART: Final = re.compile(r'(?:"[^"]*"|[^"|])+')
+_SCORE: Final = re.compile(r"0?\.\d{1,6}|[01](\.\d{0,6})?", re.ASCII)
+_MOST_ALTERNATIVES: Final = 8
 
 
 class Token(NamedTuple):
-    """A part of the text, as it was typed, and its filter; None: it is a word."""
+    """A part of the text, as it was typed.
+
+    Args:
+        filter, fault: what it means, or why it means nothing; without both it is a word.
+    """
 
     text: str
     filter: Filter | None = None
+    fault: str = ""
+
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """Tags of which a picture must have one."""
+        return self.filter.values if self.filter is not None and self.filter.wants_tag else ()
+
+    @property
+    def is_word(self) -> bool:
+        return self.filter is None and not self.fault
 
     def same(self, other: Token) -> bool:
         """Whether both say the same."""
@@ -54,11 +79,16 @@ class Typed:
     @property
     def words(self) -> str:
         """All words, as PostgreSQL's websearch_to_tsquery takes them."""
-        return " ".join(token.text for token in self.tokens if token.filter is None)
+        return " ".join(token.text for token in self.tokens if token.is_word)
 
     @property
     def filters(self) -> tuple[Token, ...]:
         return tuple(token for token in self.tokens if token.filter is not None)
+
+    @property
+    def faults(self) -> list[str]:
+        """A sentence about each filter that can't be read or is unknown."""
+        return [token.fault for token in self.tokens if token.fault]
 
     def query(self, *, best: bool = False, about: Embedding | None = None, by_meaning: bool = False) -> Query:
         """The query of the text.
@@ -70,7 +100,7 @@ class Typed:
         """
         filters = [token.filter for token in self.tokens if token.filter is not None]
         if about is not None:
-            words = [token.text for token in self.tokens if token.filter is None]
+            words = [token.text for token in self.tokens if token.is_word]
             some = [each for each in words if each.startswith("-") or not by_meaning]
             return Query(" ".join(some), filters=filters, about=about)
         fit: Sort = "rank" if self.words else "score"
@@ -80,8 +110,20 @@ class Typed:
         """Whether there is an order by fit: with words, or a tag that a picture must have."""
         return bool(self.words) or any(token.filter is not None and token.filter.wants_tag for token in self.tokens)
 
-    def without(self, token: Token) -> Typed:
-        return Typed(tuple(each for each in self.tokens if each is not token))
+    def without(self, token: Token, instead: str = "") -> Typed:
+        """The text without a token, or with another one in its place."""
+        new = read(instead).tokens
+        return Typed(tuple(kept for each in self.tokens for kept in ((each,) if each is not token else new)))
+
+    def some(self) -> Typed | None:
+        """The same search for pictures with some of the words; None: there are not several, or `or` is among them."""
+        words = [token.text for token in self.tokens if token.is_word]
+        wanted = [word for word in words if word[0] != "-"]
+        if len(wanted) < 2 or "or" in map(str.lower, wanted):
+            return None
+        excluded = [word for word in words if word[0] == "-"]
+        text = " or ".join(" ".join([word, *excluded]) for word in wanted[:_MOST_ALTERNATIVES])
+        return Typed((*read(text).tokens, *(token for token in self.tokens if not token.is_word)))
 
     def toggled(self, text: str, replaces: Sequence[str] = ()) -> Typed:
         """Add this filter in place of the kinds `replaces`, or remove it."""
@@ -97,8 +139,12 @@ class Typed:
 
 def read(text: str) -> Typed:
     """The tokens of any text; text beyond `MOST_CHARS` is cut."""
-    found = [_token(match) for match in _TOKEN.finditer(storable(text[:MOST_CHARS]))]
-    return Typed((*found[:MOST_TOKENS], *(Token(token.text) for token in found[MOST_TOKENS:])))
+    tokens = [_token(match) for match in _TOKEN.finditer(storable(text[:MOST_CHARS]))]
+    filters = (number for number, token in enumerate(tokens) if token.filter is not None)
+    for number in islice(filters, MOST_FILTERS, None):
+        fault = f"“{tokens[number].text}” is left out: a search takes {MOST_FILTERS} filters."
+        tokens[number] = Token(tokens[number].text, fault=fault)
+    return Typed(tuple(tokens))
 
 
 def named(kind: str, name: str) -> str:
@@ -108,18 +154,32 @@ def named(kind: str, name: str) -> str:
 
 
 def _token(match: re.Match[str]) -> Token:
-    kind: Any = match["kind"]
-    excluded = bool(match["minus"])
-    if match["score"]:
-        return Token(match[0], Filter("score", (match["number"],), excluded, match["sign"]))
-    if match["period"]:
-        when = Filter("taken", (match["period"],), excluded, match["when"].strip(":"))
-        return Token(match[0], when if period(match["period"]) else None)
-    parts = _PART.findall(match["value"] or "")
-    values = tuple(bare for part in parts if (bare := part.replace('"', "").strip()))
-    known = bool(values)
-    if kind in ("since", "before"):
-        known = len(values) == 1 and moment(values[0]) is not None
-    elif kind == "is":
-        known = known and STATES.keys() >= {*values}
-    return Token(match[0], Filter(kind, values, excluded) if known else None)
+    kind, sign, value = (match["name"] or "").lower(), match["sign"], match["value"] or ""
+    if kind in FILTERS:
+        found = _filter(kind, sign, value, excluded=bool(match["minus"]))
+        fault = f"“{match[0]}” is left out. Write {FILTERS[kind]}."
+        return Token(match[0], found, "" if found else fault)
+    if sign == ":" and value and not value.startswith("//"):  # no address of the web
+        fault = f"“{match[0]}” is left out: there is no filter “{match['name']}”. There are {', '.join(FILTERS)}."
+        return Token(match[0], fault=f"{fault} For words, put it in quotation marks.")
+    return Token(match[0])
+
+
+def _filter(kind: Any, sign: str, value: str, *, excluded: bool) -> Filter | None:
+    """The filter; None: it can't be read."""
+    values = tuple(bare for part in _PART.findall(value) if (bare := part.replace('"', "").strip()))
+    if not values or value.count('"') % 2:
+        return None
+    single, (first, *_) = len(values) == 1, values
+    match kind:
+        case "score":
+            known = single and sign != ":" and _SCORE.fullmatch(first) is not None
+        case "taken":
+            known = single and period(first) is not None
+        case "since" | "before":
+            known = single and sign == ":" and moment(first) is not None
+        case "is":
+            known = sign == ":" and STATES.keys() >= {*values}
+        case _:
+            known = sign == ":"
+    return Filter(kind, values, excluded, sign.strip(":")) if known else None

@@ -1,6 +1,7 @@
 """The page's server on a real PostgreSQL and a real S3: results, pictures, access, hostile text, outages."""
 
 import hashlib
+import html
 import io
 import re
 import socket
@@ -14,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 import numpy as np
 import orjson
@@ -161,7 +162,7 @@ def test_filters_find_the_named_images(tables: Connection) -> None:
         "model:compact": ["b.jpg"],
         "bucket:other": [],
         "-bucket:other dog": ["c.jpg", "a.jpg"],
-        "colour:red": [],
+        "dog colour:red": ["c.jpg", "a.jpg"],
     }.items():
         assert keys(tables, text) == expected, text
 
@@ -220,11 +221,50 @@ def test_an_empty_result_names_the_filter_that_emptied_it(browse: Browse, tables
     written(tables, photo("a.jpg", "dog", "Egyptian cat"))
     without = why(tables, "dog score>0.9 since:2026-01-01").without
     assert [(name, other.text) for name, other in without] == [("score > 0.9", "dog since:2026-01-01")]
-    assert why(tables, "tag:dgo").nearest == ["dog"]
-    assert why(tables, 'tag:"egyptian cat"').nearest == ["Egyptian cat"]
-    assert why(tables, "tag:dog score>0.9").nearest == [], "that is no other tag"
+    assert why(tables, "cat tag:dgo zebra").nothing == ["dgo", "zebra"]
     text = client.get("/", params={"q": "tag:dgo"}).text
     assert '/?q=tag%3Adog"' in text
+
+
+def test_a_part_that_no_picture_has_is_replaced_by_the_nearest_tag(tables: Connection) -> None:
+    written(tables, photo("a.jpg", "dog", "Egyptian cat", "dingo", "do", "dig"), photo("b.jpg", "giraffe"))
+    for text, expected in {
+        "tag:dgo": "tag:dog",
+        "dgo since:2025-01-01": "tag:dog since:2025-01-01",
+        'tag:"egyptian cat"': 'tag:"Egyptian cat"',
+        "tag:giarffe": "tag:giraffe",
+        "girafe": "tag:giraffe",
+    }.items():
+        assert why(tables, text).nearest[0][1].text == expected, text
+    assert why(tables, "tag:dog score>0.9").nearest == [], "that is no other tag"
+    assert why(tables, "tag:pneumonoultramicroscopic").nearest == []
+
+
+def test_where_no_picture_has_all_words_the_best_that_have_some_are_shown(browse: Browse, tables: Connection) -> None:
+    written(
+        tables,
+        photo("one.jpg", "dog", day=3),
+        photo("two.jpg", "dog", "beach"),
+        photo("cat.jpg", "cat", "beach", "dog", day=2),
+        photo("none.jpg", "tree"),
+    )
+    client = browse()
+    assert keys_found(client, "/?q=beach+dog+zebra+-cat") == ["two", "one"]
+    page = client.get("/?q=beach+dog+zebra").text
+    assert "“beach dog zebra”" in page
+    assert 'data-from="/facets?q=beach+or+dog+or+zebra&amp;sort=best"' in page, "counts are of what is shown"
+    assert "have some" not in client.get("/?q=beach+dog").text
+    assert keys_found(client, '/?q="beach+zebra"+lion') == []
+    assert keys_found(client, "/?q=dog+zebra+key:t*") == ["two"]
+
+
+def test_a_filter_that_means_nothing_is_named_beside_the_rest(browse: Browse, tables: Connection) -> None:
+    written(tables, photo("a.jpg", "dog"), photo("b.jpg", "foo"))
+    client = browse()
+    for text in ("dog foo:bar", "dog score>abc"):
+        assert keys_found(client, f"/?q={quote(text)}") == ["a"]
+        assert f"“{html.escape(text[4:])}” is left out" in client.get("/", params={"q": text}).text
+    assert "“foo:bar” is left out" in client.get("/?q=zebra+foo:bar").text, "also where nothing is found"
 
 
 def test_every_state_has_an_address(browse: Browse, tables: Connection) -> None:

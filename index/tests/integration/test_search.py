@@ -53,7 +53,7 @@ def test_a_beagle_is_found_by_its_parents_after_a_dog_that_is_tagged_so(tables: 
     written(tables, photo("a.jpg").but(tags=[tag]), photo("b.jpg", "dog"), photo("c.jpg", "cat"))
     assert keys(search("dogs", connection=tables)) == ["b.jpg", "a.jpg"]
     assert keys(search("hound", connection=tables)) == ["a.jpg"]
-    assert keys(search(tags=["dog"], connection=tables)) == ["b.jpg"]
+    assert sorted(keys(search(tags=["dog"], connection=tables))) == ["a.jpg", "b.jpg"]
 
 
 def test_words_of_tags_captions_and_names_are_found_and_tags_count_most(tables: Connection) -> None:

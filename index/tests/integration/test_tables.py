@@ -82,7 +82,11 @@ def test_tables_of_another_version_are_refused(settings: IndexSettings, number: 
 def test_a_migration_finds_the_parents_of_existing_rows(
     settings: IndexSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tags = [{"name": "beagle", "score": 0.5, "label_id": 1, "parents": ["hound", "dog"]}]
+    tags = [
+        {"name": "beagle", "score": 0.5, "label_id": 1, "parents": ["hound", "dog"]},
+        {"name": "hostile", "score": 0.5, "label_id": 2, "parents": ["x" * 9_000]},
+        {"name": "stone", "score": 0.5, "label_id": 3, "parents": None},
+    ]
     with monkeypatch.context() as earlier:
         earlier.setattr(database, "migrations", lambda: migrations()[:2])
         tables = with_tables(settings)
@@ -95,6 +99,11 @@ def test_a_migration_finds_the_parents_of_existing_rows(
         assert connection.execute("select subject, words @@ 'dog' from image order by 1").fetchall() == [
             ("photos/a.jpg", True),
             ("photos/b.jpg", None),
+        ]
+        assert connection.execute("select * from wider order by name").fetchall() == [
+            ("beagle", ["hound", "dog"], True),
+            ("dog", [], False),
+            ("hound", ["dog"], False),
         ]
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tagstream_index.page.typed import MOST_CHARS, MOST_TOKENS, named, read
+from tagstream_index.page.typed import MOST_CHARS, MOST_FILTERS, named, read
 from tagstream_index.query import Filter, Query, moment, pattern
 
 NAMES = st.text(max_size=40)
@@ -34,8 +34,10 @@ TYPED = st.lists(PIECES | NAMES, max_size=20).map("".join)
 
 
 def kinds(text: str) -> list[tuple[str, tuple[str, ...]]]:
-    found = [(each.filter, each.text) for each in read(text).tokens]
-    return [("word", (text,)) if filter_ is None else (filter_.kind, filter_.values) for filter_, text in found]
+    return [
+        (each.filter.kind, each.filter.values) if each.filter else ("fault" if each.fault else "word", (each.text,))
+        for each in read(text).tokens
+    ]
 
 
 @pytest.mark.parametrize(
@@ -50,14 +52,43 @@ def kinds(text: str) -> list[tuple[str, tuple[str, ...]]]:
         ("since:7d before:2026-11-01", [("since", ("7d",)), ("before", ("2026-11-01",))]),
         ("taken:2026 taken>2026-05 -taken<=2026-05-31", [("taken", (at,)) for at in ("2026", "2026-05", "2026-05-31")]),
         ("is:partial|corrected model:compact", [("is", ("partial", "corrected")), ("model", ("compact",))]),
-        ("is:odd since:soon score>9 colour:red tag:", [("word", (text,)) for text in
-            ("is:odd", "since:soon", "score>9", "colour:red", "tag:")]),
-        ("taken:2026-13 taken>26 taken<2026-02-30 taken:0000 taken:9999-12", [("word", (text,)) for text in
+        ("Tag:Dog", [("tag", ("Dog",))]),
+        ("is:odd since:soon since>7d score>9 score:0.5 score>abc tag>dog tag: -colour:red größe:L", [("fault", (text,))
+            for text in ("is:odd", "since:soon", "since>7d", "score>9", "score:0.5", "score>abc", "tag>dog", "tag:",
+                "-colour:red", "größe:L")]),
+        ('foo:"a b"c key:"2026', [("fault", ('foo:"a b"c',)), ("fault", ('key:"2026',))]),
+        ("taken:2026-13 taken>26 taken<2026-02-30 taken:0000 taken:9999-12", [("fault", (text,)) for text in
             ("taken:2026-13", "taken>26", "taken<2026-02-30", "taken:0000", "taken:9999-12")]),
+        ('https://a.example/b:c s3:a 12:30 rose: a>b -"foo:bar" "score>abc"', [("word", (text,)) for text in
+            ("https://a.example/b:c", "s3:a", "12:30", "rose:", "a>b", '-"foo:bar"', '"score>abc"')]),
     ],
 )  # fmt: skip
 def test_filters_and_words(text: str, expected: list[tuple[str, tuple[str, ...]]]) -> None:
     assert kinds(text) == expected
+
+
+def test_a_filter_that_means_nothing_is_named_and_is_neither_a_filter_nor_words() -> None:
+    typed = read("dog score>abc foo:bar " + "is:partial " * (MOST_FILTERS + 1))
+    assert typed.words == "dog"
+    assert len(typed.filters) == MOST_FILTERS
+    for fault, part in zip(typed.faults, ("score>abc", "foo:bar", "is:partial"), strict=True):
+        assert f"“{part}”" in fault
+    assert "score>0.6" in typed.faults[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("dog beach", "dog or beach"),
+        ('dog "red car" -cat tag:x', 'dog -cat or "red car" -cat tag:x'),
+        ("dog", None),
+        ("dog -cat tag:x", None),
+        ("dog or cat", None),
+    ],
+)
+def test_words_of_which_one_is_enough(text: str, expected: str | None) -> None:
+    some = read(text).some()
+    assert (some and some.text) == expected
 
 
 def test_a_minus_reverses_a_filter_and_stays_with_a_word() -> None:
@@ -76,7 +107,8 @@ def test_the_sentence_of_a_query_has_neither_filters_nor_excluded_words() -> Non
 def test_any_text_is_a_query_that_can_be_stored_and_reads_the_same_again(text: str) -> None:
     query = read(text)
     assert read(query.text).tokens == query.tokens
-    assert len(query.filters) <= MOST_TOKENS
+    assert len(query.filters) <= MOST_FILTERS
+    assert not any(fault in query.words.split() for token in query.tokens if (fault := token.fault and token.text))
     query.text.encode()
     assert "\0" not in query.text
 

@@ -5,8 +5,10 @@ import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from benchmarks.alike import alike
 from benchmarks.cached import Figures, latencies, require_hit, table_of_rates
 from benchmarks.cached_parts import least
 from benchmarks.start import STEPS, spread, steps_s
@@ -67,3 +69,11 @@ def test_a_step_ends_with_the_first_line_that_says_so(tmp_path: Path) -> None:
 def test_each_round_is_compared_with_its_own_import() -> None:
     assert spread([3.0, 9.0, 5.0], [1.0, 8.0, 1.0], "s") == "2.00 s (1.00 s to 4.00 s)"
     assert spread([700.0], [550.0], "MB") == "150 MB (150 MB to 150 MB)"
+
+
+def test_alike_are_the_nearest_that_share_a_parent() -> None:
+    angles = np.array([0.0, 0.1, 0.2, 2.0, 2.1, 2.2, 2.3])
+    vectors = np.stack((np.cos(angles), np.sin(angles)), axis=1).astype(np.float32)
+    parents = [["dog", "animal"], ["animal"], ["dog", "animal"], ["car"], [], ["car"], ["car"]]
+    any_parent, nearest = alike(vectors, parents)
+    assert (any_parent, nearest) == pytest.approx((12 / 30, 10 / 30))

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
 
 from benchmarks import arithmetic, models
@@ -89,21 +90,30 @@ def test_every_stage_of_every_precision_is_timed_and_compared(kind: Kind, stages
     assert ("of 4 captions under the same guide" in text) == (kind == "tag2text")
 
 
-def test_executions_are_listed_with_each_other(tmp_path: Path) -> None:
+@pytest.fixture
+def _compiler_that_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")  # so that later settings are taken back
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    monkeypatch.setattr(torch, "compile", lambda function, **options: function)
+
+
+@pytest.mark.usefixtures("_compiler_that_changes_nothing")
+def test_executions_are_listed_with_each_other_and_missing_abilities_are_named(tmp_path: Path) -> None:
     console = Console(record=True, width=200)
-    variants = [models.Variant("fp32"), models.Variant("fp32", "graphs")]
+    variants = [models.Variant("fp32"), models.Variant("fp32", "graphs"), models.Variant("fp32", "compiled")]
     bundle = small_bundle("ram", tmp_path / "ram")
     found = models.measure(bundle, CPU, variants, rounds=1, batch=3, official=None, console=console)
-    assert [str(variant) for variant in found] == ["fp32", "fp32 graphs"]
+    assert [str(variant) for variant in found] == ["fp32", "fp32 compiled"]
     assert len({ceiling for measured in found.values() for ceiling in measured.ceilings}) == 1, "that of the precision"
     lines = [line.split() for line in console.export_text(clear=False).splitlines()]
     for stage in ("upload", "encoder", "head", "results"):
-        for name in (["fp32"], ["fp32", "graphs"]):
+        for name in (["fp32"], ["fp32", "compiled"]):
             (row,) = [line[len(name) + 1 :] for line in lines if line[: len(name) + 1] == [*name, stage]]
             assert row[5].endswith("%"), "its share of the time"
             # operations, a second, and the share of a matmul: the middle one, (least to most)
             assert ["%" in each for each in row[6:]] == ([False] * 2 + [True] * 2 + [False, True]) * (stage in COMPUTED)
     text = printed(console)
+    assert "fp32 graphs: A CPU has no CUDA graphs." in text
     assert text.count("the golden answers: 2 of 2 tag sets, logits within") == 2
     assert "; with fp32: 4 of 4 tag sets, logits within" in text
 

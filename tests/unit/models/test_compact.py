@@ -12,14 +12,17 @@ import numpy as np
 import pytest
 import torch
 
+from schemas.stored_scores import StoredEmbedding
+from tests.support.tasks import annotation
 from tests.unit.models.photographs import photograph
 from workers.errors import MISCONFIGURED, Broken, Misconfigured
 from workers.models import compact as compact_module
 from workers.models.bundle import EDITION, Bundle
-from workers.models.compact import EfficientNetLite0, build_tagger, compact_bundle, parameter_names
+from workers.models.compact import CompactTagger, EfficientNetLite0, build_tagger, compact_bundle, parameter_names
 from workers.models.device import Device, Precision, choose_device
 from workers.models.labels import label_names, label_parents
 from workers.models.tagger import TorchTagger, sample_image
+from workers.pipeline.embedding import Embedder, EmbeddingRole
 from workers.types import Transform
 
 CPU = choose_device("cpu")
@@ -128,6 +131,76 @@ def test_photographs_get_fitting_tags(tagger: TorchTagger, name: str, expected: 
     assert shown
     assert set(shown) <= expected
     assert max(shown, key=lambda tag: shown[tag]) in expected
+
+
+def test_its_digest_is_the_one_of_every_cached_score_and_plan(compact: Bundle) -> None:
+    assert compact.digest == "62598576ce20a18d358b62d6a854be1fa451da30c6929685302befd233132586"
+
+
+@pytest.mark.slow
+def test_an_embedding_is_the_rooted_features_along_the_classifiers_directions(
+    tagger: TorchTagger, compact: Bundle
+) -> None:
+    pixels = photograph("chelsea.png")
+    roots = np.sqrt(tagger.features([pixels])[0].astype(np.float64))
+    classifier = compact.weights()["classifier.weight"].numpy().astype(np.float64)
+    variances, directions = np.linalg.eigh(classifier.T @ classifier)
+    leading = directions[:, np.argsort(-variances)[:256]]
+    leading *= np.sign(leading[np.abs(leading).argmax(axis=0), np.arange(256)])
+    assert isinstance(tagger, CompactTagger)
+    np.testing.assert_allclose(tagger.embed([pixels])[0], leading.T @ (roots / np.linalg.norm(roots)), atol=1e-4)
+
+
+def test_one_pass_gives_tags_and_embedding_and_only_a_missing_one_costs_another(
+    tagger: TorchTagger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert isinstance(tagger, Embedder)
+    known, new = photograph("coffee.png"), photograph("china.jpg")
+    (logits,) = tagger.forward([known])
+    assert logits.shape == (1000,)
+    passes, network = list[int](), tagger._logits
+
+    def counted(batch: torch.Tensor) -> torch.Tensor:
+        passes.append(len(batch))
+        return network(batch)
+
+    monkeypatch.setattr(tagger, "_logits", counted)
+    (alone,) = tagger.embed([known])
+    assert passes == []
+    both = tagger.embed([new, known])
+    assert passes == [1], "the known image is not computed again"
+    assert np.array_equal(both[1], alone)
+    assert not np.allclose(both[0], alone, atol=0.05)
+
+
+def test_the_header_names_its_own_model_and_space(tagger: TorchTagger, compact: Bundle) -> None:
+    assert isinstance(tagger, Embedder)
+    role = EmbeddingRole(tagger)
+    image = annotation()
+    image.results["embedding"] = role.finish(tagger.embed([photograph("coffee.png")])[0])
+    header = role.header(image)
+    assert header is not None
+    stored = StoredEmbedding.decode(header[1])
+    assert (stored.space, stored.dimensions, len(header[1])) == ("compact-256-57934424", 256, 566)
+    assert stored.model != compact.digest
+    assert role.unpack(role.pack(stored)) == stored
+
+
+def test_a_few_labels_alone_leave_the_embedding_as_it_is(tagger: TorchTagger, compact: Bundle) -> None:
+    few, pixels = build_tagger(compact, CPU, "fp32", subset=[281, 967]), photograph("coffee.png")
+    assert isinstance(few, Embedder)
+    assert isinstance(tagger, Embedder)
+    np.testing.assert_allclose(few.embed([pixels])[0], tagger.embed([pixels])[0], atol=1e-6)
+    assert (
+        EmbeddingRole(few).finish(few.embed([pixels])[0]).model
+        == EmbeddingRole(tagger).finish(np.ones(256, np.float32)).model
+    )
+
+
+def test_a_bundle_that_was_trained_further_gives_no_embedding(compact: Bundle) -> None:
+    provenance = compact.manifest.provenance.model_copy(update={"sha256": None})
+    trained = Bundle(compact.folder, compact.manifest.model_copy(update={"provenance": provenance}))
+    assert not isinstance(build_tagger(trained, CPU, "fp32"), Embedder)
 
 
 @pytest.mark.parametrize("name", ["grass.png", "gravel.png", "coins.png"])

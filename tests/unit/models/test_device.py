@@ -216,7 +216,7 @@ class TestCuda:
         (Device("cpu", "one"), "bf16", True, True, False),
         (Device("cpu", "one"), "fp16", True, False, False),
         (Device("cpu", "one"), "fp32", False, False, False),
-        (Device("cpu", "one", "graphs"), "fp32", True, False, False),
+        (Device("cpu", "one", "compiled"), "fp32", True, False, False),
         (Device("cuda", "one"), "fp32", True, False, False),
     ],
 )

@@ -21,15 +21,12 @@ from workers.models.execution import (
     BUCKETS,
     WARM_UPS,
     Bucketed,
-    Call,
     CudaRecorder,
     Function,
     bucket_for,
     call_again,
     sizes_up_to,
 )
-from workers.models.load import BUILDERS, load_tagger
-from workers.models.precision import Tuned, remember_tuned
 from workers.models.ram.adapters import build_captioner, build_tagger
 from workers.models.ram.engine import PIECE, Engine, engine_of
 from workers.models.tagger import sample_image
@@ -141,6 +138,14 @@ def test_a_batch_beyond_the_largest_bucket_is_computed_in_pieces() -> None:
     assert torch.equal(Bucketed(calls, record, (1, 4, 8))(batch), Calls()(batch))
     assert record.sizes == [8, 4]
     assert [each.replays for each in record.made] == [2, 1]
+
+
+def test_a_recording_may_be_of_another_function_and_without_one_the_function_itself_runs() -> None:
+    record, calls, faster = Recorder(fails={4: RuntimeError("no")}), Calls(), Calls()
+    bucketed = Bucketed(calls, record, (2, 4), recorded=faster)
+    for rows in (2, 3):
+        assert torch.equal(bucketed(batch_of(rows)), Calls()(batch_of(rows)))
+    assert (calls.rows, set(faster.rows)) == ([3], {2})
 
 
 @pytest.mark.parametrize(
@@ -285,20 +290,6 @@ def test_a_warm_captioner_has_recorded_all_its_batch_sizes(tmp_path: Path) -> No
     captioner.warm_up()
     (recorder,) = device.recorders
     assert sorted(recorder.sizes) == [1, 2, 3]
-
-
-def test_a_model_starts_in_the_execution_that_was_tuned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    bundle, recorded = tiny.tiny_bundle(tmp_path / "tiny"), list[int]()
-
-    def record(function: Function, given: Tensor) -> Call:
-        recorded.append(len(given))
-        return call_again(function, given)
-
-    monkeypatch.setattr("workers.models.device.call_again", record)
-    monkeypatch.setitem(BUILDERS, "tiny", "tests.unit.models.tiny")
-    remember_tuned(Tuned(bundle.digest, "tagger", CPU.name, "fp32", 2, "graphs"), CPU, tmp_path)
-    load_tagger(bundle.folder, device="cpu", state_dir=tmp_path).warm_up()
-    assert sorted(recorded) == [1, 2]
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Precisions: which a model may run in, and how far its answers agree."""
 
+import json
 import logging
 from pathlib import Path
 
@@ -47,10 +48,20 @@ def test_without_a_stored_answer_it_falls_back_with_one_warning(
 
 
 def test_an_execution_counts_for_the_precision_that_it_was_measured_in(tmp_path: Path) -> None:
-    remember_tuned(Tuned(DIGEST, "tagger", CUDA.name, "bf16", 8, "eager"), CUDA, tmp_path)
-    assert resolve("tuned", DIGEST, "tagger", CUDA, tmp_path) == ("bf16", 8, "eager")
-    assert resolve("bf16", DIGEST, "tagger", CUDA, tmp_path) == ("bf16", 8, "eager")
+    remember_tuned(Tuned(DIGEST, "tagger", CUDA.name, "bf16", 8, "compiled"), CUDA, tmp_path)
+    assert resolve("tuned", DIGEST, "tagger", CUDA, tmp_path) == ("bf16", 8, "compiled")
+    assert resolve("bf16", DIGEST, "tagger", CUDA, tmp_path) == ("bf16", 8, "compiled")
     assert resolve("fp16", DIGEST, "tagger", CUDA, tmp_path) == ("fp16", 0, "graphs")
+
+
+@pytest.mark.parametrize("device", [CPU, CUDA])
+def test_an_answer_without_an_execution_belongs_to_the_devices_own(device: Device, tmp_path: Path) -> None:
+    remember_tuned(Tuned(DIGEST, "tagger", device.name, "bf16", 8, "compiled"), device, tmp_path)
+    (path,) = (tmp_path / "tuned").iterdir()
+    stored = json.loads(path.read_text())
+    del stored["execution"]
+    path.write_text(json.dumps(stored))
+    assert resolve("tuned", DIGEST, "tagger", device, tmp_path) == ("bf16", 8, device.execution)
 
 
 def test_an_answer_for_another_bundle_or_device_is_not_taken(tmp_path: Path) -> None:

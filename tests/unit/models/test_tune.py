@@ -181,7 +181,7 @@ def test_progress_is_reported_before_the_first_trial_and_after_each(tmp_path: Pa
     told: list[tuple[int, int]] = []
     world = TimedModels({"fp32": {1: 1.0}}, times={"graphs": 1.2})
     tune("ab" * 32, "tagger", world.build, CARD, tmp_path, progress=lambda *now: told.append(now), clock=world.clock)
-    assert told == [(done, 5) for done in range(6)]
+    assert told == [(done, 6) for done in range(7)]
 
 
 def test_a_less_exact_precision_must_be_worth_it(tmp_path: Path) -> None:
@@ -274,29 +274,34 @@ def _tune_card(world: TimedModels, tmp_path: Path) -> tuple[Tuned, dict[str, str
 @pytest.mark.parametrize(
     ("times", "chosen"),
     [
+        ({"graphs": 1.2, "compiled": 1.6}, "compiled"),
+        ({"graphs": 1.2, "compiled": 1.25}, "graphs"),
+        ({"graphs": 1.04, "compiled": 1.04}, "eager"),
         ({"graphs": 1.2}, "graphs"),
-        ({"graphs": 1.04}, "eager"),
-        ({}, "eager"),
+        ({"compiled": 1.2}, "compiled"),
     ],
-    ids=["worth it", "gains too little", "no graphs"],
+    ids=["worth it", "no better than graphs", "nothing gains", "no compiler", "no graphs"],
 )
 def test_the_best_precision_is_executed_in_the_way_that_is_worth_it(
     tmp_path: Path, times: Mapping[Execution, float], chosen: Execution
 ) -> None:
     tuned, trials = _tune_card(TimedModels({"fp32": _even(1.0, 4), "bf16": _even(0.4, 4)}, times=times), tmp_path)
     assert (tuned.precision, tuned.execution, tuned.max_batch) == ("bf16", chosen, 4)
-    assert list(trials) == ["fp32", "bf16", "fp16", "int8", "bf16 graphs"]
-    assert trials["bf16 graphs"] == ("" if times else "no graphs here")
+    assert list(trials) == ["fp32", "bf16", "fp16", "int8", "bf16 graphs", "bf16 compiled"]
+    for execution in ("graphs", "compiled"):
+        assert trials[f"bf16 {execution}"] == ("" if execution in times else f"no {execution} here")
 
 
 def test_an_execution_that_is_wrong_in_a_batch_of_the_chosen_size_is_refused(tmp_path: Path) -> None:
-    world = TimedModels({"bf16": _even(0.4, 4)}, times={"graphs": 1.2}, wrong_in={"graphs": 4})
+    world = TimedModels(
+        {"bf16": _even(0.4, 4)}, times={"graphs": 1.2, "compiled": 1.6}, wrong_in={"compiled": 4, "graphs": 8}
+    )
     tuned, trials = _tune_card(world, tmp_path)
-    assert (tuned.execution, trials["bf16 graphs"]) == ("eager", "not the golden answers in larger batches")
+    assert (tuned.execution, trials["bf16 compiled"]) == ("graphs", "not the golden answers in larger batches")
 
 
-def test_a_cpu_is_not_asked_for_graphs(tmp_path: Path) -> None:
-    world = TimedModels({"fp32": _even(1.0, 2)}, times={"graphs": 9.0})
+def test_a_cpu_is_not_asked_for_graphs_or_the_compiler(tmp_path: Path) -> None:
+    world = TimedModels({"fp32": _even(1.0, 2)}, times={"graphs": 9.0, "compiled": 9.0})
     trials: list[Trial] = []
     tuned = tune("ab" * 32, "tagger", world.build, CPU, tmp_path, report=trials.append, clock=world.clock)
     assert tuned.execution == "eager"

@@ -147,9 +147,9 @@ def _captions(bundle: str, opened: Opened, options: EvaluateOptions) -> Captione
 
 def _retrieval(options: EvaluateOptions, data: Opened, benchmark: Benchmark | None) -> None:
     """Measure retrieval, and print it above the paper's numbers."""
-    from tagstream_train.alignment import load_alignment
     from tagstream_train.retrieval.measure import measure
     from workers.models.load import open_bundle
+    from workers.models.ram.alignment import load_alignment
 
     bundle = open_bundle(options.bundle)
     alignment = load_alignment(bundle, device=options.device)

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
-from tagstream_train.alignment import MATCHES, MOST_TAGS, Aligned, AlignmentPart, has_alignment, read_part
 from tagstream_train.data.samples import Sample, hash_of
 from tagstream_train.pretrain.start import drawn_like
 from workers.errors import Misconfigured
 from workers.models.bundle import Bundle
+from workers.models.ram.alignment import MATCHES, MOST_TAGS, Aligned, AlignmentPart, has_alignment, read_part
 from workers.models.ram.layers import exact
 from workers.models.ram.networks import LabelScorer, Tag2Text
 

@@ -12,9 +12,9 @@ from random import Random
 import torch
 from torch import Tensor
 
-from tagstream_train.alignment import cleaned
 from tagstream_train.data.samples import Ids, Sample
 from workers.models.ram.adapters import SEPARATOR
+from workers.models.ram.alignment import cleaned
 from workers.models.ram.importer import made_up_vocabulary
 from workers.models.ram.wordpiece import DEC, PAD, PROMPT, PROMPT_IDS, SEP, UNKNOWN, VOCABULARY_SIZE, WordPiece
 

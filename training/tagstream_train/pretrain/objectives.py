@@ -21,13 +21,13 @@ import torch
 from torch import Tensor, nn
 
 from tagstream_train import losses
-from tagstream_train.alignment import LENGTH as SENTENCE
-from tagstream_train.alignment import recognised, sentence_tokens
 from tagstream_train.data.loader import Batch, multi_hot
 from tagstream_train.data.samples import hash_of
 from tagstream_train.features import Features, image_key, text_key
 from tagstream_train.pretrain.alignment import LENGTH, Contrast
 from tagstream_train.pretrain.captions import GIVEN, Drawn, caption_tokens, draw, guide_tokens
+from workers.models.ram.alignment import LENGTH as SENTENCE
+from workers.models.ram.alignment import recognised, sentence_tokens
 from workers.models.ram.layers import exact
 from workers.models.ram.networks import LabelScorer, Ram, RamPlus, Tag2Text
 from workers.models.ram.text import TextBranch

@@ -19,7 +19,6 @@ from torch import Tensor
 
 from schemas.printable import counted
 from tagstream_train import memory
-from tagstream_train.alignment import Aligned, AlignmentPart
 from tagstream_train.data.images import Images
 from tagstream_train.data.loader import Batches, multi_hot
 from tagstream_train.data.samples import LABELS, SAMPLES, DataSet, Sample, split
@@ -39,6 +38,7 @@ from workers.errors import Misconfigured
 from workers.models.bundle import Bundle
 from workers.models.files import sha256_of, text_of
 from workers.models.manifest import Provenance
+from workers.models.ram.alignment import Aligned, AlignmentPart
 from workers.models.ram.config import AnyConfig, RamConfig, RamPlusConfig, Tag2TextConfig
 from workers.models.ram.decoding import CaptionDecoding
 from workers.models.ram.importer import DEFAULT_THRESHOLD, MEAN, STD, manifest_of

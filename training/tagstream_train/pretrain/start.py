@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from tagstream_train.alignment import TEMPERATURE
 from tagstream_train.data.samples import places
 from workers.errors import Misconfigured
 from workers.models.bundle import Bundle
+from workers.models.ram.alignment import TEMPERATURE
 from workers.models.ram.config import AnyConfig, SwinConfig, Tag2TextConfig
 from workers.models.ram.importer import read_checkpoint
 from workers.models.ram.keys import translate_encoder

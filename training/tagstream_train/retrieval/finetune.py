@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from tagstream_train.alignment import read_part
 from tagstream_train.export import Card, export
 from tagstream_train.plan import Plan
 from tagstream_train.pretrain.recipes import AlignmentPlan, Run, Stage, sizes_of
 from tagstream_train.pretrain.run import Pretrained
 from workers.errors import Misconfigured
 from workers.models.bundle import Bundle
+from workers.models.ram.alignment import read_part
 from workers.models.ram.config import from_json
 
 

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from tagstream_train import memory
-from tagstream_train.alignment import Alignment, ImageParts
 from tagstream_train.data.images import BadImage, Images
 from tagstream_train.data.importer import no_image
 from tagstream_train.data.samples import Sample
@@ -26,6 +25,7 @@ from tagstream_train.plan import Plan
 from tagstream_train.record import Tell
 from workers.errors import Misconfigured
 from workers.models.bundle import Bundle, cache_folder
+from workers.models.ram.alignment import Alignment, ImageParts
 
 DEPTHS = (1, 5, 10)
 _AT_ONCE = 1 << 24

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from weakref import ReferenceType, ref
 
 import numpy as np
 import torch
@@ -29,7 +28,7 @@ from workers.models.cpu_layers import leave_file, pack
 from workers.models.device import Device, Precision
 from workers.models.dual.config import DualConfig, from_json, vectors_digest
 from workers.models.dual.towers import ImageTower, filled
-from workers.models.tagger import PIECE, TorchTagger
+from workers.models.tagger import PIECE, SeenRows, TorchTagger
 from workers.types import LabelScores, Pixels
 
 IMAGE = "image."
@@ -87,7 +86,7 @@ class DualTagger(TorchTagger):
         vector = columns.own + len(columns.added) + np.arange(config.dimensions, dtype=np.int32)
         self._logits_given = len(self._columns)
         self._columns = np.concatenate((self._columns, vector))
-        self._seen: dict[int, tuple[ReferenceType[Pixels], NDArray[np.float32]]] = {}
+        self._seen = SeenRows[NDArray[np.float32]]()
 
     def forward(self, images: Sequence[Pixels]) -> Sequence[NDArray[np.float32]]:
         """For each image its logits and its vector, in one row."""
@@ -97,15 +96,12 @@ class DualTagger(TorchTagger):
             vectors = torch.cat([self._logits(piece) for piece in self._device.stream(images, PIECE)])
             added = () if self._added is None else (self._added(vectors),)
             rows = torch.cat((self._score(vectors), *added, vectors), dim=1).cpu().numpy()
-        self._seen = {id(image): (ref(image), row) for image, row in zip(images, rows, strict=True)}
+        self._seen.keep(images, rows)
         return list(rows)
 
     def embed(self, images: Sequence[Pixels]) -> Sequence[NDArray[np.float32]]:
         """One vector an image, of length 1."""
-        rows = {id(image): row for image in images if (row := self._known(image)) is not None}
-        new = {id(image): image for image in images if id(image) not in rows}
-        rows |= zip(new, self.forward(list(new.values())), strict=True)  # which forgets the known rows
-        return [rows[id(image)][-self.embedding_dimensions :] for image in images]
+        return [row[-self.embedding_dimensions :] for row in self._seen.rows(images, self.forward)]
 
     def features(self, images: Sequence[Pixels]) -> Sequence[NDArray[np.float32]]:
         return self.embed(images)
@@ -114,11 +110,6 @@ class DualTagger(TorchTagger):
         if not np.isfinite(raw).all():
             raise ValueError(f"{self.name}: not a number in the vector of an image")
         return super().postprocess(raw[: self._logits_given])
-
-    def _known(self, image: Pixels) -> NDArray[np.float32] | None:
-        """The row that `forward` made of this very array, or None. The id of an array that is gone may be another's."""
-        seen, row = self._seen.get(id(image), (None, None))
-        return row if seen is not None and seen() is image else None
 
 
 def build_tagger(

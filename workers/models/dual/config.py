@@ -17,6 +17,8 @@ from workers.models.ram.config import CLIP_SPACE, PUBLISHED
 Kind: TypeAlias = Literal["siglip", "clip"]
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
 """Kinds of bundles."""
+COMPACT: Final = "efficientnet_lite0"
+"""The kind of the compact tagger's bundle."""
 
 Width: TypeAlias = Annotated[int, Field(ge=1, le=8192)]
 Few: TypeAlias = Annotated[int, Field(ge=1, le=99)]
@@ -98,7 +100,7 @@ def vectors_digest(manifest: Manifest) -> str | None:
 
     None: the bundle does not tell the file that its weights come from.
     """
-    if manifest.kind not in KINDS or manifest.provenance.sha256 is None:
+    if manifest.kind not in (*KINDS, COMPACT) or manifest.provenance.sha256 is None:
         return None
     parts = manifest.model_dump(mode="json", include={"kind", "transform", "mean", "std", "architecture"})
     parts["weights"] = manifest.provenance.sha256
@@ -108,6 +110,9 @@ def vectors_digest(manifest: Manifest) -> str | None:
 def space_of(manifest: Manifest) -> str | None:
     """The space of a bundle's embeddings; None: it is not known."""
     known, space = PUBLISHED.get(manifest.kind), manifest.architecture.get("space")
+    if manifest.kind == COMPACT:  # a bundle that was trained further names no file, and has another classifier
+        file = manifest.provenance.sha256
+        return None if file is None else f"compact-256-{file[:8]}"
     if known is not None:
         return CLIP_SPACE if known.facts.clip else None
     return space if manifest.kind in KINDS and isinstance(space, str) else None

@@ -13,7 +13,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import NamedTuple
-from weakref import ReferenceType, ref
 
 import numpy as np
 import torch
@@ -31,7 +30,7 @@ from workers.models.ram.decoding import CaptionDecoding, Tokens, decode
 from workers.models.ram.engine import Engine, engine_of
 from workers.models.ram.networks import Tag2Text
 from workers.models.ram.wordpiece import PROMPT_IDS, SEP, WordPiece
-from workers.models.tagger import TorchTagger, sample_image
+from workers.models.tagger import SeenRows, TorchTagger, sample_image
 from workers.types import Caption, LabelScores, Pixels, Subset, Transform
 
 PASS_ROWS = 64
@@ -188,7 +187,7 @@ class RamEmbedder(RamTagger):
         super().__init__(bundle, device, precision, engine, subset)
         assert not isinstance(engine.model.config, Tag2TextConfig)
         self.embedding_dimensions = engine.model.config.embedding
-        self._seen: dict[int, tuple[ReferenceType[Pixels], Tensor]] = {}
+        self._seen = SeenRows[Tensor]()
 
     def embed(self, images: Sequence[Pixels]) -> Sequence[NDArray[np.float32]]:
         """Vectors of (embedding_dimensions,) float32, not normalised.
@@ -198,25 +197,12 @@ class RamEmbedder(RamTagger):
         if not images:
             return []
         with self._engine.device.run():
-            known = [self._known(image) for image in images]
-            new = [image for image, row in zip(images, known, strict=True) if row is None]
-            rest = iter(self._encode(new)[:, 0]) if new else iter(())
-            rows = torch.stack([next(rest) if row is None else row for row in known])
-            return list(rows.float().cpu().numpy())
+            return list(torch.stack(self._seen.rows(images, self._encode)).float().cpu().numpy())
 
     def _encode(self, images: Sequence[Pixels]) -> Tensor:
         embeds = super()._encode(images)
-        rows = embeds[:, 0].clone()  # a view would keep all tokens
-        self._seen = {id(image): (ref(image), row) for image, row in zip(images, rows, strict=True)}
+        self._seen.keep(images, embeds[:, 0].clone())  # a view would keep all tokens
         return embeds
-
-    def _known(self, image: Pixels) -> Tensor | None:
-        """The row that `forward` made of this very array, or None.
-
-        By reference too: the id of an array that is gone may be another's.
-        """
-        seen, row = self._seen.get(id(image), (None, None))
-        return row if seen is not None and seen() is image else None
 
 
 class Tag2TextCaptioner:

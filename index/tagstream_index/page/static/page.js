@@ -57,6 +57,17 @@ async function counts() {
   }
 }
 
+// The box over the tags: those that contain its text take their place.
+let sifting;
+
+function sift({ target }) {
+  clearTimeout(sifting);
+  sifting = setTimeout(async () => {
+    const told = await fetched(`/facets?${new URLSearchParams(new FormData(target.form))}`).catch(() => null);
+    if (told) find("#sifted")?.replaceWith(document.adoptNode(find("#sifted", told)));
+  }, 200);
+}
+
 // By position: the nearest picture in the row above or below, or beside.
 function beside(cell, key) {
   const cells = all(".cell", pages);
@@ -310,6 +321,7 @@ if (pages) {
   addEventListener("pageshow", returned);
   more();
   counts();
+  find("#facets")?.addEventListener("input", sift);
 }
 if (one) {
   pending();

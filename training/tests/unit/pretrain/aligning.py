@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from tagstream_train.alignment import Aligned
 from tagstream_train.pretrain import alignment
 from tagstream_train.pretrain.alignment import Contrast, new_part
 from tagstream_train.pretrain.start import fresh
 from tests.unit.models.small import SMALL
+from workers.models.ram.alignment import Aligned
 from workers.models.ram.config import Tag2TextConfig
 from workers.models.ram.networks import Tag2Text
 

@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tagstream_train.alignment import has_alignment, load_alignment
 from tagstream_train.data.images import Images
 from tagstream_train.data.loader import Batch
 from tagstream_train.data.samples import DataSet, Sample
@@ -23,11 +22,12 @@ from tagstream_train.pretrain.recipes import AlignmentPlan
 from tagstream_train.pretrain.run import RUN, pretrain, write_bundle
 from tagstream_train.pretrain.start import fresh
 from tests.unit.models.small import SMALL
+from tests.unit.models.test_alignment import aligned_bundle, literal
 from training.tests.unit.drawings import drawings, tiny_run
 from training.tests.unit.pretrain.aligning import PAIRS, TAGS, contrast, most_alike, pairs, step
-from training.tests.unit.test_alignment import aligned_bundle, literal
 from workers.cli.app import run_command
 from workers.errors import Misconfigured
+from workers.models.ram.alignment import has_alignment, load_alignment
 from workers.models.ram.importer import made_up_vocabulary
 from workers.models.ram.wordpiece import WordPiece
 

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from tagstream_train.alignment import MAX_WORDS, cleaned
 from tagstream_train.data.samples import Sample
 from tagstream_train.pretrain.captions import MAX_TOKENS, Drawn, caption_tokens, draw, guide_tokens
 from tagstream_train.pretrain.noise import add_noise
 from tagstream_train.pretrain.start import at_size, check_grids, fresh, load_bundle, load_encoder, scaled
 from tests.unit.models.small import SMALL, small_bundle, small_checkpoint
 from workers.errors import Misconfigured
+from workers.models.ram.alignment import MAX_WORDS, cleaned
 from workers.models.ram.config import HeadConfig, Kind, SwinConfig
 from workers.models.ram.importer import made_up_vocabulary
 from workers.models.ram.networks import LabelScorer

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from tagstream_train import evaluate as evaluating
 from tagstream_train import memory
-from tagstream_train.alignment import Alignment, beside_of, load_alignment
 from tagstream_train.data.formats import Request
 from tagstream_train.data.images import Images
 from tagstream_train.data.samples import DataSet, Sample, write_dataset
@@ -30,11 +29,12 @@ from tagstream_train.pretrain.start import fresh
 from tagstream_train.retrieval.finetune import retrieval_run
 from tagstream_train.retrieval.measure import Both, Measured, measure, rank
 from tests.unit.models.small import small_bundle
+from tests.unit.models.test_alignment import aligned_bundle
 from training.tests.unit.pictures import BROKEN
-from training.tests.unit.test_alignment import aligned_bundle
 from workers.cli.app import run_command
 from workers.errors import MISCONFIGURED, Misconfigured
 from workers.models.bundle import ALIGNMENT, Bundle
+from workers.models.ram.alignment import Alignment, beside_of, load_alignment
 from workers.models.ram.config import HeadConfig, SwinConfig, Tag2TextConfig, TextConfig
 from workers.models.ram.importer import random_bundle
 from workers.models.ram.networks import Tag2Text

@@ -8,7 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from tagstream_train.alignment import (
+from tests.support.kept import kept
+from tests.unit.models.small import SMALL, small_bundle
+from workers.errors import Misconfigured
+from workers.models.bundle import ALIGNMENT, Bundle, read_tensors, write_tensors
+from workers.models.load import load_captioner, load_tagger
+from workers.models.ram.alignment import (
     Alignment,
     AlignmentPart,
     beside_of,
@@ -17,11 +22,6 @@ from tagstream_train.alignment import (
     load_alignment,
     sentence_tokens,
 )
-from tests.support.kept import kept
-from tests.unit.models.small import SMALL, small_bundle
-from workers.errors import Misconfigured
-from workers.models.bundle import ALIGNMENT, Bundle, read_tensors, write_tensors
-from workers.models.load import load_captioner, load_tagger
 from workers.models.ram.config import Tag2TextConfig
 from workers.models.ram.wordpiece import CLS, ENC, SEP, WordPiece
 from workers.models.tagger import sample_image

@@ -1,4 +1,4 @@
-"""Tag2Text's third task: whether a text fits an image. No worker opens it.
+"""Tag2Text's third task: whether a text fits an image. Training, evaluation and search open it, a worker never does.
 
 The alignment encoder is BERT with cross-attention to the image, as in BLIP, and shares what BLIP shares with its
 decoder: token embeddings, cross-attention and feed-forward are those of the tag encoder (and so of the tag head), and
