@@ -74,6 +74,8 @@ class Api:
     def search(self, request: Request) -> Response:
         wanted = _wanted(request, documents.SearchParameters)
         asked = Asked(read(wanted.q), wanted.sort == "best", wanted.by.replace("both", ""))
+        if asked.typed.faults:
+            raise HTTPException(400, f"q: {' '.join(asked.typed.faults)}")
         if asked.best and not asked.typed.can_rank():
             raise HTTPException(400, "sort: only words and tags have a best; leave it out.")
         with self._pool.searching() as searcher:
@@ -91,7 +93,7 @@ class Api:
             "said": asked.said,
         }
         if counts is not None:
-            answer["counts"] = {name: dict(each) if isinstance(each, list) else each for name, each in counts.items()}
+            answer["counts"] = {name: each if isinstance(each, int) else dict(each) for name, each in counts.items()}
         return _json(answer)
 
     def picture(self, request: Request) -> Response:

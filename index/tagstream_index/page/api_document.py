@@ -110,6 +110,7 @@ class HitCounts(BaseModel):
     buckets: dict[str, int]
     states: dict[str, int]
     months: dict[str, int]
+    parents: dict[str, list[str]] = Field(description="The wider names of these tags, nearest first.")
 
 
 class SearchAnswer(BaseModel):

@@ -124,6 +124,7 @@ def test_a_picture_has_the_facts_of_its_events_wherever_it_lies(ask: Callable[..
         ("search?counts=1", 400),
         ("search?sort=best", 400),
         ("search?cursor=%3Ewhat", 400),
+        ("search?q=score%3Eabc", 400),
         ("search?q=" + "a" * 9_000, 414),
         ("picture", 400),
         ("picture?subject=photos/none.jpg", 404),
