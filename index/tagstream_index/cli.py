@@ -318,6 +318,14 @@ def serve(
             help="A file of `tagstream retag plan --changes` or `tagstream compare --changes`, shown under /changes.",
         ),
     ] = None,
+    choices: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            dir_okay=False,
+            help="With --changes: keep verdicts here, for `tagstream retag go --only FILE`.",
+        ),
+    ] = None,
     review: Annotated[
         Path | None,
         typer.Option(metavar="FILE", dir_okay=False, help="A draw of `tagstream index review`, judged under /review."),
@@ -340,6 +348,8 @@ def serve(
     from tagstream_index.page.process import serve_page
     from tagstream_index.settings import IndexSettings
 
+    if choices is not None and changes is None:
+        raise Misconfigured(f"--choices {choices}: name the changes to judge with --changes FILE")
     settings = needed_of(IndexSettings, "index_dsn", "s3_endpoint", "buckets")
     serve_page(
         settings,
@@ -351,6 +361,7 @@ def serve(
         bundles=bundles,
         cache_bytes=cache_mb * 1_000_000,
         changes=changes,
+        choices=choices,
         review=review,
         text=text,
         up=terminal.say,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import threading
+from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from workers.assembly.choices import Choice, Choices, choose
 from workers.retag.changes import Changed, ChangesHead, read_changes
 from workers.tables import TemporaryTables
 
@@ -19,6 +22,7 @@ create table label (name text, rank int, gained int, primary key (name, rank, ga
 _COUNTED: Final = """
 select name, sum(not gained), sum(gained) from label group by name order by count(*) desc, name limit ?
 """
+_PICTURES: Final = "select rank, line from picture where rank"
 SIDES: Final = {"": "", "lost": "and not gained", "gained": "and gained"}
 """Which pictures of a label, as SQL."""
 
@@ -32,15 +36,20 @@ class LabelChanges(NamedTuple):
 
 
 class Changes(TemporaryTables):
-    """A file of changes, kept in a temporary one. Use it in a `with`; thread-safe after `load`."""
+    """A file of changes, kept in a temporary one. Use it in a `with`; thread-safe after `load`.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        choices: file of people's verdicts on them, which need not exist; None: they can't be judged.
+    """
+
+    def __init__(self, path: Path, choices: Path | None = None) -> None:
         super().__init__(_TABLES, f"--changes {path}: it can't be kept")
         self._path = path
+        self.choices = choices
         self._lock = threading.Lock()
 
     def load(self) -> None:
-        """Raises Misconfigured as `read_changes`."""
+        """Raises Misconfigured as `read_changes` and `Choices.read`."""
         self.head: ChangesHead
         self.head, lines = read_changes(self._path)
         numbered = enumerate(lines)
@@ -54,9 +63,24 @@ class Changes(TemporaryTables):
             ]
             self._write("insert or ignore into label values (?, ?, ?)", names)
         self.labels = [LabelChanges(*row) for row in self._stored.execute(_COUNTED, (_LABELS,))]
+        self.said()
 
-    def part(self, label: str, side: str, first: int, most: int) -> tuple[list[Changed], int]:
-        """Pictures that change, the most changed first, and how many there are.
+    def said(self) -> Choices | None:
+        """The verdicts until now; None: they can't be judged. Raises as `Choices.read`."""
+        return None if self.choices is None else choose(self.choices, self.head.name, {})
+
+    def judge(self, name: str, verdicts: Mapping[int, Choice]) -> Choices | None:
+        """Keep verdicts, by rank, and return all; None: `name` is not that of these changes. Raises as `choose`."""
+        if self.choices is None or name != self.head.name:
+            return None
+        ranks = json.dumps(list(verdicts))
+        with self._lock:
+            rows = self._stored.execute(f"{_PICTURES} in (select value from json_each(?))", (ranks,)).fetchall()
+        subjects = {rank: Changed.model_validate_json(line).subject for rank, line in rows}
+        return choose(self.choices, name, {subjects[rank]: said for rank, said in verdicts.items() if rank in subjects})
+
+    def part(self, label: str, side: str, first: int, most: int) -> tuple[list[tuple[int, Changed]], int]:
+        """Pictures by rank, the most changed first, and how many there are.
 
         Args:
             label: that they lose or gain, as `side` of `SIDES` says; empty: any.
@@ -70,5 +94,5 @@ class Changes(TemporaryTables):
                 asked: tuple[object, ...] = (label, most, first)
             else:
                 total, chosen, asked = self.head.lines, "between ? and ?", (first, first + most - 1)
-            rows = self._stored.execute(f"select line from picture where rank {chosen} order by rank", asked).fetchall()
-        return [Changed.model_validate_json(line) for (line,) in rows], total
+            rows = self._stored.execute(f"{_PICTURES} {chosen} order by rank", asked).fetchall()
+        return [(rank, Changed.model_validate_json(line)) for rank, line in rows], total

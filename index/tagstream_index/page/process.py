@@ -49,6 +49,7 @@ def serve_page(
     bundles: Path | None,
     cache_bytes: int,
     changes: Path | None,
+    choices: Path | None,
     review: Path | None,
     text: Path | None,
     up: Callable[[str], object],
@@ -73,15 +74,14 @@ def serve_page(
         logger.info("tags can't be corrected: %s not set", ", ".join(lacking))
     with ExitStack() as cleanup:
         pictures = Pictures(settings, cache_bytes)
-        shown = None if changes is None else cleanup.enter_context(Changes(changes))
+        shown = None if changes is None else cleanup.enter_context(Changes(changes, choices))
         if shown is not None:
             shown.load()
         if review is not None:
             Review.read(review)
-            known = bool(token or editors)
-            require(
-                known, f"--review {review}: people judge after a login: set TAGSTREAM_INDEX_PAGE_TOKEN, or --editors"
-            )
+        for name, file in (("--review", review), ("--choices", choices)):
+            needs = f"{name} {file}: people judge after a login: set TAGSTREAM_INDEX_PAGE_TOKEN, or --editors"
+            require(file is None or bool(token or editors), needs)
         site = Site(
             Pool(settings),
             pictures,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -25,11 +24,12 @@ from tagstream_index.copies import copies_of, count_copies
 from tagstream_index.page import finding
 from tagstream_index.page.access import COOKIE, KEPT_S, LOOPBACK, Access, Guard, form_of, reader
 from tagstream_index.page.api import Api
-from tagstream_index.page.asked import Asked, field, number, subject, trouble, typed
-from tagstream_index.page.changes import SIDES, Changes
+from tagstream_index.page.asked import Asked, field, subject, trouble, typed
+from tagstream_index.page.changes import Changes
 from tagstream_index.page.completing import NAME_CHARS, Names
 from tagstream_index.page.correcting import Corrector, Refused, seen
 from tagstream_index.page.facets import shown
+from tagstream_index.page.judging import Judging
 from tagstream_index.page.meaning import Sentences
 from tagstream_index.page.one import Bundles, copy_rows, one
 from tagstream_index.page.original import Originals
@@ -38,9 +38,7 @@ from tagstream_index.page.pool import Pool
 from tagstream_index.page.showing import address, by_month, templates
 from tagstream_index.page.turns import Turns
 from tagstream_index.page.typed import Typed
-from tagstream_index.review import MOST, Review, judge, lines
 from tagstream_index.searching import Found
-from workers.assembly.choices import CHOICES
 from workers.errors import Misconfigured, TagstreamError
 
 logger = logging.getLogger(__name__)
@@ -80,6 +78,8 @@ class Site:
         self._turns = Turns()
         self._names = Names(self._pool, self._bundles)
         self._api = Api(self._pool, self._bundles, self._names, self._access, self._corrector, self.about, self.jpeg)
+        shared = (self._page, self._pool, self._pictures, self._access)
+        self._judging = Judging(*shared, PAGE, self._changes, self._review)
 
     def application(self, *, hosts: Collection[str] = (), behind_proxy: bool = False) -> ASGIApp:
         """
@@ -94,9 +94,7 @@ class Site:
             Route("/picture", self._in_turn(self.picture)),
             Route("/image", self.image),
             *Originals(self._pool, self._pictures).routes(),
-            Route("/changes", self._in_turn(self.changes)),
-            Route("/review", self._in_turn(self.review)),
-            Route("/review", self.judge, methods=["POST"]),
+            *self._judging.routes(self._in_turn),
             Route("/correct", self.correct, methods=["POST"]),
             Route("/login", self.login, methods=["GET", "POST"]),
             Route("/logout", self.logout, methods=["POST"]),
@@ -192,68 +190,6 @@ class Site:
             has_original=self._pictures.has_original(found.tile),
             back=f"{result.cursor(found.tile)}\U0010ffff",  # just before it, so that the result begins with it
         )
-
-    def changes(self, request: Request) -> Response:
-        """Pictures that a change would change, before and after."""
-        if self._changes is None:
-            raise HTTPException(404)
-        label, side = field(request, "label").strip(), field(request, "side")
-        side = side if side in SIDES else ""
-        page = number(request)
-        changed, total = self._changes.part(label, side, (page - 1) * PAGE, PAGE)
-        with self._pool.searching() as searcher:
-            tiles = searcher.of_subjects([each.subject for each in changed])
-        return self._page(
-            request,
-            "changes.html",
-            changes=self._changes,
-            label=label,
-            side=side,
-            number=page,
-            total=total,
-            more=total > page * PAGE,
-            cards=[(each, tiles.get(each.subject)) for each in changed],
-            store_away=self._pictures.store_away,
-        )
-
-    def review(self, request: Request) -> Response:
-        """Drawn pictures, with their tags before and after the verdicts."""
-        if self._review is None:
-            raise HTTPException(404)
-        review, page = Review.read(self._review), number(request)
-        first = (page - 1) * PAGE
-        places = list(enumerate(review.drawn))[first : first + PAGE]
-        with self._pool.searching() as searcher:
-            tiles = searcher.of_subjects([drawn.subject for _, drawn in places])
-        # A picture with other content than the drawn one is not the one to judge.
-        there = [
-            tile if (tile := tiles.get(each.subject)) and tile.sha256 == each.sha256 else None for _, each in places
-        ]
-        return self._page(
-            request,
-            "review.html",
-            review=review,
-            lines=list(lines(review)),
-            stale=bool(field(request, "stale")),
-            number=page,
-            more=len(review.drawn) > first + PAGE,
-            cards=[
-                (place, each, each.changed(review.head.label, tile.names if tile else ()), tile)
-                for (place, each), tile in zip(places, there, strict=True)
-            ],
-            may_judge=self._access.may_correct(request),
-            store_away=self._pictures.store_away,
-        )
-
-    async def judge(self, request: Request) -> Response:
-        """Keep verdicts; then the pictures again."""
-        form = await form_of(request, MOST + 10)
-        if self._review is None or not self._access.may_send(request, form.get("key", "")):
-            return self._page(request, "login.html", 403, wrong="", back="/")
-        places = {name[1:]: verdict for name, verdict in form.items() if re.fullmatch("v[0-9]{1,4}", name)}
-        said = {int(place): verdict for place, word in places.items() for verdict in CHOICES if verdict == word}
-        kept = await run_in_threadpool(judge, self._review, form.get("draw", ""), said)
-        return RedirectResponse(address("/review", stale=None if kept else 1), 303)
 
     async def image(self, request: Request) -> Response:
         """A thumbnail or view as JPEG, or a placeholder."""
@@ -369,7 +305,7 @@ class Site:
         return asked._replace(about=about)
 
     def _page(self, request: Request, name: str, status: int = 200, **values: Any) -> HTMLResponse:
-        person, has_forms = self._access.person(request), self._corrector is not None or self._review is not None
+        person, has_forms = self._access.person(request), self._corrector is not None or self._judging.possible
         editor = person is not None and person.editor
         common = {
             "here": address(request.scope["path"], **request.query_params),

@@ -17,6 +17,7 @@ from schemas.printable import counted, escaped, printable
 from tagstream_index.page.finding import Counts
 from tagstream_index.page.typed import named
 from tagstream_index.searching import Found
+from workers.retag.changes import Changed
 
 _LEAST, _MOST, _STEP = 40, 300, 5
 """Ratios of width to height that the style sheet knows, in hundredths."""
@@ -38,7 +39,7 @@ def templates() -> Environment:
     made.filters |= {"ago": ago, "clock": clock, "counted": counted, "lines": lines, "ratio": ratio}
     made.filters |= {"base64": _base64, "dated": dated, "upright": upright}
     made.globals |= {"address": address, "found": found, "title": title, "tag": partial(named, "tag"), "named": named}
-    made.globals |= {"bars": bars}
+    made.globals |= {"bars": bars, "numbers": numbers}
     return made
 
 
@@ -93,6 +94,17 @@ def dated(tile: Found) -> str:
         return f"Last modified {clock(tile.last_modified)} UTC"
     zone = "local time" if tile.taken_offset is None else str(timezone(timedelta(minutes=tile.taken_offset)))
     return f"Taken {tile.dated:%-d %b %Y, %H:%M}, {zone}"
+
+
+def numbers(changed: Changed, before: bool, after: bool) -> dict[str, str]:
+    """Labels' known scores and thresholds, such as 0.14 / 0.15 → 0.12."""
+
+    def told(first: float | None, second: float | None) -> str:
+        shown = [f"{n:.2f}" for n, wanted in ((first, before), (second, after)) if wanted and n is not None]
+        return " → ".join(dict.fromkeys(shown))
+
+    pairs = {name: (told(each[0], each[1]), told(each[2], each[3])) for name, each in changed.numbers.items()}
+    return {name: f"{score or '–'} / {limit}" if limit else score for name, (score, limit) in pairs.items()}
 
 
 def by_month(tiles: Sequence[Found]) -> list[tuple[str, list[Found]]]:

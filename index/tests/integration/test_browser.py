@@ -39,7 +39,7 @@ from tagstream_testing.local.seaweedfs import SeaweedFS
 from tests.support.proxy import FaultProxy
 from workers.backends.kafka import ensure_topics
 from workers.backends.s3.store import MinioObjectStore
-from workers.retag.changes import Changed, ChangesWriter
+from workers.retag.changes import Changed, ChangesWriter, LabelNumbers
 from workers.settings import SecretUrl
 
 pytestmark = [pytest.mark.servers, pytest.mark.slow]
@@ -122,7 +122,8 @@ def opened(world: Album) -> Iterator[Open]:
 
 def ready(page: Page) -> None:
     page.wait_for_function(
-        """() => [...document.querySelectorAll('main img')].filter(i => i.getBoundingClientRect().top < innerHeight)
+        """() => [...document.querySelectorAll('main img')]
+        .filter(i => i.checkVisibility() && i.getBoundingClientRect().top < innerHeight)
         .every(i => i.complete && i.naturalWidth > 1 && i.previousElementSibling?.tagName !== 'CANVAS')"""
     )
 
@@ -531,10 +532,14 @@ def plan(world: Album) -> Iterator[Changes]:
             names = [tag["name"] for tag in each.said.fields["tags"]]
             gained = more.get(Path(each.key).stem, ["indoors"])
             lost = names[-1:] if len(names) > 3 else []
-            writer.take(Changed.between(each.said.subject, names, [*names[: len(names) - len(lost)], *gained]))
+            scores = {tag["name"]: tag["score"] for tag in each.said.fields["tags"]}
+            numbers = {name: LabelNumbers(score, score, 0.4, 0.45) for name, score in scores.items()}
+            numbers |= dict.fromkeys(gained, LabelNumbers(0.14, 0.14, 0.4, 0.12))
+            after = [*names[: len(names) - len(lost)], *gained]
+            writer.take(Changed.between(each.said.subject, names, after, numbers.get))
         writer.take(Changed.between(f"{BUCKET}/removed.jpg", ["dog"], ["cat"]))
         writer.write(path, before="images.enriched", after="today's settings", images=2_400, unknown=12)
-    with Changes(path) as made:
+    with Changes(path, world.folder / "choices") as made:
         made.load()
         yield made
 
@@ -549,7 +554,7 @@ def test_the_gallery_of_changes(opened: Open, world: Album, plan: Changes, name:
         accessible(page)
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing sticks out"
         if dark:
-            page.locator("summary").click()
+            page.locator("nav summary").click()
         page.locator("nav").get_by_role("link", name="sky").click()
         expect(page.locator("h1")).to_have_text("3 pictures would change")
         page.get_by_role("link", name="Lost", exact=True).click()
@@ -563,6 +568,54 @@ def test_the_gallery_of_changes(opened: Open, world: Album, plan: Changes, name:
         page.keyboard.press("Escape")
         page.wait_for_function("s => document.activeElement.dataset.subject === s", arg=subject)
         assert "/changes?label=sky" in page.url
+
+
+def test_changes_are_judged_by_key_in_place(opened: Open, world: Album, plan: Changes) -> None:
+    with served(world.settings, changes=plan) as address:
+        page = opened(f"{address}/login?back=/changes")
+        page.get_by_label("Token").fill(TOKEN)
+        page.keyboard.press("Enter")
+        expect(page.locator("h1")).to_have_text("11 pictures would change")
+        heights = page.evaluate("[...document.querySelectorAll('.card')].map(c => c.offsetHeight)")
+        assert min(heights) < 100 < max(heights), "a card is as high as it needs"
+        page.keyboard.press("ArrowRight")
+        page.keyboard.press("a")
+        page.keyboard.press("r")
+        told = page.locator("#told")
+        expect(told).to_contain_text("1 accepted, 1 rejected, 9 undecided; precision 50.0%")
+        first, second = page.locator(".card").nth(0), page.locator(".card").nth(1)
+        expect(first.get_by_role("radio", name="Accept")).to_be_checked()
+        expect(second.get_by_role("radio", name="Reject")).to_be_checked()
+        second.get_by_role("radio", name="Reject").focus()
+        page.keyboard.press("a")
+        expect(told).to_contain_text("2 accepted, 0 rejected")
+        assert plan.said() is not None
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        first.locator("summary").click()
+        larger = first.locator(".enlarge img")
+        expect(larger).to_be_visible()
+        page.wait_for_function("i => i.naturalWidth > 500", arg=larger.element_handle())
+        assert [url for url in asked if "/image?" not in url] == [], "a larger picture loads no page"
+        accessible(page)
+        shot(page, "changes-judged")
+        page.set_viewport_size({"width": 390, "height": 844})
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing sticks out"
+        shot(page, "changes-judged-narrow")
+        page.reload()
+        expect(first.get_by_role("radio", name="Accept")).to_be_checked()
+
+
+def test_changes_are_judged_without_a_script(opened: Open, world: Album, plan: Changes) -> None:
+    with served(world.settings, changes=plan) as address:
+        page = opened(f"{address}/login?back=/changes?label=sky", java_script_enabled=False)
+        page.get_by_label("Token").fill(TOKEN)
+        page.keyboard.press("Enter")
+        page.get_by_role("radio", name="Reject").nth(2).check()
+        page.get_by_role("button", name="Save verdicts").click()
+        expect(page.locator("#told")).to_contain_text("1 rejected")
+        expect(page.get_by_role("radio", name="Reject").nth(2)).to_be_checked()
+        assert "label=sky" in page.url
 
 
 def test_a_review_is_judged_with_mouse_and_keyboard(opened: Open, world: Album, tmp_path: Path) -> None:

@@ -51,12 +51,13 @@ from tagstream_testing.local.seaweedfs import SeaweedFS
 from tests.fixtures import Unique
 from tests.support.lying_store import LyingStore, drips, errs
 from tests.support.waiting import eventually
+from workers.assembly.choices import Choices
 from workers.assembly.corrections import Applying
 from workers.backends.s3.store import MinioObjectStore
 from workers.cli.app import run_command
 from workers.errors import MISCONFIGURED, Misconfigured
 from workers.pipeline.profiles import Profile
-from workers.retag.changes import Changed, ChangesWriter
+from workers.retag.changes import Changed, ChangesWriter, LabelNumbers
 from workers.settings import SecretUrl
 
 pytestmark = pytest.mark.servers
@@ -99,6 +100,7 @@ def browse(settings: IndexSettings, tables: Connection) -> Iterator[Browse]:
         hosts: Collection[str] = (),
         corrector: Corrector | None = None,
         changes: Path | None = None,
+        choices: Path | None = None,
         sentences: Sentences | None = None,
         review: Path | None = None,
         token: str = TOKEN,
@@ -106,7 +108,7 @@ def browse(settings: IndexSettings, tables: Connection) -> Iterator[Browse]:
         **others: Any,
     ) -> TestClient:
         own = settings.model_copy(update=others)
-        shown = None if changes is None else cleanup.enter_context(Changes(changes))
+        shown = None if changes is None else cleanup.enter_context(Changes(changes, choices))
         if shown is not None:
             shown.load()
         access = Access(token, to_read=to_read, people=people)
@@ -805,6 +807,59 @@ def test_hostile_changes_are_text(browse: Browse, tables: Connection, tmp_path: 
     assert text.count("&lt;script&gt;alert(1)") >= 3
 
 
+def test_scores_and_thresholds_stand_beside_the_labels(browse: Browse, tables: Connection, tmp_path: Path) -> None:
+    written(tables, photo("a.jpg", "dog"), photo("new.jpg", "dog"))
+    known = {
+        "dog": LabelNumbers(0.519, 0.519, 0.3, 0.35),
+        "boat": LabelNumbers(0.31, 0.31, 0.3, 0.35),
+        "sky": LabelNumbers(None, 0.14, None, 0.12),
+        "sea": LabelNumbers(0.4, 0.2),
+    }
+    one = change(
+        "a.jpg", "dog boat", "dog sky sea", numbers=known.get, sha256=photo("a.jpg").fields["source"]["sha256"]
+    )
+    other = change("new.jpg", "dog", "cat", sha256="f" * 64)
+    text = browse(changes=file_of(tmp_path / "changes", one, other)).get("/changes").text
+    assert re.findall('<span class="v">([^<]+)</span>', text) == [
+        "0.31 / 0.30 → 0.35", "0.52 / 0.30", "0.14 / 0.12", "0.40 → 0.20", "0.52 / 0.35",
+    ]  # fmt: skip
+    assert text.count('class="cell ') == 1, "a picture of other content is not the one that would change"
+
+
+def test_changes_are_judged_after_a_login_and_the_choices_are_kept(
+    browse: Browse, tables: Connection, tmp_path: Path
+) -> None:
+    written(tables, *(photo(f"{n}.jpg", "dog") for n in range(PAGE + 5)), photo(HOSTILE, "dog"))
+    many = (change(f"{n}.jpg", "dog", "cat") for n in range(PAGE + 5))
+    plan, path = file_of(tmp_path / "changes", change(HOSTILE, "dog", "a b c"), *many), tmp_path / "choices"
+    client = browse(changes=plan, choices=path)
+    text = client.get("/changes").text
+    assert "disabled" in text
+    (draw,) = re.findall(r'name="draw" value="([0-9a-f]{64})"', text)
+    assert client.post("/changes", data={"draw": draw, "v0": "rejected"}).status_code == 403
+    assert not path.exists()
+    assert client.post("/login", data={"token": TOKEN}).status_code == 200
+    (key, *_) = re.findall(r'name="key" value="([0-9a-f]{64})"', client.get("/changes").text)
+    asked = {"label": "cat", "side": "gained", "page": "2"}
+    said = {"v0": "rejected", "v1": "accepted", "v2": "odd", "v999999999": "accepted", "v-1": "accepted"}
+    judged = client.post("/changes", data={"key": key, "draw": draw, **asked, **said})
+    assert dict(judged.url.params) == asked, "the same part of the list comes again"
+    assert "1 accepted, 1 rejected, 64 undecided; precision 50.0%" in judged.text
+    verdicts = Choices.read(path, draw).verdicts
+    assert (len(verdicts), verdicts[f"photos/{HOSTILE}"]) == (2, "rejected")
+    quick = client.post("/changes", data={"key": key, "draw": draw, "script": "1", "v0": "accepted"})
+    assert quick.headers["content-type"].startswith("text/plain")
+    assert quick.text.startswith("2 accepted, 0 rejected, 64 undecided")
+    assert client.get("/changes").text.count(" checked>") == 2
+    another = client.post("/changes", data={"key": key, "draw": "0" * 64, "v5": "rejected"}).text
+    assert "about other pictures" in another
+    assert len(Choices.read(path, draw).verdicts) == 2
+    only_shown = browse(changes=plan)
+    assert 'type="radio"' not in only_shown.get("/changes").text
+    with pytest.raises(Misconfigured, match="another plan"):
+        browse(changes=file_of(tmp_path / "other", change("a.jpg", "a", "b")), choices=path)
+
+
 def drawn(key: str, **others: Any) -> Drawn:
     facts = {"sha256": "b" * 64, "model": None, "score": 0.5, "chance": 0.5, "shows": True, **others}
     return Drawn(bucket="photos", key=key, **facts)
@@ -847,7 +902,7 @@ def test_a_review_is_shown_as_changes_are_and_judged_after_a_login_alone(
     client.post("/review", data={"key": key, "draw": draw, **whole})
     assert all(each.verdict for each in Review.read(path).drawn)
     another = client.post("/review", data={"key": key, "draw": "2020-01-01T00:00:00Z", "v0": "rejected"}).text
-    assert "another draw" in another
+    assert "about other pictures" in another
     assert Review.read(path).drawn[0].verdict == "accepted"
     path.write_text("{}")
     assert "line 1" in client.get("/review").text

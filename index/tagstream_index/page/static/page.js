@@ -288,8 +288,25 @@ async function complete(event) {
   }));
 }
 
+// A verdict is saved at once; without a script the button saves those of a page.
+async function judged({ target: { form, name, value } }) {
+  if (!/^v\d/.test(name)) return;
+  const { key, draw } = form.elements, body = new URLSearchParams({ key: key.value, draw: draw.value, [name]: value, script: 1 });
+  const answer = await fetch(form.action, { method: "POST", body }).catch(() => null);
+  find("#told").textContent = answer?.ok ? await answer.text() : "Not saved: log in again, or look whether the server is up.";
+}
+
+function verdict(value) {
+  const cards = all(".card:has(.verdict:enabled)", pages);
+  const card = document.activeElement.closest(".card") ?? cards.find((each) => each.getBoundingClientRect().bottom > 120);
+  find(`.verdict:enabled [value=${value}]`, card ?? pages)?.click();
+  const next = cards[cards.indexOf(card) + 1] ?? card;
+  find(".cell", next)?.focus({ preventScroll: true });
+  next.scrollIntoView({ block: "nearest" });
+}
+
 function pressed(event) {
-  const typing = event.target.matches("input, textarea");
+  const typing = event.target.matches("input, textarea") && !(event.target.type === "radio" && "ar".includes(event.key));
   if (event.ctrlKey || event.metaKey || event.altKey || help.open) return;
   if (event.key === "Escape" && typing) return event.target.blur();
   if (typing) return;
@@ -300,6 +317,7 @@ function pressed(event) {
   else if (one && event.key === "f") does.full();
   else if (one && (["z", "+"].includes(event.key) || event.key === "Escape" && view.matches(".zoomed"))) does.zoom(event);
   else if (one && event.key.startsWith("Arrow") && view.matches(".zoomed")) done = false;
+  else if (find(".verdict") && "ar".includes(event.key)) verdict(event.key === "a" ? "accepted" : "rejected");
   else if (one && event.key === "ArrowLeft") turn("prev");
   else if (one && event.key === "ArrowRight") turn("next");
   else if (one && event.key === "Escape") back();
@@ -318,6 +336,7 @@ if (matchMedia("(max-width: 860px)").matches) find(".fold")?.removeAttribute("op
 if (pages) {
   document.addEventListener("scroll", more, { passive: true });
   pages.addEventListener("click", leaving);
+  pages.addEventListener("change", judged);
   addEventListener("pageshow", returned);
   more();
   counts();
