@@ -78,6 +78,11 @@ class Access:
         person = self.person(request)
         return person is not None and person.editor
 
+    def name(self, request: Request) -> str:
+        """Who corrects, for `by`; empty if unknown."""
+        person = self.person(request)
+        return "" if person is None else person.name
+
     async def log_in(self, token: str) -> str | None:
         """A cookie's value; None, after half a second, if the token is wrong."""
         if self._is_token(token.encode(errors="replace")):

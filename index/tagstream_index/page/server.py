@@ -245,21 +245,21 @@ class Site:
         if "add" in form and not form.get("sure") and await run_in_threadpool(self._is_new, form["add"].strip()):
             answer = {"new": form["add"].strip()}
         else:
-            answer = {"said": await run_in_threadpool(self._send, of, form)}
+            answer = {"said": await run_in_threadpool(self._send, of, form, self._access.name(request))}
         return RedirectResponse(address("/picture", of=of, q=back["typed"].text, **back["fields"], **answer), 303)
 
     def _is_new(self, name: str) -> bool:
         with self._pool.searching() as searcher:
             return bool(name) and not self._names.knows(searcher, name)
 
-    def _send(self, subject: str, form: dict[str, str]) -> str:
+    def _send(self, subject: str, form: dict[str, str], by: str) -> str:
         name, present = (form["add"], True) if "add" in form else (form.get("remove", ""), False)
         if self._corrector is None:
             return "Nothing can be corrected here."
         with self._pool.searching() as searcher:
             found = seen(searcher, [subject])
         try:
-            self._corrector.send(found, name.strip(), present)
+            self._corrector.send(found, name.strip(), present, by)
         except Refused as error:
             return str(error)
         return ""

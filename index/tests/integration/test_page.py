@@ -72,11 +72,13 @@ class Deaf(Corrector):
     def __init__(self) -> None:
         self.sent: list[tuple[str, str, bool]] = []
         self.waiting: list[Pending] = []
+        self.by: list[str] = []
 
     def send(self, pictures: Sequence[Seen], name: str, present: bool, by: str = "") -> str:
         if not name:
             raise Refused("This is no correction: no name.")
         self.sent += [(each.subject, name, present) for each in pictures]
+        self.by.append(by)
         self.waiting.append(Pending(name, present))
         return "made"
 
@@ -293,6 +295,7 @@ def test_one_picture_tells_all_of_it(browse: Browse, tables: Connection, setting
             tags=[("dog", 0.9)],
             produced_at="2026-01-02T00:00:00Z",
             timings_ms={"fetch": 30, "wait": 0.1, "look": 0.2, "tag": 10},
+            corrections={"added": ["dog"], "removed": [], "by": ["<i>zoe", "ann"]},
         ),
         photo("b.jpg", day=2),
         photo("c.jpg", day=3),
@@ -308,6 +311,8 @@ def test_one_picture_tells_all_of_it(browse: Browse, tables: Connection, setting
         "rest 0.3",
         "+ dog",
         "− cat",
+        "a person added “dog”",
+        "corrected by &lt;i&gt;zoe, ann",
         "b" * 64,
         "images:0:1, index 0",
     ):
@@ -698,11 +703,17 @@ def test_editors_correct_by_the_word_of_the_proxy(browse: Browse, tables: Connec
     assert [sent("eve", key), sent("", key), sent("ann", ""), sent("ann", "0" * 64)] == [403] * 4
     assert deaf.sent == []
     sent("ann", key)
-    assert deaf.sent == [("photos/a.jpg", "cat", True)]
+    assert (deaf.sent, deaf.by) == ([("photos/a.jpg", "cat", True)], ["ann"])
     editors.write_text("bob\n")
     assert sent("ann", key) == 403
-    by_token = browse(corrector=deaf, people=people)
-    assert "/login" in by_token.get("/picture", params=page, headers={"x-forwarded-user": "eve"}).text
+    both = browse(corrector=deaf, people=people)
+    eve = {"x-forwarded-user": "eve"}
+    assert "/login" in both.get("/picture", params=page, headers=eve).text
+    both.post("/login", data={"token": TOKEN}, headers=eve)
+    (key, *_) = re.findall(r'name="key" value="([0-9a-f]{64})"', both.get("/", headers=eve).text)
+    both.post("/correct", params=page, data={"add": "cat", "key": key}, headers=eve)
+    both.post("/correct", params=page, data={"add": "cat", "key": key})
+    assert deaf.by[1:] == ["eve", ""], "the token corrects, and the header says who"
 
 
 def test_another_address_needs_the_token_to_read(browse: Browse, tables: Connection) -> None:
