@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from workers.assembly.choices import Choice, Choices, choose
+from workers.files import require_writable
 from workers.retag.changes import Changed, ChangesHead, read_changes
 from workers.tables import TemporaryTables
 
@@ -49,7 +50,9 @@ class Changes(TemporaryTables):
         self._lock = threading.Lock()
 
     def load(self) -> None:
-        """Raises Misconfigured as `read_changes` and `Choices.read`."""
+        """Read the file. Raises Misconfigured: it or the choices can't be used."""
+        if self.choices is not None:
+            require_writable(self.choices.parent)
         self.head: ChangesHead
         self.head, lines = read_changes(self._path)
         numbered = enumerate(lines)

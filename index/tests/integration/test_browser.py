@@ -522,11 +522,11 @@ def test_a_correction_waits_for_its_outcome(
         worker.end()
 
 
-@pytest.fixture(scope="module")
-def plan(world: Album) -> Iterator[Changes]:
+@pytest.fixture
+def plan(world: Album, tmp_path: Path) -> Iterator[Changes]:
     """The changes of the photographs by a lower threshold."""
     more = {"china": ["sky", "boat"], "flower": ["petal"], "astronaut": ["smile", "sky"], "rocket": ["sky"]}
-    path = world.folder / "changes"
+    path = tmp_path / "changes"
     with ChangesWriter() as writer:
         for each in world.scenes:
             names = [tag["name"] for tag in each.said.fields["tags"]]
@@ -539,7 +539,7 @@ def plan(world: Album) -> Iterator[Changes]:
             writer.take(Changed.between(each.said.subject, names, after, numbers.get))
         writer.take(Changed.between(f"{BUCKET}/removed.jpg", ["dog"], ["cat"]))
         writer.write(path, before="images.enriched", after="today's settings", images=2_400, unknown=12)
-    with Changes(path, world.folder / "choices") as made:
+    with Changes(path, tmp_path / "choices") as made:
         made.load()
         yield made
 
@@ -590,6 +590,14 @@ def test_changes_are_judged_by_key_in_place(opened: Open, world: Album, plan: Ch
         page.keyboard.press("a")
         expect(told).to_contain_text("2 accepted, 0 rejected")
         assert plan.said() is not None
+        page.route("**/changes", lambda route: route.abort())
+        page.keyboard.press("r")
+        expect(told).to_contain_text("Not saved")
+        third = page.locator(".card").nth(2).get_by_role("radio", name="Reject")
+        expect(third).not_to_be_checked()
+        page.unroute("**/changes")
+        third.check()
+        expect(told).to_contain_text("2 accepted, 1 rejected")
         asked: list[str] = []
         page.on("request", lambda request: asked.append(request.url))
         first.locator("summary").click()
@@ -633,7 +641,8 @@ def test_a_review_is_judged_with_mouse_and_keyboard(opened: Open, world: Album, 
         page.get_by_role("radio", name="Accept").first.check()
         page.get_by_role("radio", name="Reject").nth(1).check()
         accessible(page)
-        page.get_by_role("button", name="Save verdicts").click()
+        expect(page.locator("#told")).to_contain_text("by 2 verdicts on 3 drawn")
+        page.reload()
         expect(page.get_by_text("2 of 3 pictures judged")).to_be_visible()
         page.set_viewport_size({"width": 390, "height": 844})
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing sticks out"

@@ -685,10 +685,11 @@ def test_two_topics_are_compared_image_by_image(site: TopicsAndBucket, tagstream
     assert found["lost_labels"] == {"grass": 3}
     accepted = tagstream(*compared, "--jaccard", "0.4", "--may-lose-labels", "--changes", tmp_path / "changes")
     head, lines = read_changes(tmp_path / "changes")
-    assert (head.after, head.images, [(*each.kept, *each.lost) for _, each in lines]) == (
-        candidate,
-        3,
-        [("dog", "grass")] * 3,
-    )
+    changed = [each for _, each in lines]
+    assert (head.after, head.images, head.plan) == (candidate, 3, "")
+    assert [(*each.kept, *each.lost) for each in changed] == [("dog", "grass")] * 3
+    score = enriched_photo("a.jpg", "grass").tags[0].score
+    assert changed[0].numbers["grass"] == (score, None, None, None)
+    assert changed[0].sha256 == enriched_photo("0.jpg").source.sha256
     assert (accepted.code, json.loads(accepted.out)["objections"]) == (0, [])
     assert accepted.err.count("1 record skipped") == accepted.err.count("1 record of null value") == 2

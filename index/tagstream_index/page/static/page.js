@@ -289,11 +289,13 @@ async function complete(event) {
 }
 
 // A verdict is saved at once; without a script the button saves those of a page.
-async function judged({ target: { form, name, value } }) {
-  if (!/^v\d/.test(name)) return;
-  const { key, draw } = form.elements, body = new URLSearchParams({ key: key.value, draw: draw.value, [name]: value, script: 1 });
-  const answer = await fetch(form.action, { method: "POST", body }).catch(() => null);
+async function judged({ target }) {
+  if (!/^v\d/.test(target.name)) return;
+  const { key, draw } = target.form.elements;
+  const body = new URLSearchParams({ key: key.value, draw: draw.value, [target.name]: target.value, script: 1 });
+  const answer = await fetch(target.form.action, { method: "POST", body }).catch(() => null);
   find("#told").textContent = answer?.ok ? await answer.text() : "Not saved: log in again, or look whether the server is up.";
+  if (!answer?.ok) target.checked = false;
 }
 
 function verdict(value) {
@@ -337,6 +339,7 @@ if (pages) {
   document.addEventListener("scroll", more, { passive: true });
   pages.addEventListener("click", leaving);
   pages.addEventListener("change", judged);
+  find("#save")?.remove();
   addEventListener("pageshow", returned);
   more();
   counts();
