@@ -195,6 +195,9 @@ def test_images_of_ones_own_are_taken_and_kept_until_ctrl_c(tmp_path: Path) -> N
             shown = re.findall(r'src="(/image[^"]+red.one.webp[^"]+)"', answer.read().decode())
         with urllib.request.urlopen(f"{page}{shown[0][1:]}".replace("&amp;", "&"), timeout=60) as answer:
             assert answer.headers["content-type"] == "image/jpeg"
+        with urllib.request.urlopen(f"{page}picture?of=photos/red+one.webp", timeout=60) as answer:
+            _, _, similar = answer.read().decode().partition("Similar pictures")
+        assert re.search(r'href="/picture[^"]+copies', similar), "by the compact tagger's embedding"
         os.killpg(process.pid, signal.SIGINT)
         output, _ = process.communicate(timeout=60)
         assert survivors(with_environment("TMPDIR", str(temporary))) == []
