@@ -23,6 +23,7 @@ from workers.models.device import Device, Precision, choose_device
 from workers.models.labels import label_names, label_parents
 from workers.models.tagger import TorchTagger, sample_image
 from workers.pipeline.embedding import Embedder, EmbeddingRole
+from workers.retag.current import UnloadedModel
 from workers.types import Transform
 
 CPU = choose_device("cpu")
@@ -184,6 +185,8 @@ def test_the_header_names_its_own_model_and_space(tagger: TorchTagger, compact: 
     assert (stored.space, stored.dimensions, len(header[1])) == ("compact-256-57934424", 256, 566)
     assert stored.model != compact.digest
     assert role.unpack(role.pack(stored)) == stored
+    unloaded = UnloadedModel(compact)
+    assert (unloaded.embedding_space, unloaded.embedding_model) == (stored.space, stored.model), "a retag takes it"
 
 
 def test_a_few_labels_alone_leave_the_embedding_as_it_is(tagger: TorchTagger, compact: Bundle) -> None:
@@ -222,8 +225,15 @@ def test_the_transform_is_the_one_the_network_was_trained_with(compact: Bundle) 
 
 
 @pytest.mark.slow
-def test_bf16_gives_its_golden_answers_too(compact: Bundle) -> None:
-    build_tagger(compact, CPU, "bf16").warm_up()
+def test_bf16_gives_its_golden_answers_too_and_embeddings_near_those_of_fp32(
+    compact: Bundle, tagger: TorchTagger
+) -> None:
+    rounded = build_tagger(compact, CPU, "bf16")
+    rounded.warm_up()
+    assert isinstance(rounded, Embedder)
+    assert isinstance(tagger, Embedder)
+    one, other = (each.embed([photograph("chelsea.png")])[0] for each in (rounded, tagger))
+    assert one @ other > 0.995 * np.linalg.norm(one) * np.linalg.norm(other)
 
 
 def test_int8_is_refused_with_a_sentence(compact: Bundle) -> None:
