@@ -112,7 +112,7 @@ def vast(stack: Stack) -> Store:
 
     image = Image.new("RGB", (8_000, 6_250), (200, 120, 40))
     jpeg, png = encoded(image, "jpeg"), encoded(image, "png", compress_level=1)
-    decoding = Decoding([COMPACT], Limits())
+    decoding = Decoding([COMPACT], Limits(facts="on"))
     # A decoder process holds the file a second time.
     largest = max(decoding.inspect(body).decode_bytes + len(body) for body in (jpeg, png))
 
