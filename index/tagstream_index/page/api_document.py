@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated, Any, Final, Literal, NamedTuple, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -27,9 +26,6 @@ def _exactly(text: object) -> object:
 
 Whole: TypeAlias = Annotated[int, BeforeValidator(_exactly)]
 Switch: TypeAlias = Annotated[bool, BeforeValidator(_exactly)]
-Subject: TypeAlias = Annotated[
-    str, Field(max_length=SUBJECT_CHARS, pattern="^[^\0]+$", description="bucket/key, nothing escaped.")
-]
 
 
 class Parameters(BaseModel):
@@ -48,7 +44,7 @@ class SearchParameters(Parameters):
 
 
 class PictureParameters(Parameters):
-    subject: Subject
+    subject: str = Field(max_length=SUBJECT_CHARS, pattern="^[^\0]+$", description="bucket/key, nothing escaped.")
 
 
 class ThumbnailParameters(PictureParameters):
@@ -189,18 +185,13 @@ def _described(operation: Operation) -> dict[str, Any]:
         said["requestBody"] = {"required": True, "content": _of("application/json", operation.asked)}
     else:
         schema = operation.asked.model_json_schema()
-        required: Sequence[str] = schema.get("required", ())
         said["parameters"] = [
-            {"name": name, "in": "query", "required": name in required, "schema": field}
+            {"name": name, "in": "query", "required": name in schema.get("required", ()), "schema": field}
             for name, field in schema["properties"].items()
         ]
+    failure = {"description": "An error", "content": _of(PROBLEM, Problem)}
     good = {"description": "The answer", "content": answer}
-    return said | {
-        "responses": {
-            str(operation.status): good,
-            "default": {"description": "An error", "content": _of(PROBLEM, Problem)},
-        }
-    }
+    return said | {"responses": {str(operation.status): good, "default": failure}}
 
 
 def _of(media_type: str, model: type[BaseModel]) -> dict[str, Any]:

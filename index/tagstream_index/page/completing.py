@@ -6,7 +6,7 @@ import re
 import threading
 import time
 import unicodedata
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,9 +22,8 @@ MOST: Final = 20_000
 """Different tags of the index that are kept, the most frequent ones."""
 NAME_CHARS: Final = 100
 """Longer tags are not offered: no person can correct them."""
-COUNTED: Final = (100_000, 20_000, 5_000)
-"""The newest pictures whose tags are counted: as many as can be counted in `_COUNT_S`."""
-_COUNT_S: Final = 1.0
+_COUNTED: Final = ((100_000, 3.0), (10_000, 1.0))
+"""The newest pictures whose tags are counted, and the seconds for it; fewer if it takes longer."""
 _FRESH_S: Final = 5.0
 _REST: Final = 30
 """Counting rests as many times as long as it took."""
@@ -95,17 +94,20 @@ class Names:
     def _count(self) -> None:
         began = time.monotonic()
         with suppress(TagstreamError), self._pool.searching() as searcher:  # the database is away: the last ones hold
-            counted = (searcher.within(_COUNT_S, _COUNTS, {"newest": newest}) for newest in COUNTED)
-            self._take(dict(next((rows for rows in counted if rows is not None), ())))
+            counted = (searcher.within(limit_s, _COUNTS, {"newest": newest}) for newest, limit_s in _COUNTED)
+            counts = dict(next((rows for rows in counted if rows is not None), ()))
+            wider = searcher.execute("select name from wider where not told order by name").fetchall()
+            self._take(counts, [name for (name,) in wider])
         now = time.monotonic()
         self._count_at = now + max(_FRESH_S, _REST * (now - began))
 
-    def _take(self, counts: Mapping[str, int]) -> None:
-        """Know these tags, most frequent first, and all that the bundles name."""
-        labels, wider = self._bundles.names()
+    def _take(self, counts: Mapping[str, int], wider: Iterable[str] = ()) -> None:
+        """Know these tags and wider names, and those of the bundles."""
+        labels, above = self._bundles.names()
         known = [Name(name, count) for name, count in counts.items() if _shown(name)]
         known += [Name(name, 0) for name in labels if name not in counts]
-        known += [Name(name, None) for name in wider if name not in counts and name not in labels]
+        wide = (name for name in {**dict.fromkeys(wider), **above} if name not in counts and name not in labels)
+        known += [Name(name, None) for name in wide if _shown(name)]
         spelt: dict[str, list[str]] = {}
         for each in known:
             spelt.setdefault(_key(each.name), []).append(each.name)

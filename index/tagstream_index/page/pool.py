@@ -15,8 +15,8 @@ from tagstream_index.searching import CUT_S, Searcher, searching
 from tagstream_index.settings import IndexSettings
 from workers.errors import Unavailable
 
-SIZE: Final = AT_ONCE + 2
-"""Pictures and /readyz need one too."""
+SIZE: Final = AT_ONCE + 3
+"""Pictures, /readyz and the counts of names need one too."""
 _WAIT_S: Final = 3.0
 
 

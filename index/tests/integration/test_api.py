@@ -239,11 +239,11 @@ def names(settings: IndexSettings, tables: Connection) -> Iterator[Callable[...,
 
 
 def test_names_begin_with_the_text_or_have_a_word_that_does(names: Callable[..., Names], tables: Connection) -> None:
-    tables_ = [photo(f"{n}.jpg", "Fire truck", "tree", *(["truck"] if n else [])) for n in range(3)]
-    written(tables, *tables_)
+    written(tables, *(photo(f"{n}.jpg", "Fire truck", "tree", *(["truck"] if n else [])) for n in range(3)))
+    tables.execute("insert into wider values ('transport', '{}', false), ('truck', '{transport}', true)")
     known = names("tree", "tricycle", "tow truck", wider=("trees", "animal"))
     assert known.begun("TR", 5) == [
-        Name("tree", 3), Name("truck", 2), Name("tricycle", 0), Name("trees", None), Name("Fire truck", 3),
+        Name("tree", 3), Name("truck", 2), Name("tricycle", 0), Name("transport", None), Name("trees", None),
     ]  # fmt: skip
     assert [each.name for each in known.begun("truck", 9)] == ["truck", "Fire truck", "tow truck"]
     assert [each.name for each in known.begun("fire tr", 9)] == ["Fire truck"]
@@ -258,7 +258,7 @@ def test_hostile_names_take_bounded_memory(
 ) -> None:
     monkeypatch.setattr(completing, "_COUNTS", completing._COUNTS.replace(f"limit {completing.MOST}", "limit 2"))
     tags = [("a" * 200, 0.9), ("\u202ea", 0.9), ("dog", 0.9), ("dogs", 0.5), ("doge", 0.5)]
-    written(tables, enriched("a.jpg", tags=tags), enriched("b.jpg", tags=tags[1:3]))
+    written(tables, enriched("a.jpg", tags=tags), enriched("b.jpg", tags=tags[:3]))
     assert [each.name for each in names().begun("", 9)] == ["dog"]
 
 
