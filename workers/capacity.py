@@ -42,12 +42,7 @@ class MachineProfile(BaseModel):
     """The cost of an image on one machine.
 
     Args:
-        name: of the model and its precision.
-        machine: where it was measured.
-        device: where the model runs.
         single_s: seconds of a batch of one image.
-        batch: images of a full batch.
-        batch_s: seconds of a full batch.
         device_cores: processors that are busy meanwhile.
         decoded: some images and what they cost; what others cost lies between them.
         known_core_s: of an event whose results are in the cache, seconds of one processor. One interpreter does this

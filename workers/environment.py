@@ -204,9 +204,6 @@ def examine(environ: Mapping[str, str], *required: str) -> tuple[Settings, list[
 
     Fields with a wrong value have their default. Contradictions are looked for only if no value is wrong.
 
-    Args:
-        required: fields that must be set.
-
     Raises:
         Misconfigured: one line for each unknown name and unreadable file. They are told alone, because they explain
             what else seems to be missing.

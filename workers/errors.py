@@ -31,7 +31,6 @@ class Rejected(TagstreamError):
     """The message's or its image's own fault: no retry can help. Becomes a dead letter.
 
     Args:
-        stage: where it was found out.
         reason: a word of the closed list in `schemas.dead_letter`.
         detail: one line for a person, without secrets, URLs with signatures, or stack traces.
     """

@@ -67,7 +67,6 @@ class SortedRows(TemporaryTables):
 
     Args:
         columns: with their types, as SQL has them.
-        order: the columns to sort by.
     """
 
     def __init__(self, columns: str, order: str, tables: str = "") -> None:

@@ -118,7 +118,6 @@ class Unreadable:
 
     Args:
         reason: `batch-too-large`, `batch-unreadable` or `too-many-headers`.
-        detail: one line for a person.
     """
 
     reason: Reason
@@ -260,10 +259,8 @@ class Fetched:
     """A fetched object in the hands of an intake, its bytes unread.
 
     Args:
-        job: what it was fetched for.
         sha256: of the bytes, hex.
         etag, version_id, last_modified, date: as in `StoredObject`.
-        size: bytes.
         handle: the intake's own.
         inspect_bytes: most memory of `Intake.inspect`. `Intake.decode` takes `Facts.decode_bytes` and a copy of the
             bytes.
@@ -438,10 +435,6 @@ class Document(NamedTuple):
 
     Args:
         kind: what it is counted as once it is committed.
-        key: the key of its message.
-        value: JSON in UTF-8.
-        reason: why it was skipped.
-        content: of an EnrichedImage.
         version: of an EnrichedImage or a Retraction.
         tombstone: of a Retraction, whether a record of null value follows it.
         stored: of an EnrichedImage, the headers that a message may lack (`schemas.stored_scores`).

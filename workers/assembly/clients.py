@@ -190,11 +190,7 @@ def publisher(settings: Settings, source: RecordSource, transactional_id: str) -
 def own_publisher(
     settings: Settings, name: str, topics: Sequence[str], membership: Callable[[], Membership] = lambda: NO_MEMBERSHIP
 ) -> KafkaPublisher:
-    """The exactly-once publisher of a command, with its own transactional id.
-
-    Args:
-        name: of the group too.
-    """
+    """The exactly-once publisher of a command, with its own transactional id."""
     return KafkaPublisher(
         servers(settings),
         name,

@@ -120,11 +120,7 @@ def patiently(make: Callable[[], Made], stopping: Callable[[], bool]) -> Made:
 
 
 def banner(settings: Settings, models: ModelsByUse, device: str) -> str:
-    """One log line: version, models, device, topics, group and delivery.
-
-    Args:
-        device: the device's name.
-    """
+    """One log line: version, models, device, topics, group and delivery."""
     by_use: Mapping[str, Model | None] = {"tagger": models.get("tagger"), "captioner": models.get("captioner")}
     used = ", ".join(f"{use} {_model(model) if model else getattr(settings, use)}" for use, model in by_use.items())
     if settings.sample < 1:

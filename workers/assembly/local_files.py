@@ -95,9 +95,7 @@ class TaggedFile:
 
     Args:
         tags: (name, score), best first.
-        caption: None if nothing captions.
         parents: wider names of each tag, nearest first; may be empty.
-        facts: of the file and its image.
         told: facts of the picture; None: TAGSTREAM_FACTS is off.
         picture: the image, small and upright, if wanted.
     """

@@ -37,8 +37,6 @@ class Topics:
     """What is known of the topics.
 
     Args:
-        output: its name.
-        skips: whether skips are published.
         output_compacted, others_compacted: the output topic, or that of dead letters or of skips, may have lost
             records to newer ones of the same key.
         inputs_compacted: inputs that may have.

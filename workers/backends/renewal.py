@@ -66,12 +66,7 @@ class RenewedFile(Generic[Made]):
 
 
 class Secret:
-    """A secret of the settings: fixed, or its file's present content.
-
-    Args:
-        value: its value in the settings.
-        path: of its file, if it came from one.
-    """
+    """A secret of the settings: fixed, or its file's present content."""
 
     def __init__(self, value: str, path: Path | None = None) -> None:
         self._value = value

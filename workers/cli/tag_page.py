@@ -45,7 +45,6 @@ class Page:
     def add(self, name: str, result: TaggedFile | FailedFile, document: dict[str, Any]) -> None:
         """
         Args:
-            name: of the file, as text.
             document: the result as `--json` has it; its tags are shown.
         """
         if self._shown == MOST:

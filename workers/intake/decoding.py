@@ -65,8 +65,6 @@ class Decoding:
 
     Args:
         transforms: every distinct Transform of the models in use.
-        limits: bounds of an image.
-        reducing_gap: as in `geometry.scale_of`.
     """
 
     def __init__(self, transforms: Sequence[Transform], limits: Limits, reducing_gap: float = 0.0) -> None:

@@ -60,13 +60,7 @@ class EncodedBytes:
 
 
 class Fetching:
-    """Reads objects. Thread-safe.
-
-    Args:
-        store: where the objects are.
-        limits: bounds of an object.
-        decoding: for its `glance`.
-    """
+    """Reads objects. Thread-safe."""
 
     def __init__(self, store: ObjectStore, limits: Limits, decoding: Decoding) -> None:
         self._store = store

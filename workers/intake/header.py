@@ -83,7 +83,6 @@ class Header:
     """An image that is worth decoding.
 
     Args:
-        format: as in `workers.intake.header`.
         width, height: as stored, before any EXIF turn.
         mode: Pillow's word for channels and depth.
         decode_bytes: what decoding it holds in memory at most, besides the encoded bytes.

@@ -15,7 +15,6 @@ class Pool:
 
     Args:
         threads: number of concurrent calls.
-        name: of the threads.
     """
 
     def __init__(self, threads: int, name: str) -> None:

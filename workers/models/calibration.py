@@ -61,7 +61,6 @@ class Calibrated(NamedTuple):
     Args:
         positives, negatives: examples.
         refused: why the label was not calibrated; empty: it was.
-        quality: by cross-validation.
     """
 
     positives: int

@@ -62,7 +62,6 @@ class Device:
     Args:
         kind: "cpu" or "cuda".
         name: the hardware's own name, as part of the key under which tuning is remembered.
-        execution: how models run on it.
     """
 
     kind: Literal["cpu", "cuda"]

@@ -104,7 +104,6 @@ def by_rank(logits: Floats, shares: Sequence[float]) -> list[Calibrated]:
 
     Args:
         logits: (images, labels), the model's own.
-        shares: of each label.
 
     Raises:
         Misconfigured: too few images.

@@ -41,7 +41,6 @@ class HubFile:
 
     Args:
         repo: owner/name.
-        name: of the file in it.
         size: bytes, or about as many, for people; with an address, exactly.
         sha256: those of its known versions, hex; where only the beginning is known, that; empty: what the hub states
             for the revision.
@@ -80,10 +79,7 @@ class PublishedModel:
     """A published model's files.
 
     Args:
-        checkpoint: on the hub.
-        tags: its tag list.
         thresholds: one for each tag; None: they are part of the program.
-        chinese: names of the tags.
         licence: of the weights, as their page says; None: nothing is known of it here.
     """
 

@@ -34,7 +34,6 @@ class Agreement:
     """How well two sets of answers to the same images agree.
 
     Args:
-        images: how many there were.
         same: of how many the answers are the same as an event shows them.
         what: the compared things, for people: "tag sets", "captions".
         gap: largest difference between two logits; None if they are unknown.
@@ -177,7 +176,6 @@ def tune(
 
     Args:
         digest: the bundle's, without regard to a subset of labels.
-        use: what `build` makes, one of `USES`.
         report: called after each trial.
         progress: gets the numbers of done and of all trials; at the beginning, and after each.
         judge: says how far a warm model agrees with the right answers.

@@ -26,7 +26,6 @@ class HeldUp:
     """Reports partitions that a producer's open transaction blocks.
 
     Args:
-        held_up: see `RecordSource.held_up`.
         after_s: seconds after which a partition is reported.
     """
 

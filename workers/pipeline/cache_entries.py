@@ -73,7 +73,6 @@ class CacheWrite:
     """The cache writes of one outcome.
 
     Args:
-        values: values by key.
         fields: values by (key of a Redis hash, field).
         forget: keys of Redis hashes to delete first.
         content: SHA-256 of the image that `fields` describe.
@@ -89,11 +88,7 @@ NOTHING = CacheWrite()
 
 
 def source_hash(store: str, event: ImageEvent) -> str:
-    """The key of the Redis hash with an object's facts.
-
-    Args:
-        store: endpoint of the object store.
-    """
+    """The key of the Redis hash with an object's facts."""
     return f"{_FORMAT}:source:{store}/{event.bucket}/{event.key}"
 
 

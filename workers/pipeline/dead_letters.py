@@ -51,7 +51,6 @@ def dead_letter(
 
     Args:
         limit: largest `Message.size` that the topic accepts.
-        worker: version of the worker.
         models: name and digest of each model, by use.
         keys: keys of the equal records, in offset order; empty: there is one record.
     """

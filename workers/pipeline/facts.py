@@ -19,11 +19,7 @@ _OPTION_RULES: OptionRules = {}
 
 
 class FactsResult:
-    """The cached result of every event (see `roles.Result`).
-
-    Args:
-        mode: not "off".
-    """
+    """The cached result of every event (see `roles.Result`)."""
 
     name = FACTS
     kind = FACTS

@@ -27,7 +27,6 @@ class WorkerOptions:
     Args:
         skipped_topic: topic of skips; empty: skips are only counted.
         s3_endpoint: endpoint of the object store, a part of cache keys.
-        buckets: allowed buckets; empty: all.
         fetch_threads: number of concurrent GETs. Partitions share them like a budget.
         judge: names the limits and versions on which rejections depend; empty: rejections are not cached.
         allows: returns whether an image with these facts is within the limits.

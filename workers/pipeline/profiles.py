@@ -44,7 +44,6 @@ class Profile:
 
     Args:
         thresholds: (n,) float32, by label id; a label becomes a tag if its score is greater.
-        digest: hash of the thresholds.
         subset: the labels to score; None: all labels.
     """
 

@@ -45,11 +45,7 @@ class NotStored(Exception):
 
 
 class StoredOutcome(NamedTuple):
-    """An enriched image from the topic, unchecked.
-
-    Args:
-        headers: of its record.
-    """
+    """An enriched image from the topic, unchecked."""
 
     fields: Fields
     headers: Headers

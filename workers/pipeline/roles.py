@@ -147,7 +147,6 @@ class Roles:
 
     Args:
         models: roles with a model; each comes after the roles that it needs.
-        rules: roles without a model.
         facts: of the picture; None: they are off.
     """
 

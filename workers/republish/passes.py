@@ -68,7 +68,6 @@ def in_passes(
 
     Args:
         add: makes a pass: adds groups.
-        done: see `Groups`.
     """
     passes = 0
     while not bounds.stopped():

@@ -46,9 +46,6 @@ class Gathering:
 
     A worker that is not running, because it starts again, is alive and not ready. One that does not answer is not
     alive. Both are left out of /metrics, where `tagstream_worker_answers` says so.
-
-    Args:
-        parts: the workers.
     """
 
     def __init__(self, parts: Sequence[WorkerPart]) -> None:
@@ -138,7 +135,6 @@ def merged(pages: Mapping[int, bytes], more: bytes) -> bytes:
 
     Args:
         pages: in Prometheus' text format or OpenMetrics, by the number of their worker.
-        more: a family to add.
     """
     families: dict[bytes, tuple[dict[bytes, None], list[bytes]]] = {}
     end = False

@@ -26,11 +26,7 @@ _WATCHED = (*STOPPING, signal.SIGCHLD)
 
 
 class RecentExits:
-    """The endings of each worker within the last ten minutes.
-
-    Args:
-        workers: their numbers.
-    """
+    """The endings of each worker within the last ten minutes."""
 
     def __init__(self, workers: Collection[int]) -> None:
         self._of: dict[int, list[tuple[float, int]]] = {number: [] for number in workers}
@@ -56,7 +52,6 @@ class Parent:
 
     Args:
         start: starts the process of a number and returns its process id.
-        workers: their numbers, from 1 on.
         probes: the process id of `PROBES`, if there is one.
         end_s: seconds that workers have to end by themselves.
         idle: asked once a second; true drains all.

@@ -163,7 +163,6 @@ def connect(
     Args:
         make: KafkaConsumer, KafkaProducer or KafkaAdminClient.
         servers: "host:port,host:port".
-        timeout_s: how long to try.
         answer_bytes: a broker that announces a longer answer is disconnected before it is read.
 
     Raises:

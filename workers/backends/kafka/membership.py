@@ -36,8 +36,6 @@ class GroupMembership:
 
     Args:
         consumer: a KafkaConsumer that has not subscribed yet.
-        group: its consumer group.
-        topics: the topics of the subscription.
         forget: called with each partition that left us. Any thread.
     """
 

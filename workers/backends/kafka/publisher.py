@@ -115,7 +115,6 @@ class KafkaPublisher:
         group: the consumer group of the committed offsets.
         transactional_id: of this worker alone, and the same after a restart: taking it again ends the open transaction
             of the worker before.
-        membership: the source's `membership`.
         output_topics: every topic that a message may name; they must exist.
         delivery: "exactly_once", or "at_least_once": messages first, their offsets after.
         offset_reset: where a group without committed offsets begins.

@@ -50,8 +50,6 @@ class KafkaRecordSource:
 
     Args:
         servers: "host:port,host:port".
-        group: the consumer group.
-        topics: what to read.
         security: TLS and SASL settings by kafka-python's names.
         session_timeout_s: how long the group waits for a silent member before it gives its partitions away.
         fetch_bytes: about how much one poll may bring, in bytes as stored (compressed) and in memory.

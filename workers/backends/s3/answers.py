@@ -79,7 +79,6 @@ class S3Answer:
     Args:
         code: S3's error code; empty: the body has no code, as a proxy's.
         message: at most 200 characters on one line.
-        date: the answer's own header.
     """
 
     status: int

@@ -42,7 +42,6 @@ class ChildPlan:
     """The settings of a child. They are pickled on their way down, and hold no secret.
 
     Args:
-        reducing_gap: as in `geometry.scale_of`.
         prepare: called once in each child, before it is closed off: a function that can be imported, or a
             `functools.partial` of one. For decoders that Pillow does not bring.
     """

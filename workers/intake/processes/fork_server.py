@@ -63,7 +63,6 @@ class ForkServer:
     """Forks and reaps children. Start it from a thread that lives as long as it should.
 
     Args:
-        plan: a pickled `ChildPlan`.
         stopping: asked while the fork server starts.
 
     Raises:

@@ -45,14 +45,10 @@ class ProcessIntake:
     Args:
         store: where the objects are; its pool should allow `fetch_threads` connections.
         transforms: every distinct Transform of the models in use.
-        limits: bounds of an object and its image.
         children: number of child processes; more than processors gain nothing.
-        fetch_threads: number of concurrent GETs.
         decode_s: time limit of one try at decoding one image; a small one has 2 s, and 0.1 s for each megabyte of its
             estimate.
-        reducing_gap: as in `geometry.scale_of`.
         close_s: how long `close` waits for running requests.
-        prepare: as in `ChildPlan`.
         large: for images that need more than this process's part of the memory; None: it has all.
     """
 

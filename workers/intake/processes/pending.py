@@ -77,7 +77,6 @@ class PendingRequest:
     """One call's work, or a self-test on behalf of a suspect.
 
     Args:
-        limit_s: time limit in a child.
         memory_bytes: by how much a child may grow for it.
         image: the image's job; None for a check without an image.
         fetched: the object of an inspection or a decode.
@@ -371,11 +370,7 @@ class Child:
         return first if first.unclaimed >= _MOST_UNCLAIMED else None
 
     def last_words(self, code: int) -> tuple[int, str]:
-        """Unread lines of its codec, and why it was lost, for people.
-
-        Args:
-            code: its exit code.
-        """
+        """Unread lines of its codec, and why it was lost, for people."""
         lines, complaint = last_words(self.complaints)
         return lines, with_words(self._exit_description(code), complaint or self.words)
 

@@ -60,9 +60,6 @@ class Supervisor:
 
     Args:
         plan: a pickled `ChildPlan`, sent to the fork server.
-        layout, limits: as in the plan.
-        children: how many.
-        close_s: as in `ProcessIntake`.
     """
 
     def __init__(self, plan: bytes, layout: Layout, limits: Limits, *, children: int, close_s: float) -> None:

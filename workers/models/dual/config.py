@@ -44,9 +44,7 @@ class DualConfig:
         space: names the vector space of both towers. Vectors of two spaces are never compared.
         side: of the square image, pixels; patches that do not fit whole are cut off.
         patch: side of a patch, pixels.
-        vocabulary: ids of the tokenizer.
         length: tokens that the text tower reads at most, or always (SigLIP).
-        dimensions: of a vector.
         scale: logarithm of the factor of a cosine, as published.
         bias: of a logit; not for CLIP.
     """

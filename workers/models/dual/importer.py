@@ -58,7 +58,6 @@ class Labels:
     """Labels of a bundle, as its tensors have them (`dual.adapters`).
 
     Args:
-        names: of the labels, in order.
         tensors: `labels.vectors`, `labels.a`, `labels.b`, and for CLIP `labels.background`.
         translations: language → as many names.
         parents: wider names of each label, nearest first; empty: of none.
@@ -88,7 +87,6 @@ def import_dual(
 
     Args:
         weights: a safetensors file in the layout of transformers, of open_clip, or of OpenAI.
-        dtype: of the stored matrices.
         image_size: side of the images, pixels; None takes what the patches cover.
         heads: of the image and the text tower; None takes the published ones of these widths.
         sha256: expected hash of the weights; None accepts any.

@@ -126,7 +126,6 @@ def read(
 
     Args:
         tensors: by their published names.
-        space: the name of its vector space.
         side: of the images, pixels; None takes as many as its patches cover.
         heads: of the image and the text tower; None takes the published ones of these widths.
         convert: casts each parameter.

@@ -16,7 +16,6 @@ class PublishedDual:
     """A published dual encoder.
 
     Args:
-        image_size: side of the images, pixels.
         licence: of code and weights, as their pages say; None: the weights' page names none.
         named: the space of its vectors; empty: as the model.
     """

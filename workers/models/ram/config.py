@@ -34,8 +34,6 @@ class SwinConfig:
     Args:
         image_size: side of the square image, pixels.
         width: channels of the first stage; stage i has `width * 2**i`.
-        depths: blocks of each stage.
-        heads: attention heads of each stage.
         window: side of an attention window, tokens.
     """
 
@@ -77,10 +75,7 @@ class KindFacts:
     """Facts of every model of a kind.
 
     Args:
-        kind: of its bundles.
-        name: for people.
         clip: labels and images lie in CLIP's space: it takes labels it was not trained with, and gives embeddings.
-        captions: it is a captioner too.
     """
 
     kind: Kind

@@ -48,7 +48,6 @@ class Rendered(NamedTuple):
 
     Args:
         message: the message; None: nothing is published.
-        kind: the label in the metrics.
         reason: the reason of a skip; else empty.
         content: scores and caption length of an enriched image, for the drift metrics.
         tombstone: a record with a null value, published after the message.
@@ -80,7 +79,6 @@ class Entry:
         trace: trace headers for the outcomes of all other events.
         tracestate: headers for the first outcome only.
         input_key: headers with the record's key, for the first outcome only.
-        outcome_bytes: the size of the outcomes so far.
         full: whether the outcomes reached their size limit; later outcomes are rejected.
         messages: the messages to publish; None: some events are not finished.
         after_commit: the cache writes to make after the commit.
@@ -197,10 +195,6 @@ class Ledger:
 
     def admit(self, record: Record, now: float, repeats: Sequence[Record] = ()) -> Entry | None:
         """Add a record at the end of its queue; None: its assignment has ended.
-
-        Args:
-            now: monotonic seconds.
-            repeats: see `Entry`.
 
         Raises:
             ValueError: the record's offset is not above all earlier offsets.

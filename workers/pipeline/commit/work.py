@@ -33,9 +33,6 @@ class Work(Protocol):
         """Start an assignment; returns the offset of the first record to read.
 
         Runs on the poll thread.
-
-        Args:
-            offset: the committed offset.
         """
         ...
 

@@ -23,7 +23,6 @@ class EqualImages:
 
     Args:
         key: returns the flight's key; images with the same key have the same results.
-        compute: continues with a leader.
         fetch_again: continues with a new leader, which released its bytes while it waited.
         shared: continues with a follower that has the leader's results.
     """

@@ -35,7 +35,6 @@ class Evidence:
     """The evidence about one object after a failed request.
 
     Args:
-        fault: cause of this failure.
         said: text of this failure, without the object's key.
         before: cause of the previous failure; None: this is the first.
         others_read: whether another object of the bucket was requested and read after an earlier failure.

@@ -169,7 +169,6 @@ class ParseStage(QueueStage):
 
         Args:
             lookup: continues with tasks that may need their image.
-            check_removal: continues with removal events.
             done: takes the outcome of an event that needs no image.
         """
         self._lookup, self._check_removal, self._done = lookup, check_removal, done
