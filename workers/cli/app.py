@@ -77,9 +77,6 @@ ELSEWHERE = {
 }
 """Commands of other packages, by the entry points `tagstream.commands`."""
 
-REPLACED = {"init": "settings --template > tagstream.env", "skip": "dead-letters skip"}
-"""Former commands, and what does their work."""
-
 
 def _let_help_flow(commands: typer.Typer) -> None:
     """Join each paragraph of the help to one line; labelled examples stay."""
@@ -93,12 +90,7 @@ def _let_help_flow(commands: typer.Typer) -> None:
 
 
 class _Commands(TyperGroup):
-    """Explains misplaced global options and former commands."""
-
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        if cmd_name in REPLACED:
-            raise Misconfigured(f"tagstream {cmd_name} is gone; use: tagstream {REPLACED[cmd_name]}")
-        return super().get_command(ctx, cmd_name)
+    """Explains misplaced global options."""
 
     def invoke(self, ctx: Any) -> Any:
         try:

@@ -151,18 +151,6 @@ def test_every_command_that_lists_gives_json_too() -> None:
     assert [name for name, told in json_help.items() if "JSON" not in told] == []
 
 
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [(("init",), "tagstream settings --template"), (("skip", "images:0:1", "--go"), "tagstream dead-letters skip")],
-    ids=["init", "skip"],
-)
-def test_a_former_command_is_answered_with_the_new_one(old: tuple[str, ...], new: str, tagstream: Tagstream) -> None:
-    ran = tagstream(*old)
-    assert ran.code == 2
-    assert new in ran.err
-    assert len(ran.err.splitlines()) == 1
-
-
 def test_trying_first_has_one_pair_of_words() -> None:
     """What destroys or publishes tries by default and takes --go; what sends new events takes --dry-run."""
     helps = {
