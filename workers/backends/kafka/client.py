@@ -6,7 +6,6 @@ No exception of the client library leaves the backend; `mapped` turns them all i
 from __future__ import annotations
 
 import logging
-import selectors
 import socket
 import ssl
 import threading
@@ -33,21 +32,7 @@ CLIENT_ID = "tagstream"
 _FIRST_TRY_S = 1.0
 """First time limit of a node among several."""
 
-
-class _Selector(selectors.DefaultSelector):
-    """Refuses a socket without a key at once, by its number.
-
-    kafka-python 3.0.12 looks up the missing key of a socket before each wait. By its number the lookup fails at once;
-    by the socket the standard library asks the system for both of its addresses, twice.
-    """
-
-    def get_key(self, fileobj: Any) -> selectors.SelectorKey:
-        number = fileobj.fileno()
-        return super().get_key(number if number >= 0 else fileobj)
-
-
 _SETUP: dict[str, Any] = {
-    "selector": _Selector,
     # It warns of each step above 0.1 s, which is common on a busy machine. The watchdogs see what hangs.
     "slow_task_threshold_secs": 0,
     # By the default a node that hangs costs 10 s each time that chance selects it.

@@ -1,7 +1,6 @@
 """kafka-python: its errors become ours, which private parts are used, and the clock that guards one of them."""
 
 import re
-import selectors
 import socket
 import struct
 import tomllib
@@ -100,33 +99,6 @@ def test_a_missing_certificate_is_reported_in_a_sentence() -> None:
     security = {"security_protocol": "SSL", "ssl_cafile": "/nowhere/ca.pem"}
     with pytest.raises((Misconfigured, Unavailable)):
         connect(kafka.KafkaConsumer, f"127.0.0.1:{unused_port()}", security, timeout_s=0.2)
-
-
-class _Socket(socket.socket):
-    def __repr__(self) -> str:
-        raise AssertionError("its addresses were requested")
-
-
-def test_every_client_waits_for_its_sockets_without_asking_for_their_addresses() -> None:
-    made: list[Any] = []
-
-    def make(kafka_client: Callable[..., KafkaNetClient], **_: Any) -> None:
-        made.append(kafka_client())
-
-    connect(make, "127.0.0.1:1", {}, timeout_s=1.0)
-    [client] = made
-    net = client._net
-    selector = net._selector
-    before = len(selector.get_map())
-    with _Socket() as one:
-        net.register_event(one, selectors.EVENT_READ, lambda: None)
-        assert selector.get_key(one).fileobj is one
-        net.unregister_event(one, selectors.EVENT_READ)
-        net.unregister_event(one, selectors.EVENT_READ)
-        net.register_event(one, selectors.EVENT_READ, lambda: None)
-    net.unregister_event(one, selectors.EVENT_READ)  # closed meanwhile
-    assert len(selector.get_map()) == before
-    client.close()
 
 
 def test_a_busy_machine_is_no_warning_of_the_library() -> None:
