@@ -91,6 +91,9 @@ class Once:
         first, self._done[number] = not self._done[number], 1
         return first
 
+    def done(self, number: int) -> bool:
+        return bool(self._done[number])
+
 
 def slow_to_begin(folder: Path) -> None:
     if Once(folder).first(0):
@@ -139,7 +142,8 @@ def strike(width: int, once: Once) -> None:
     elif width == DIES_ONCE and once.first(width):
         os.kill(os.getpid(), signal.SIGKILL)
     elif width == TAKES_ITS_TIME:
-        time.sleep(3)
+        while not once.done(width):
+            time.sleep(0.05)
     elif width == SLOW_ONCE and once.first(width):
         time.sleep(1000)
 

@@ -7,6 +7,7 @@ import random
 import resource
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -142,7 +143,7 @@ def test_a_child_that_is_slow_once_costs_no_image(make: Callable[..., ProcessInt
     assert (image.pixels[SMALL] == (7, 0, 0)).all()
 
 
-def test_images_behind_a_slow_one_are_done_by_another_child(make: Callable[..., ProcessIntake]) -> None:
+def test_images_behind_a_slow_one_are_done_by_another_child(make: Callable[..., ProcessIntake], tmp_path: Path) -> None:
     """Guard: a child has eight images before it, and seven of them would wait for the first."""
     intake = make(children=2, decode_s=20.0)
     eventually(lambda: len(intake.pids) == 2)
@@ -151,6 +152,7 @@ def test_images_behind_a_slow_one_are_done_by_another_child(make: Callable[..., 
     for future in others:
         assert (future.result(30).pixels[SMALL] == (7, 0, 0)).all()
     assert not slow.done()
+    Once(tmp_path).first(TAKES_ITS_TIME)
     assert (slow.result(30).pixels[SMALL] == (7, 0, 0)).all()
     assert (decoding(intake, job(GOOD)).result(30).pixels[SMALL] == (7, 0, 0)).all()
 
@@ -209,11 +211,23 @@ def test_an_image_that_waits_for_its_turn_is_in_no_childs_hands(make: Callable[.
     eventually(lambda: intake.at_work()[0] is None)
 
 
-def test_a_slow_only_child_gets_its_returned_requests_again(make: Callable[..., ProcessIntake]) -> None:
+def test_a_slow_only_child_gets_its_returned_requests_again(
+    make: Callable[..., ProcessIntake], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    returned, withdraw = threading.Event(), Child.withdraw
+
+    def heard(child: Child) -> list[PendingRequest]:
+        returned.set()
+        return withdraw(child)
+
+    monkeypatch.setattr(Child, "withdraw", heard)
     intake = make(children=1, decode_s=20.0)
     known = [read(intake, job(each, shade=shade)) for shade, each in enumerate([TAKES_ITS_TIME, *[GOOD] * 12])]
     (before,) = intake.pids
-    for shade, future in enumerate([intake.decode(*each) for each in known]):
+    decoded = [intake.decode(*each) for each in known]
+    assert returned.wait(60)
+    Once(tmp_path).first(TAKES_ITS_TIME)
+    for shade, future in enumerate(decoded):
         assert (future.result(30).pixels[SMALL] == (shade, 0, 0)).all()
     assert intake.pids == (before,)
 

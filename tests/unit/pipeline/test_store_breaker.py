@@ -355,8 +355,7 @@ def test_a_worker_asks_a_failing_store_rarely_and_continues_at_once_when_it_is_b
     with harness.running(retry_min_s=0.2, retry_max_s=1.0) as worker:
         for number, key in enumerate(keys(60)):
             harness.send(harness.event(key), partition=number % 2)
-        eventually(lambda: worker.progress().in_flight.get("wait-store", 0) > OPENS_AFTER)
-        threading.Event().wait(0.3)
+        eventually(lambda: worker.progress().in_flight.get("wait-store", 0) == 60)
         asked = len(harness.store.reads)
         began = time.monotonic()
         threading.Event().wait(1.0)
