@@ -23,7 +23,7 @@ from tagstream_index.page.access import Access, problem
 from tagstream_index.page.asked import Asked, trouble
 from tagstream_index.page.completing import Names
 from tagstream_index.page.correcting import Corrector, Crowded, Refused, seen
-from tagstream_index.page.finding import similar
+from tagstream_index.page.finding import similar, why_empty
 from tagstream_index.page.one import Bundles, one
 from tagstream_index.page.pictures import NoPicture, Size
 from tagstream_index.page.pool import Pool
@@ -85,12 +85,14 @@ class Api:
                 raise HTTPException(400, "cursor: it is not of this search; leave it out for the first page.")
             part = result.part(wanted.limit, before=place if back else None, after=None if back else place)
             counts = result.counts()._asdict() if wanted.counts else None
+            instead = [] if part.found or place else _instead(searcher, asked)
         found = part.found
         answer: dict[str, Any] = {
             "images": [each.document() for each in found],
             "next": f">{result.cursor(found[-1])}" if found and part.later else None,
             "previous": f"<{result.cursor(found[0])}" if found and part.earlier else None,
             "said": asked.said,
+            "instead": instead,
         }
         if counts is not None:
             answer["counts"] = {name: each if isinstance(each, int) else dict(each) for name, each in counts.items()}
@@ -165,6 +167,13 @@ class Api:
 
     async def document(self, _: Request) -> Response:
         return _json(documents.openapi(__version__))
+
+
+def _instead(searcher: Searcher, asked: Asked) -> list[str]:
+    """Texts that find something where this one does not, the nearest first."""
+    why, some = why_empty(searcher, asked.typed), asked.some()
+    others = [typed.text for _, typed in (*why.nearest, *why.without) if typed.tokens]
+    return [some.typed.text, *others] if some and some.result(searcher)[1].part(1).found else others
 
 
 def _gone(searcher: Searcher, subject: str) -> HTTPException:

@@ -115,6 +115,7 @@ class SearchAnswer(BaseModel):
     previous: str | None
     said: str = Field(description="Why the order is another than the wanted one; else empty.")
     counts: HitCounts | None = None
+    instead: list[str] = Field([], description="Where nothing is found: texts that find something.")
 
 
 class PictureAnswer(BaseModel):

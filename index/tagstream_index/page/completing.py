@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
+from tagstream_index.page.finding import close_names
 from tagstream_index.page.one import Bundles
 from tagstream_index.page.pool import Pool
 from tagstream_index.searching import Searcher
@@ -20,6 +21,7 @@ from workers.errors import TagstreamError
 
 MOST: Final = 20_000
 """Different tags of the index that are kept, the most frequent ones."""
+MOST_SPELLINGS: Final = 5
 NAME_CHARS: Final = 100
 """Longer tags are not offered: no person can correct them."""
 _COUNTED: Final = ((100_000, 3.0), (10_000, 1.0))
@@ -79,9 +81,10 @@ class Names:
         return searcher.execute(text, {"name": name}).fetchone() is not None
 
     def spellings(self, name: str) -> list[str]:
-        """Known names that differ from this one in case, signs or number."""
-        found = (each for key in _numbers(_key(name)) for each in self._spelt.get(key, ()))
-        return [each for each in dict.fromkeys(found) if each != name]
+        """Known names that differ in case, signs, number or few letters."""
+        near = close_names(_key(name), self._spelt)
+        found = (each for key in (*_numbers(_key(name)), *near) for each in self._spelt.get(key, ()))
+        return [each for each in dict.fromkeys(found) if each != name][:MOST_SPELLINGS]
 
     def close(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)

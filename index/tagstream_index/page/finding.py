@@ -214,11 +214,11 @@ def _nearest(searcher: Searcher, typed: Typed, nothing: Sequence[Token]) -> list
     return [
         (names[close], typed.without(token, named("tag", names[close])))
         for token in tokens
-        for close in _close((token.wanted or (token.text.strip('"'),))[0].casefold()[:100], names)
+        for close in close_names((token.wanted or (token.text.strip('"'),))[0].casefold()[:100], names)
     ]
 
 
-def _close(wanted: str, names: Iterable[str]) -> list[str]:
+def close_names(wanted: str, names: Iterable[str]) -> list[str]:
     """The most similar names, of about the same length and letters; those with its letters in another order first."""
     letters = set(wanted)
     few = [each for each in names if abs(len(each) - len(wanted)) <= 3 and len(letters - set(each)) <= 1]

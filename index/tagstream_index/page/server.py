@@ -50,7 +50,6 @@ _BOX: Final = b'<svg xmlns="http://www.w3.org/2000/svg" width="1" height="1"/>'
 _AGAIN_S: Final = 5
 _OFFERED: Final = 40
 """Names of tags that a page without a script offers: the most frequent ones."""
-_SPELLINGS: Final = 5
 
 
 @dataclass
@@ -180,7 +179,7 @@ class Site:
             "one.html",
             **asked.shown | {"said": field(request, "said")},
             new=(new := field(request, "new")[:NAME_CHARS]),
-            spellings=self._names.spellings(new)[:_SPELLINGS],
+            spellings=self._names.spellings(new) if new else [],
             one=found,
             later=later[0] if later else None,
             earlier=earlier[0] if earlier else None,

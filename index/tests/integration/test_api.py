@@ -101,6 +101,15 @@ def test_a_search_gives_the_commands_documents_page_by_page(ask: Callable[..., C
     assert (first["counts"]["total"], first["counts"]["tags"]) == (9, {"dog": 9, "cat": 5, "bus": 4})
 
 
+def test_an_empty_answer_tells_what_finds_something(ask: Callable[..., Client], tables: Connection) -> None:
+    written(tables, photo("a.jpg", "dog"), photo("b.jpg", "cat"))
+    client = ask()
+    assert client.get("search", q="tag:dgo")["instead"] == ["tag:dog"]
+    assert client.get("search", q="tag:dog tag:cat")["instead"] == ["tag:cat", "tag:dog"]
+    assert client.get("search", q="dog cat")["instead"][0] == "dog or cat"
+    assert client.get("search", q="tag:dog")["instead"] == []
+
+
 def test_a_picture_has_the_facts_of_its_events_wherever_it_lies(ask: Callable[..., Client], tables: Connection) -> None:
     odd = enriched(ODD, vector=vector_of(1)).with_facts(phash="f" * 16, taken_at="2025-06-01T10:00:00-03:30")
     near = picture("near.jpg", 0xFFFF_FFFF_FFFF_FFFE)
@@ -250,6 +259,7 @@ def test_names_begin_with_the_text_or_have_a_word_that_does(names: Callable[...,
     assert known.begun("ruck", 9) == []
     assert known.spellings("fire trucks") == ["Fire truck"]
     assert known.spellings("TREES") == ["trees", "tree"]
+    assert known.spellings("tricycel") == ["tricycle"]
     assert known.spellings("Fire-Truck") == ["Fire truck"]
 
 
