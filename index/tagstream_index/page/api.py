@@ -73,13 +73,15 @@ class Api:
 
     def search(self, request: Request) -> Response:
         wanted = _wanted(request, documents.SearchParameters)
-        asked = Asked(read(wanted.q), wanted.sort == "best", wanted.by.replace("both", ""))
+        asked = self._about(Asked(read(wanted.q), wanted.sort == "best", wanted.by.replace("both", "")))
         if asked.typed.faults:
             raise HTTPException(400, f"q: {' '.join(asked.typed.faults)}")
         if asked.best and not asked.typed.can_rank():
             raise HTTPException(400, "sort: only words and tags have a best; leave it out.")
+        if wanted.by == "meaning" and asked.about is None and not asked.said:
+            raise HTTPException(400, "by: no meaning without words, and without `index serve --text`; leave it out.")
         with self._pool.searching() as searcher:
-            asked, result = self._about(asked).result(searcher)
+            asked, result = asked.result(searcher)
             back, place = wanted.cursor.startswith("<"), result.place_of(wanted.cursor[1:])
             if wanted.cursor and (place is None or wanted.cursor[0] not in "<>"):
                 raise HTTPException(400, "cursor: it is not of this search; leave it out for the first page.")

@@ -124,7 +124,7 @@ class PictureAnswer(BaseModel):
     below: list[TagScore] = Field(description="Labels just below their thresholds.")
     pending: list[str] = Field(description="Tags whose correction is on its way.")
     failed: dict[str, str] = Field(description="Tags whose correction did not arrive, and why; told once.")
-    outcomes: list[EnrichedImage] = Field(description="The last ones, the newest first.")
+    outcomes: list[EnrichedImage] = Field(description="The last that changed something, the newest first.")
     copies: list[FoundImage]
     similar: list[FoundImage]
 

@@ -82,7 +82,7 @@ class Names:
 
     def spellings(self, name: str) -> list[str]:
         """Known names that differ in case, signs, number or few letters."""
-        near = close_names(_key(name), self._spelt)
+        near = close_names(_key(name), self._spelt)[:2]
         found = (each for key in (*_numbers(_key(name)), *near) for each in self._spelt.get(key, ()))
         return [each for each in dict.fromkeys(found) if each != name][:MOST_SPELLINGS]
 

@@ -179,7 +179,7 @@ class Site:
             "one.html",
             **asked.shown | {"said": field(request, "said")},
             new=(new := field(request, "new")[:NAME_CHARS]),
-            spellings=self._names.spellings(new) if new else [],
+            spellings=[each for each in self._names.spellings(new) if each not in found.tile.names] if new else [],
             one=found,
             later=later[0] if later else None,
             earlier=earlier[0] if earlier else None,

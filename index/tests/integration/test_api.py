@@ -134,6 +134,7 @@ def test_a_picture_has_the_facts_of_its_events_wherever_it_lies(ask: Callable[..
         ("search?sort=best", 400),
         ("search?cursor=%3Ewhat", 400),
         ("search?q=score%3Eabc", 400),
+        ("search?q=dog&by=meaning", 400),
         ("search?q=" + "a" * 9_000, 414),
         ("picture", 400),
         ("picture?subject=photos/none.jpg", 404),
@@ -219,6 +220,9 @@ def test_a_correction_is_of_the_content_that_a_person_saw(ask: Callable[..., Cli
     sent.full = True
     assert status() == 429
     assert len(sent.said) == 2
+    sent.full = False
+    client.client.post("/login", data={"token": TOKEN})
+    assert status("") == 202
 
 
 class Listed:
