@@ -22,7 +22,7 @@ class OnKafka:
     def __init__(self, servers: str, topic: str) -> None:
         self.servers, self.topic = servers, topic
         ensure_topics(servers, {topic: (2, {})})
-        self.log = KafkaCorrections(servers, topic, max_bytes=MIB)
+        self.log = KafkaCorrections(servers, topic, max_bytes=MIB, people=True)
 
     def produce(self, *records: CorrectionRecord) -> None:
         with KafkaEmitter(self.servers) as emitter:
@@ -33,7 +33,7 @@ class OnKafka:
 
 class InMemory:
     def __init__(self) -> None:
-        self.log = MemoryCorrections()
+        self.log = MemoryCorrections(people=True)
 
     def produce(self, *records: CorrectionRecord) -> None:
         for record in records:
@@ -58,13 +58,13 @@ def never() -> bool:
 def test_all_earlier_corrections_are_known_once_it_caught_up(world: OnKafka | InMemory) -> None:
     world.produce(
         *(correction("photos", f"{n}.jpg", added=["dog"], removed=["cat"]) for n in range(50)),
-        correction("photos", "7.jpg", removed=["dog"]),
+        correction("photos", "7.jpg", removed=["dog"], by="ann"),
         withdrawal("photos", "8.jpg"),
     )
     log: CorrectionLog = world.log
     log.catch_up(never)
     assert log.on("photos/6.jpg", SHA) == Word(("dog",), ("cat",))
-    assert log.on("photos/7.jpg", SHA) == Word((), ("cat", "dog"))
+    assert log.on("photos/7.jpg", SHA) == Word((), ("cat", "dog"), ("ann",))
     assert log.on("photos/8.jpg", SHA) is None
 
 

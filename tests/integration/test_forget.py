@@ -86,7 +86,7 @@ def place(kafka: ApacheKafka, s3: SeaweedFS, own_valkey: Valkey, unique: Unique,
 
 @pytest.fixture
 def live(place: Place, tmp_path: Path) -> Iterator[WorkerProcess]:
-    with worker(place.site, "w", tmp_path, **place.more) as process:
+    with worker(place.site, "w", tmp_path, **place.more, TAGSTREAM_CORRECTIONS_BY="on") as process:
         yield process
 
 
@@ -94,11 +94,11 @@ def test_a_correction_that_is_applied_is_shown_without_a_run_of_the_model(place:
     place.site.upload("a.jpg", photo(81))
     place.site.send([(place.site.own("a.jpg"), ())])
     eventually(lambda: len(place.images("a.jpg")) == 1, 90, live.said)
-    ran = place.tagstream("correct", f"{place.site.name}/a.jpg", "--add", "a kite", "--apply")
+    ran = place.tagstream("correct", f"{place.site.name}/a.jpg", "--add", "a kite", "--by", "ann", "--apply")
     assert ran.returncode == 0, ran.stderr
     before, *_, shown = sorted(place.images("a.jpg"), key=lambda each: each.version or 0)
     assert shown.corrections is not None
-    assert shown.corrections.added == ("a kite",)
+    assert (shown.corrections.added, shown.corrections.by) == (("a kite",), ("ann",))
     assert shown.cache.tags == "hit"
     assert f"version {shown.version} shows it" in ran.stdout
     assert (before.version or 0) < (shown.version or 0)
