@@ -28,6 +28,7 @@ from tagstream_index.page.access import LOOPBACK, Access
 from tagstream_index.page.changes import Changes
 from tagstream_index.page.correcting import Corrector
 from tagstream_index.page.one import Bundles
+from tagstream_index.page.people import People
 from tagstream_index.page.pictures import Pictures
 from tagstream_index.page.pool import Pool
 from tagstream_index.page.server import Site
@@ -96,8 +97,9 @@ def served(
     *,
     review: Path | None = None,
     behind_proxy: bool = False,
+    people: People | None = None,
 ) -> Iterator[str]:
-    access = Access(TOKEN, to_read=False)
+    access = Access(TOKEN, to_read=False, people=people)
     parts = (Pool(settings), Pictures(settings, 100_000_000), Bundles(settings, None), access, corrector, changes)
     site = Site(*parts, _review=review)
     config = process.config(site, hosts=LOOPBACK, behind_proxy=behind_proxy, port=0, timeout_graceful_shutdown=1)

@@ -15,6 +15,7 @@ from index.tests.support import Said, enriched, written
 from tagstream_index import searching
 from tagstream_index.database import Connection
 from tagstream_index.page import connections, finding, process, turns
+from tagstream_index.page.people import People
 from tagstream_index.settings import IndexSettings
 from tests.support.waiting import eventually
 from workers.cli.app import run_command
@@ -186,6 +187,29 @@ def test_an_outcome_without_optional_fields_is_shown(attacked: Callable[..., Att
     page = attacked()
     for key in ("bare.jpg", "none.jpg"):
         assert page.get(f"/picture?of=photos/{key}")[0] == 200, key
+
+
+@pytest.mark.parametrize(
+    ("lines", "named"),
+    [
+        ([b"X-Forwarded-User: ann"], True),
+        ([b"x-forwarded-USER:ann "], True),
+        ([b"X-Forwarded-User: ann", b"X-Forwarded-User: ann"], False),
+        ([b"X-Forwarded-User: ann", b"x-forwarded-user: eve"], False),
+        ([b"X_Forwarded_User: ann"], False),
+        ([b"X-Forwarded-User: ann" + b"a" * 10_000], False),
+        ([b"X-Forwarded-User: ann\x01"], False),
+        ([b"X-Forwarded-User: ann\n X"], False),
+        ([b"X-Forwarded-User : ann"], False),
+    ],
+)
+def test_a_person_is_one_header_line(attacked: Callable[..., Attacked], lines: list[bytes], named: bool) -> None:
+    page = attacked(behind_proxy=True, people=People("X-Forwarded-User", None))
+    head = b"\r\n".join([b"GET / HTTP/1.1", b"host: localhost", b"connection: close", *lines])
+    with closing(page.connect(head + b"\r\n\r\n")) as connection:
+        answer = b"".join(iter(lambda: connection.recv(65_536), b""))
+    assert answer.startswith((b"HTTP/1.1 200", b"HTTP/1.1 400"))
+    assert (b">ann</span>" in answer) == named
 
 
 def test_every_answer_has_the_policy(attacked: Callable[..., Attacked], monkeypatch: pytest.MonkeyPatch) -> None:
