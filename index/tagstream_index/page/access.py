@@ -219,13 +219,18 @@ def reader(request: Request, session: str | None, *, behind_proxy: bool) -> str:
 
 
 async def form_of(request: Request, most_fields: int = 10) -> dict[str, str]:
-    """The fields of a form; empty if it is too large or invalid."""
+    """The fields of a form, as `pairs_of`."""
+    return dict(await pairs_of(request, most_fields))
+
+
+async def pairs_of(request: Request, most_fields: int) -> list[tuple[str, str]]:
+    """Names and values of a form's fields; empty if it is too large or invalid."""
     body = b""
     async for part in request.stream():
         body += part
         if len(body) > _FORM_BYTES:
-            return {}
+            return []
     try:
-        return dict(parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=most_fields))
+        return parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=most_fields)
     except ValueError:
-        return {}
+        return []

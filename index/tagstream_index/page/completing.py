@@ -16,6 +16,7 @@ from typing import Final
 from tagstream_index.page.finding import close_names
 from tagstream_index.page.one import Bundles
 from tagstream_index.page.pool import Pool
+from tagstream_index.query import storable
 from tagstream_index.searching import Searcher
 from workers.errors import TagstreamError
 
@@ -78,7 +79,7 @@ class Names:
         if name in self._spelt.get(_key(name), ()):
             return True
         text = "select from image where names @> array[%(name)s] and not gone limit 1"
-        return searcher.execute(text, {"name": name}).fetchone() is not None
+        return searcher.execute(text, {"name": storable(name)}).fetchone() is not None
 
     def spellings(self, name: str) -> list[str]:
         """Known names that differ in case, signs, number or few letters."""

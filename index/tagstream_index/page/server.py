@@ -30,6 +30,7 @@ from tagstream_index.page.completing import NAME_CHARS, Names
 from tagstream_index.page.correcting import Corrector, Refused, seen
 from tagstream_index.page.facets import shown
 from tagstream_index.page.judging import Judging
+from tagstream_index.page.many import Many
 from tagstream_index.page.meaning import Sentences
 from tagstream_index.page.one import Bundles, copy_rows, one
 from tagstream_index.page.original import Originals
@@ -87,7 +88,10 @@ class Site:
             behind_proxy: a proxy says from which addresses requests come.
         """
         self._behind_proxy = behind_proxy
+        parts = (self._pool, self._turns, self._names, self._access, self._corrector)
+        many = Many(*parts, self._page, lambda request: self.about(typed(request)), self._reader)
         routes = [
+            *many.routes(),
             Route("/", self._in_turn(self.grid)),
             Route("/facets", self._in_turn(self.facets)),
             Route("/picture", self._in_turn(self.picture)),
@@ -114,13 +118,15 @@ class Site:
 
     def _in_turn(self, show: Callable[[Request], Response]) -> Callable[[Request], Awaitable[Response]]:
         async def shown(request: Request) -> Response:
-            who = reader(request, self._access.session(request), behind_proxy=self._behind_proxy)
-            async with self._turns.turn(who, request.scope["path"]):
+            async with self._turns.turn(self._reader(request), request.scope["path"]):
                 if await request.is_disconnected():  # it has waited for too long
                     return Response(status_code=499)
                 return await run_in_threadpool(show, request)
 
         return shown
+
+    def _reader(self, request: Request) -> str:
+        return reader(request, self._access.session(request), behind_proxy=self._behind_proxy)
 
     def grid(self, request: Request) -> Response:
         """A part of the result."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
@@ -477,9 +478,9 @@ def test_database_and_store_go_down_and_come_back(
             assert page.locator("#q").input_value() == "cat"
 
 
-def test_a_correction_waits_for_its_outcome(
-    opened: Open, world: Album, kafka: ApacheKafka, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture(scope="module")
+def corrected(world: Album, kafka: ApacheKafka) -> Iterator[str]:
+    """A site whose corrections a small worker answers."""
     ensure_topics(kafka.servers, {f"browser.{name}": (1, {}) for name in ("in", "out", "corrections")})
     settings = world.settings.model_copy(
         update={
@@ -493,33 +494,121 @@ def test_a_correction_waits_for_its_outcome(
     assert correcting.missing(settings) == []
     worker = SmallWorker(settings, world.tables, world.scenes)
     worker.start()
-    try:
-        with served(settings, Corrector(settings)) as address:
-            page = opened(f"{address}/picture?of={world.scenes[3].said.subject}")
-            assert page.get_by_role("button", name="Add").count() == 0
-            page.locator("#tags").get_by_role("link", name="Log in").click()
-            page.get_by_label("Token").fill("a guess")
-            page.keyboard.press("Enter")
-            expect(page.get_by_role("alert")).to_have_text("This is not the token.")
-            page.get_by_label("Token").fill(TOKEN)
-            page.keyboard.press("Enter")
-            page.get_by_label("A tag to add").fill("ristretto")
-            page.keyboard.press("Enter")
-            expect(page.get_by_role("button", name="Add “ristretto” as a new tag")).to_be_focused()
-            accessible(page)
-            page.keyboard.press("Enter")
-            expect(page.locator(".wait")).to_have_text("pending")
-            accessible(page)
-            expect(page.locator(".who")).to_have_text("by a person", timeout=30_000)
-            expect(page.locator(".wait")).to_have_count(0)
-            page.get_by_role("button", name="Remove the tag spoon").click()
-            expect(page.locator("s")).to_have_text("spoon", timeout=30_000)
-            page.reload()
-            expect(page.locator(".past li").first).to_contain_text("a person removed “spoon”")
-            accessible(page)
-            shot(page, "correction")
-    finally:
-        worker.end()
+    with served(settings, Corrector(settings)) as address:
+        yield address
+    worker.end()
+
+
+def logged_in(page: Page) -> None:
+    page.get_by_role("link", name="Log in", exact=True).first.click()
+    page.get_by_label("Token").fill(TOKEN)
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("button", name="Log out")).to_be_visible()
+
+
+def test_a_correction_waits_for_its_outcome(opened: Open, world: Album, corrected: str) -> None:
+    page = opened(f"{corrected}/picture?of={world.scenes[3].said.subject}")
+    assert page.get_by_role("button", name="Add").count() == 0
+    page.locator("#tags").get_by_role("link", name="Log in").click()
+    page.get_by_label("Token").fill("a guess")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("alert")).to_have_text("This is not the token.")
+    page.get_by_label("Token").fill(TOKEN)
+    page.keyboard.press("Enter")
+    page.get_by_label("A tag to add").fill("ristretto")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("button", name="Add “ristretto” as a new tag")).to_be_focused()
+    accessible(page)
+    page.keyboard.press("Enter")
+    expect(page.locator(".wait")).to_have_text("pending")
+    accessible(page)
+    expect(page.locator(".who")).to_have_text("by a person", timeout=30_000)
+    expect(page.locator(".wait")).to_have_count(0)
+    page.get_by_role("button", name="Remove the tag spoon").click()
+    expect(page.locator("s")).to_have_text("spoon", timeout=30_000)
+    page.reload()
+    expect(page.locator(".past li").first).to_contain_text("a person removed “spoon”")
+    accessible(page)
+    shot(page, "correction")
+
+
+def test_five_pictures_get_a_tag_at_once(opened: Open, corrected: str) -> None:
+    page = opened(corrected)
+    logged_in(page)
+    bar, boxes = page.locator("#chosen"), page.locator(".tile > input")
+    expect(bar).to_be_hidden()
+    page.locator(".tile").first.hover()
+    boxes.first.click()
+    expect(bar.locator("output")).to_have_text("1 selected")
+    boxes.nth(3).click(modifiers=["Shift"])
+    expect(bar.locator("output")).to_have_text("4 selected")
+    page.locator(".tile .cell").nth(5).click()
+    expect(bar.locator("output")).to_have_text("5 selected")
+    assert "/picture" not in page.url, "while something is selected, a click selects"
+    accessible(page)
+    shot(page, "selection")
+    page.get_by_label("Tag for all of them").fill("holiday")
+    page.keyboard.press("Enter")
+    expect(page.locator("h1")).to_have_text("Add “holiday” to 5 pictures?")
+    accessible(page)
+    shot(page, "question")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("status")).to_contain_text("5 done", timeout=30_000)
+    accessible(page)
+    page.get_by_role("link", name="Back to the pictures").click()
+    page.locator("#q").fill("tag:holiday")
+    page.keyboard.press("Enter")
+    expect(page.locator(".tile")).to_have_count(5)
+
+
+def test_keys_select_and_all_is_all_of_the_answer(opened: Open, corrected: str) -> None:
+    page = opened(corrected, 390, 844)
+    logged_in(page)
+    bar, output = page.locator("#chosen"), page.locator("#chosen output")
+    for key in ("ArrowRight", "x", "ArrowRight", "ArrowRight", "Shift+X"):
+        page.keyboard.press(key)
+    expect(output).to_have_text("3 selected")
+    page.keyboard.press("x")
+    expect(output).to_have_text("2 selected")
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing sticks out"
+    accessible(page)
+    shot(page, "selection-narrow")
+    page.keyboard.press("Escape")
+    expect(bar).to_be_hidden()
+    page.get_by_label("Select all").check()
+    expect(output).to_have_text("All of the answer")
+    expect(page.locator(".tile > input:checked")).to_have_count(10)
+    page.get_by_label("Tag for all of them").fill("everything")
+    page.get_by_role("button", name="Add tag").click()
+    expect(page.locator("h1")).to_have_text("Add “everything” to 10 pictures?")
+    assert page.locator("[name=of]").count() == 0, "the search goes, not its pictures"
+    page.get_by_role("link", name="Cancel").click()
+    page.get_by_label("Select all").check()
+    page.locator(".tile > input").first.uncheck()
+    expect(output).to_have_text("9 selected")
+    with page.expect_download() as told:
+        page.get_by_role("button", name="List as JSON").click()
+    assert told.value.suggested_filename == "pictures.json"
+    assert len(orjson.loads(told.value.path().read_bytes())) == 9
+
+
+def test_several_are_selected_without_a_script(opened: Open, corrected: str) -> None:
+    page = opened(corrected, java_script_enabled=False)
+    logged_in(page)
+    bar = page.locator("#chosen")
+    expect(bar).to_be_hidden()
+    for place in (0, 2):
+        page.locator(".tile").nth(place).hover()
+        page.locator(".tile > input").nth(place).check()
+    expect(bar).to_be_visible()
+    with page.expect_download() as told:
+        page.get_by_role("button", name="List as CSV").click()
+    assert len(told.value.path().read_text().splitlines()) == 3
+    page.get_by_label("Tag for all of them").fill("quiet")
+    page.get_by_role("button", name="Add tag").click()
+    expect(page.locator("h1")).to_have_text("Add “quiet” to 2 pictures?")
+    page.get_by_role("button", name="Add to 2 pictures").click()
+    expect(page.get_by_role("status")).to_contain_text("2 done", timeout=30_000)
 
 
 @pytest.fixture

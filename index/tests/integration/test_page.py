@@ -1,5 +1,6 @@
 """The page's server on a real PostgreSQL and a real S3: results, pictures, access, hostile text, outages."""
 
+import csv
 import hashlib
 import html
 import io
@@ -13,6 +14,7 @@ import urllib.request
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
+from html import unescape
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
@@ -25,10 +27,11 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from index.tests.support import Said, enriched, photo, retraction, vector_of, written
+from schemas.correction import correction
 from schemas.stored_scores import StoredScores
 from tagstream_index import searching
 from tagstream_index.database import Connection
-from tagstream_index.page import finding, kept, meaning, pictures, process, server
+from tagstream_index.page import finding, kept, many, meaning, pictures, process, server
 from tagstream_index.page.access import LOOPBACK, Access
 from tagstream_index.page.changes import Changes
 from tagstream_index.page.correcting import Corrector, Pending, Refused, Seen, Sending, missing, seen
@@ -71,6 +74,7 @@ class Deaf(Corrector):
 
     def __init__(self) -> None:
         self.sent: list[tuple[str, str, bool]] = []
+        self.made: Sending | None = None
         self.waiting: list[Pending] = []
         self.by: list[str] = []
 
@@ -84,6 +88,9 @@ class Deaf(Corrector):
 
     def pending(self, picture: One) -> list[Pending]:
         return self.waiting
+
+    def sending(self, made: str) -> Sending | None:
+        return self.made if made == "made" else None
 
     def close(self) -> None: ...
 
@@ -714,6 +721,150 @@ def test_editors_correct_by_the_word_of_the_proxy(browse: Browse, tables: Connec
     both.post("/correct", params=page, data={"add": "cat", "key": key}, headers=eve)
     both.post("/correct", params=page, data={"add": "cat", "key": key})
     assert deaf.by[1:] == ["eve", ""], "the token corrects, and the header says who"
+
+
+def key_of(client: TestClient) -> str:
+    """The form key of a session that begins now."""
+    client.post("/login", data={"token": TOKEN})
+    return str(re.findall(r'name="key" value="([0-9a-f]{64})"', client.get("/").text)[0])
+
+
+def confirmed(client: TestClient, asked: dict[str, Any], text: str, **changed: Any) -> Any:
+    """The answer to the form of a question."""
+    hidden = re.findall(r'type="hidden" name="([a-z]+)" value="([^"]*)"', text.partition('class="ask"')[2])
+    form: dict[str, Any] = {name: unescape(value) for name, value in hidden if name != "of"}
+    form["of"] = [unescape(value) for name, value in hidden if name == "of"]
+    return client.post("/many", params=asked, data=form | changed, follow_redirects=False)
+
+
+def test_several_pictures_get_a_tag_after_a_question_that_says_how_many(browse: Browse, tables: Connection) -> None:
+    written(tables, *(photo(f"{n} ü&.jpg", "dog") for n in range(4)), photo("has.jpg", "beach"))
+    deaf, asked = Deaf(), {"q": "dog"}
+    client = browse(corrector=deaf)
+    form: dict[str, Any] = {"do": "add", "tag": " beach ", "of": [f"photos/{n} ü&.jpg" for n in range(3)]}
+    form["of"] += ["photos/has.jpg", "photos/0 ü&.jpg", "photos/gone.jpg", "x" * 1_201, "\0"]
+    assert client.post("/many", params=asked, data=form).status_code == 403
+    form["key"] = key_of(client)
+    assert client.post("/many", params=asked, data=form | {"key": "0" * 64}).status_code == 403
+    question = client.post("/many", params=asked, data=form).text
+    assert "Add “beach” to 3 pictures?" in question
+    assert deaf.sent == []
+    assert confirmed(client, asked, question, key="1" * 64).status_code == 403
+    for changed in ({"sure": "0" * 32}, {"tag": "sea"}, {"do": "remove", "tag": "dog"}, {"of": ["photos/3 ü&.jpg"]}):
+        assert "changed meanwhile" in confirmed(client, asked, question, **changed).text
+    written(
+        tables,
+        photo("1 ü&.jpg", "dog", version=2).but(source=photo("1 ü&.jpg").fields["source"] | {"sha256": "c" * 64}),
+    )
+    again = confirmed(client, asked, question).text
+    assert "changed meanwhile" in again
+    assert deaf.sent == []
+    answer = confirmed(client, asked, again)
+    assert (answer.status_code, answer.headers["location"]) == (303, "/sent?of=made&q=dog")
+    assert deaf.sent == [(f"photos/{n} ü&.jpg", "beach", True) for n in range(3)]
+    told = form | {"tag": "Beach"}
+    assert "is a new tag" in client.post("/many", data=told).text
+    eventually(lambda: 'name="tag" value="beach"' in client.post("/many", data=told).text, 10)
+    assert "\ufffd" in client.post("/many", data=form | {"tag": "\0"}).text
+    assert "Nothing to change" in client.post("/many", data=form | {"do": "remove", "tag": "cat"}).text
+
+
+def test_all_of_an_answer_is_what_was_there_when_it_was_asked(
+    browse: Browse, tables: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written(tables, *(photo(f"{n}.jpg", "dog", day=n) for n in range(1, 6)))
+    deaf, asked = Deaf(), {"q": "tag:dog"}
+    client = browse(corrector=deaf)
+    form = {"do": "remove", "tag": "dog", "all": "on", "key": key_of(client)}
+    question = client.post("/many", params=asked, data=form).text
+    assert "Remove “dog” from 5 pictures?" in question
+    written(tables, photo("new.jpg", "dog", day=9))
+    assert confirmed(client, asked, question).status_code == 303
+    assert [subject for subject, *_ in deaf.sent] == [f"photos/{n}.jpg" for n in (5, 4, 3, 2, 1)]
+    monkeypatch.setattr(many, "MOST", 2)
+    cut = client.post("/many", params=asked, data=form).text
+    assert "from 2 pictures?" in cut
+    assert "the first 2 of the answer" in cut
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        {},
+        {"do": "add", "tag": "a"},
+        {"do": "drop", "of": "photos/a.jpg"},
+        {"do": "csv", "of": "x" * 2_000},
+        {"do": "csv", "of": [f"photos/{n:040}.jpg" for n in range(400)]},
+        {"do": "csv", "of": ["a"] * 600},
+        {"do": "add", "tag": "", "of": "photos/a.jpg"},
+        {"do": "add", "tag": "\ud7ff" * 3_000, "of": "photos/a.jpg"},
+    ],
+)
+def test_a_form_that_wants_nothing_or_too_much_is_one_sentence(
+    browse: Browse, tables: Connection, form: dict[str, Any]
+) -> None:
+    written(tables, photo("a.jpg", "dog"))
+    client = browse(corrector=Deaf())
+    answer = client.post("/many", data=form | {"key": key_of(client)})
+    assert (answer.status_code, answer.text.count('role="alert"')) == (400, 1)
+
+
+def test_corrections_on_the_way_are_shown_until_they_are_done(browse: Browse, tables: Connection) -> None:
+    record = correction("photos", "a.jpg", added=["beach"])
+    parts = {f"photos/{n}.jpg": Applying(record) for n in range(3)}
+    deaf = Deaf()
+    deaf.made = Sending("beach", True, parts, set(parts))
+    client = browse(corrector=deaf)
+    assert client.get("/sent?of=made").status_code == 403
+    key_of(client)
+    assert client.get("/sent?of=other").status_code == 404
+    parts["photos/0.jpg"].version, parts["photos/1.jpg"].failure = 7, f"away {HOSTILE}"
+    going = client.get("/sent?of=made")
+    assert going.headers["refresh"] == "2"
+    assert "1 done" in going.text
+    assert "1 on the way, 1 failed" in going.text
+    assert "<script>alert" not in going.text
+    parts["photos/2.jpg"].version = 8
+    assert "refresh" not in client.get("/sent?of=made").headers
+
+
+def test_a_list_is_a_file_that_no_spreadsheet_runs(browse: Browse, tables: Connection) -> None:
+    formulas = ["=1+1", "+1", "-1", "@x", "\tx", "\rx"]
+    told = [photo(f"{n}.jpg", text, caption=text, day=n + 1) for n, text in enumerate(formulas)]
+    written(tables, *told, photo("plain.jpg", "a;b", caption='say "x", ü', day=9))
+    client = browse()
+    answer = client.post("/many", data={"do": "csv", "all": "on"})
+    assert answer.headers["content-disposition"] == 'attachment; filename="pictures.csv"'
+    rows = list(csv.DictReader(io.StringIO(answer.content.decode("utf-8-sig"), newline="")))
+    assert [(row["tags"], row["caption"]) for row in rows[1:]] == [(f"'{each}",) * 2 for each in formulas[::-1]]
+    assert (rows[0]["subject"], rows[0]["tags"], rows[0]["caption"]) == ("photos/plain.jpg", "a;b", 'say "x", ü')
+    some = client.post("/many", data={"do": "json", "of": ["photos/gone.jpg", "photos/plain.jpg"]}).json()
+    assert [(each["subject"], each["tags"]) for each in some] == [
+        ("photos/plain.jpg", [{"name": "a;b", "score": 0.75}])
+    ]
+    assert client.post("/many", data={"do": "json", "of": "photos/gone.jpg"}).json() == []
+
+
+@pytest.mark.parametrize("sort", ["", "best"])
+def test_a_list_comes_in_parts_up_to_its_bound(
+    browse: Browse, tables: Connection, monkeypatch: pytest.MonkeyPatch, sort: str
+) -> None:
+    written(tables, *(photo(f"{n}.jpg", "dog", day=n) for n in range(1, 16)))
+    monkeypatch.setattr(many, "_PART", 2)
+    monkeypatch.setattr(many, "LISTED", 10)
+    client, parts = browse(), list[int]()
+    part = Result.part
+
+    def seen_part(self: Result, limit: int, **places: Any) -> finding.Page:
+        found = part(self, limit, **places)
+        parts.append(len(found.found))
+        return found
+
+    monkeypatch.setattr(Result, "part", seen_part)
+    listed = client.post("/many", params={"q": "tag:dog", "sort": sort}, data={"do": "json", "all": "on"}).json()
+    assert len({each["subject"] for each in listed}) == len(listed) == 10
+    assert parts == [2] * 5
+    assert [each["key"] for each in listed[:2]] == ["15.jpg", "14.jpg"]
 
 
 def test_another_address_needs_the_token_to_read(browse: Browse, tables: Connection) -> None:

@@ -9,6 +9,7 @@ const one = find("main.one");
 const view = find(".view");
 const box = find("#q");
 const help = find("#keys");
+const chosen = find("#chosen");
 
 async function fetched(address) {
   const answer = await fetch(address, { headers: { accept: "text/html" } });
@@ -31,6 +32,7 @@ async function more() {
     grid.dataset.page = link.href;
     const heading = find(".month h2", grid);
     if (heading?.textContent === all(".month h2", pages).at(-1)?.textContent) heading?.remove();  // the month goes on
+    if (find("#all:checked")) all("[name=of]", grid).forEach((box) => { box.checked = true; });
     pages.append(grid);
     all("img[data-hash]", grid).forEach(underlay);
     link.replaceWith(document.adoptNode(find(".more, .end", next)));
@@ -98,7 +100,7 @@ function move(key) {
 
 // From the result to a picture and back: the address of the result is that of the page on which the picture stands.
 function leaving(event) {
-  const cell = event.target.closest?.(".cell") ?? event.target.closest?.(".copied > a")?.parentElement.firstElementChild;
+  const cell = event.target.closest?.(".cell") ?? event.target.closest?.(".tile > a")?.parentElement.querySelector(".cell");
   if (!cell || event.ctrlKey || event.metaKey || event.shiftKey || event.button) return;
   sessionStorage.setItem("seen", cell.dataset.subject);
   sessionStorage.setItem("top", cell.getBoundingClientRect().top);
@@ -122,6 +124,36 @@ function back() {
 function turn(relation) {
   const link = find(`.turn [rel=${relation}]`);
   if (link) location.assign(link.href);
+}
+
+// Selection: the checks are of a form, whose bar the style sheet shows. With Shift all from the one before are like it.
+let latest = null;
+
+function told() {
+  find("output", chosen).textContent = find("#all").checked ? "All of the answer" : `${all(":checked", pages).length} selected`;
+}
+
+function check(box, range) {
+  const boxes = all("[name=of]", pages);
+  const [from, to] = [boxes.indexOf(range && latest ? latest : box), boxes.indexOf(box)].sort((one, other) => one - other);
+  boxes.slice(from, to + 1).forEach((each) => { each.checked = box.checked; });
+  latest = box;
+  find("#all").checked &&= box.checked;
+  told();
+}
+
+// By a click or the key. Once something is selected, a click on a picture selects it too.
+function picked(event) {
+  const box = event.target.closest(".tile > .cell, [name=of]")?.parentElement.firstElementChild;
+  const onBox = event.target === box && event.type === "click";
+  if (!box || event.ctrlKey || event.metaKey || event.type === "click" && !onBox && !find(":checked", pages)) return false;
+  if (!onBox) {
+    event.preventDefault();
+    event.stopImmediatePropagation();
+    box.checked = !box.checked;
+  }
+  check(box, event.shiftKey);
+  return true;
 }
 
 // A picture that is not there for now is one pixel wide. One of them is asked for until it comes, then all the others.
@@ -308,7 +340,7 @@ function verdict(value) {
 }
 
 function pressed(event) {
-  const typing = event.target.matches("input, textarea") && !(event.target.type === "radio" && "ar".includes(event.key));
+  const typing = event.target.matches("input:not([type=checkbox]), textarea") && !(event.target.type === "radio" && "ar".includes(event.key));
   if (event.ctrlKey || event.metaKey || event.altKey || help.open) return;
   if (event.key === "Escape" && typing) return event.target.blur();
   if (typing) return;
@@ -320,6 +352,8 @@ function pressed(event) {
   else if (one && (["z", "+"].includes(event.key) || event.key === "Escape" && view.matches(".zoomed"))) does.zoom(event);
   else if (one && event.key.startsWith("Arrow") && view.matches(".zoomed")) done = false;
   else if (find(".verdict") && "ar".includes(event.key)) verdict(event.key === "a" ? "accepted" : "rejected");
+  else if (chosen && event.key.toLowerCase() === "x") done = picked(event);
+  else if (chosen && event.key === "Escape") chosen.reset();
   else if (one && event.key === "ArrowLeft") turn("prev");
   else if (one && event.key === "ArrowRight") turn("next");
   else if (one && event.key === "Escape") back();
@@ -335,6 +369,14 @@ all("img[data-hash]").forEach(underlay);
 find("#help").hidden = false;
 find("#help").addEventListener("click", () => help.showModal());
 if (matchMedia("(max-width: 860px)").matches) find(".fold")?.removeAttribute("open");
+if (chosen) {
+  const whole = find("#all");
+  pages.addEventListener("click", picked);
+  chosen.addEventListener("formdata", (event) => { if (whole.checked) event.formData.delete("of"); });
+  chosen.addEventListener("reset", () => setTimeout(told));
+  whole.addEventListener("change", () => { all("[name=of]", pages).forEach((box) => { box.checked = whole.checked; }); told(); });
+  addEventListener("pageshow", told);
+}
 if (pages) {
   document.addEventListener("scroll", more, { passive: true });
   pages.addEventListener("click", leaving);

@@ -1,0 +1,215 @@
+"""Many pictures at once: one tag for all of them after one confirmation, and their list as a file."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+import orjson
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from tagstream_index.page.access import Access, pairs_of
+from tagstream_index.page.asked import SUBJECT_CHARS, Asked, field
+from tagstream_index.page.completing import Names
+from tagstream_index.page.correcting import Corrector, Refused, Seen, seen
+from tagstream_index.page.pool import Pool
+from tagstream_index.page.showing import address
+from tagstream_index.page.turns import Turns
+from tagstream_index.searching import Found
+
+MOST: Final = 500
+"""Pictures of one correction."""
+LISTED: Final = 10_000
+"""Pictures of a list."""
+_PART: Final = 100
+"""Pictures that are read, and held in memory, at once."""
+_SHOWN: Final = 24
+_AGAIN_S: Final = 2
+_KINDS: Final = {"csv": "text/csv; charset=utf-8", "json": "application/json"}
+_COLUMNS: Final = (
+    "subject", "tags", "scores", "caption", "taken_at", "last_modified", "format", "width", "height", "bytes", "sha256",
+    "status", "corrected",
+)  # fmt: skip
+_FORMULAS: Final = ("=", "+", "-", "@", "\t", "\r", "\n")
+"""A cell that begins so is a formula for spreadsheets, unless a quote stands before it."""
+
+
+class Wish(NamedTuple):
+    """What a form wants.
+
+    Args:
+        do: `add` or `remove` a tag, or the list as `csv` or `json`.
+        subjects: the selected pictures; not read if `whole`, all of the answer, is selected.
+        after: where the answer begins, so that later pictures stay out.
+        sure: the digest of what a person confirmed.
+    """
+
+    do: str
+    tag: str
+    key: str
+    subjects: Sequence[str]
+    whole: bool
+    after: str
+    sure: str
+
+    @classmethod
+    def of(cls, pairs: Sequence[tuple[str, str]]) -> Wish | None:
+        """The wish of a form's fields; None: there is none."""
+        last = dict(pairs)
+        subjects = [value for name, value in pairs if name == "of" and 0 < len(value) <= SUBJECT_CHARS]
+        do, tag, key, after, sure = (last.get(name, "") for name in ("do", "tag", "key", "after", "sure"))
+        if do not in ("add", "remove", *_KINDS) or not (subjects or "all" in last):
+            return None
+        return cls(do, tag.strip(), key, subjects, "all" in last, after, sure)
+
+
+@dataclass
+class Many:
+    """The addresses of what is done with several pictures.
+
+    Args:
+        page: renders a template.
+        asked: reads the search of an address.
+        who: names a reader, for `Turns`.
+    """
+
+    _pool: Pool
+    _turns: Turns
+    _names: Names
+    _access: Access
+    _corrector: Corrector | None
+    _page: Callable[..., HTMLResponse]
+    _asked: Callable[[Request], Asked]
+    _who: Callable[[Request], str]
+
+    def routes(self) -> list[Route]:
+        return [Route("/many", self.many, methods=["POST"]), Route("/sent", self.sent)]
+
+    async def many(self, request: Request) -> Response:
+        """List pictures, ask whether to correct them, or do it."""
+        wish = Wish.of(await pairs_of(request, MOST + 10))
+        if wish is None:
+            return self._refusal(request, "Nothing is selected, or more than a form can carry: select all instead.")
+        if wish.do in _KINDS:
+            parts = self._parts(request, None if wish.whole else wish.subjects)
+            head = {"content-disposition": f'attachment; filename="pictures.{wish.do}"'}
+            first = await anext(parts)  # what goes wrong so early is still a page
+            text = (_csv if wish.do == "csv" else _json)(_again(first, parts))
+            return StreamingResponse(text, media_type=_KINDS[wish.do], headers=head)
+        if self._corrector is None or not self._access.may_send(request, wish.key):
+            return self._page(request, "login.html", 403, wrong="", back="/")
+        if not wish.tag:
+            return self._refusal(request, "Name a tag in the box beside the buttons.")
+        async with self._turns.turn(self._who(request), "/many"):
+            return await run_in_threadpool(self._correct, request, wish, self._corrector)
+
+    def _correct(self, request: Request, wish: Wish, corrector: Corrector) -> Response:
+        """Send what was confirmed; ask again if the pictures are others by now."""
+        asked, present, cut = self._asked(request), wish.do == "add", False
+        with self._pool.searching() as searcher:
+            subjects = wish.subjects[:MOST]
+            if wish.whole:
+                asked, result = asked.result(searcher)
+                part = result.part(MOST, after=result.place_of(wish.after))
+                subjects, cut = [each.subject for each in part.found], part.later
+                if part.found and not wish.after:  # just before the first one
+                    wish = wish._replace(after=f"{result.cursor(part.found[0])}\U0010ffff")
+            pictures = seen(searcher, subjects)
+            wanted = [each for each in pictures if (wish.tag in each.names) != present]
+            tiles = searcher.of_subjects([each.subject for each in wanted[:_SHOWN]])
+            new = present and not self._names.knows(searcher, wish.tag)
+        sure = _digest(wish, wanted)
+        if wanted and wish.sure == sure:
+            try:
+                made = corrector.send(wanted, wish.tag, present, self._access.name(request))
+            except Refused as error:
+                return self._refusal(request, str(error))
+            shown = asked.shown
+            return RedirectResponse(address("/sent", of=made, q=shown["typed"].text, **shown["fields"]), 303)
+        values = {"wish": wish, "wanted": wanted, "others": len(pictures) - len(wanted), "tiles": list(tiles.values())}
+        values |= {"new": new, "spellings": self._names.spellings(wish.tag) if new else [], "cut": cut, "sure": sure}
+        return self._page(request, "many.html", **asked.shown, **values, refusal="")
+
+    def sent(self, request: Request) -> Response:
+        """How far corrections are; the page reloads until none is on its way."""
+        if not self._access.may_correct(request):
+            return self._page(request, "login.html", 403, wrong="", back="/")
+        sending = None if self._corrector is None else self._corrector.sending(field(request, "of"))
+        if sending is None:
+            raise HTTPException(404)
+        answer = self._page(request, "sent.html", **self._asked(request).shown, sending=sending)
+        if sending.left:
+            answer.headers["refresh"] = str(_AGAIN_S)
+        return answer
+
+    def _refusal(self, request: Request, sentence: str) -> Response:
+        return self._page(request, "many.html", 400, **self._asked(request).shown, refusal=sentence)
+
+    async def _parts(self, request: Request, subjects: Sequence[str] | None) -> AsyncIterator[Sequence[Found]]:
+        """Pictures in parts, at least one; None: those of the answer."""
+        asked = await run_in_threadpool(self._asked, request)
+        who, mine, after = self._who(request), f"/many {id(request)}", ""
+
+        def part(first: int) -> tuple[Sequence[Found], str]:
+            with self._pool.searching() as searcher:
+                if subjects is not None:
+                    return list(searcher.of_subjects(subjects[first : first + _PART]).values()), "ids"
+                _, result = asked.result(searcher)
+                found = result.part(_PART, after=result.place_of(after))
+                return found.found, result.cursor(found.found[-1]) if found.later else ""
+
+        for first in range(0, LISTED if subjects is None else max(1, len(subjects)), _PART):
+            async with self._turns.turn(who, mine):
+                found, after = await run_in_threadpool(part, first)
+            yield found
+            if not after:
+                return
+
+
+def _digest(wish: Wish, pictures: Sequence[Seen]) -> str:
+    """What a person confirms: the change, and the content of each picture."""
+    told = [wish.do, wish.tag, *(f"{each.sha256} {each.subject}" for each in pictures)]
+    return hashlib.sha256("\0".join(told).encode(errors="replace")).hexdigest()[:32]
+
+
+async def _again(first: Sequence[Found], parts: AsyncIterator[Sequence[Found]]) -> AsyncIterator[Sequence[Found]]:
+    yield first
+    async for part in parts:
+        yield part
+
+
+async def _csv(parts: AsyncIterator[Sequence[Found]]) -> AsyncIterator[str]:
+    yield "\ufeff" + _rows([_COLUMNS])  # by the mark, spreadsheets know UTF-8
+    async for part in parts:
+        yield _rows(map(_cells, part))
+
+
+async def _json(parts: AsyncIterator[Sequence[Found]]) -> AsyncIterator[bytes]:
+    before = b"["
+    async for part in parts:
+        for each in part:
+            yield before + orjson.dumps(each.document())
+            before = b",\n"
+    yield b"[]\n" if before == b"[" else b"]\n"
+
+
+def _rows(rows: Any) -> str:
+    out = io.StringIO()
+    csv.writer(out, quoting=csv.QUOTE_ALL).writerows(rows)
+    return out.getvalue()
+
+
+def _cells(found: Found) -> list[str]:
+    known = found.document()
+    known["tags"] = "; ".join(found.names)
+    known["scores"] = "; ".join(f"{score:.4f}" for score in found.scores)
+    texts = [str(known.get(name, "")) for name in _COLUMNS]
+    return [f"'{text}" if text.startswith(_FORMULAS) else text for text in texts]
