@@ -84,6 +84,17 @@ def test_idle_connections_silence_neither_the_page_nor_its_probes(attacked: Call
         idle[0].close()
 
 
+def test_no_answer_waits_for_an_acknowledgement(attacked: Callable[..., Attacked]) -> None:
+    took_s = list[float]()
+    with closing(http.client.HTTPConnection(*attacked().place, timeout=60)) as connection:
+        for _ in range(25):
+            started = time.monotonic()
+            connection.request("GET", "/livez")
+            connection.getresponse().read()
+            took_s.append(_since(started))
+    assert sorted(took_s)[12] < 0.03, "a delayed one takes 40 ms"
+
+
 @pytest.mark.parametrize(
     "begun",
     [b"", b"GET / HT", b"POST /login HTTP/1.1\r\nhost: localhost\r\ncontent-length: 90\r\n\r\ntoken="],
