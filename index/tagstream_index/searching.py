@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 from typing import Any, Final, NamedTuple, TypeAlias
 
@@ -114,7 +114,8 @@ class Found:
 
     def document(self) -> dict[str, Any]:
         """As JSON, without fields that are None."""
-        fields = {name: value for name, value in asdict(self).items() if value is not None and name not in _NOT_JSON}
+        values = {name: getattr(self, name) for name in self.__slots__ if name not in _NOT_JSON}
+        fields = {name: value for name, value in values.items() if value is not None}
         fields |= {"taken_at": self.taken_at} if self.taken_at else {}
         fields["last_modified"] = self.last_modified.isoformat().replace("+00:00", "Z")
         pairs = zip(fields.pop("names"), fields.pop("scores"), strict=True)

@@ -32,6 +32,8 @@ from tagstream_index.searching import Searcher
 from workers import __version__
 from workers.errors import TagstreamError
 
+COPIES: Final = 60
+"""Copies of a picture in an answer."""
 _BODY_BYTES: Final = 64 * 1024
 _AGAIN: Final = {"retry-after": "5"}
 _Wish = TypeVar("_Wish", bound=documents.Parameters)
@@ -116,7 +118,7 @@ class Api:
                 "pending": [each.name for each in pending if not each.failure],
                 "failed": {each.name: each.failure for each in pending if each.failure},
                 "outcomes": [now for now, *_ in found.history],
-                "copies": [each.document() for each in copies],
+                "copies": [each.document() for each in copies[:COPIES]],
                 "similar": [each.document() for each in near],
             }
         )

@@ -39,7 +39,7 @@ class SearchParameters(Parameters):
     sort: Literal["new", "best"] = Field("new", description="By day, the newest first; by fit.")
     by: Literal["both", "words", "meaning"] = Field("both", description="How words rank.")
     cursor: str = Field("", max_length=2_000, description="`next` or `previous` of an answer to the same search.")
-    limit: Whole = Field(60, ge=1, le=200)
+    limit: Whole = Field(60, ge=1, le=100)
     counts: Switch = Field(False, description="Count the newest 5,000 hits too.")
 
 
@@ -125,7 +125,7 @@ class PictureAnswer(BaseModel):
     pending: list[str] = Field(description="Tags whose correction is on its way.")
     failed: dict[str, str] = Field(description="Tags whose correction did not arrive, and why; told once.")
     outcomes: list[EnrichedImage] = Field(description="The last that changed something, the newest first.")
-    copies: list[FoundImage]
+    copies: list[FoundImage] = Field(description="At most 60: equal ones, then the nearest.")
     similar: list[FoundImage]
 
 

@@ -14,7 +14,7 @@ from index.tests.support import enriched, photo, picture, retraction, vector_of,
 from schemas.enriched_image import EnrichedImage
 from tagstream_index import Query, search
 from tagstream_index.database import Connection
-from tagstream_index.page import completing, turns
+from tagstream_index.page import api, completing, turns
 from tagstream_index.page.access import PROBLEM, Access
 from tagstream_index.page.completing import Name, Names
 from tagstream_index.page.correcting import Corrector, Crowded
@@ -110,7 +110,9 @@ def test_an_empty_answer_tells_what_finds_something(ask: Callable[..., Client], 
     assert client.get("search", q="tag:dog")["instead"] == []
 
 
-def test_a_picture_has_the_facts_of_its_events_wherever_it_lies(ask: Callable[..., Client], tables: Connection) -> None:
+def test_a_picture_has_the_facts_of_its_events_wherever_it_lies(
+    ask: Callable[..., Client], tables: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
     odd = enriched(ODD, vector=vector_of(1)).with_facts(phash="f" * 16, taken_at="2025-06-01T10:00:00-03:30")
     near = picture("near.jpg", 0xFFFF_FFFF_FFFF_FFFE)
     written(tables, odd, near, enriched("alike.jpg", vector=vector_of(1)))
@@ -121,6 +123,8 @@ def test_a_picture_has_the_facts_of_its_events_wherever_it_lies(ask: Callable[..
         ("near.jpg", 1)
     ]
     assert [each["key"] for each in answer["similar"]] == ["alike.jpg"]
+    monkeypatch.setattr(api, "COPIES", 1)
+    assert len(answer["copies"]) > len(ask().get("picture", subject=odd.subject)["copies"]) == 1
 
 
 @pytest.mark.parametrize(
