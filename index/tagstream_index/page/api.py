@@ -175,9 +175,9 @@ class Api:
 
 def _instead(searcher: Searcher, asked: Asked) -> list[str]:
     """Texts that find something where this one does not, the nearest first."""
-    why, some = why_empty(searcher, asked.typed), asked.some()
+    why, some = why_empty(searcher, asked.typed), asked.some(searcher, 1)
     others = [typed.text for _, typed in (*why.nearest, *why.without) if typed.tokens]
-    return [some.typed.text, *others] if some and some.result(searcher)[1].part(1).found else others
+    return [some[0].typed.text, *others] if some else others
 
 
 def _gone(searcher: Searcher, subject: str) -> HTTPException:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
+from psycopg.errors import QueryCanceled
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from tagstream_index.page.finding import Result
+from tagstream_index.page.finding import Page, Result
 from tagstream_index.page.turns import Busy
 from tagstream_index.page.typed import Typed, read
 from tagstream_index.query import Embedding
@@ -18,6 +20,7 @@ from workers.errors import Misconfigured, TagstreamError, Unavailable
 BY: Final = ("", "words", "meaning")
 """How words rank; the first is by both."""
 SUBJECT_CHARS: Final = 1_200
+_SOME_S: Final = 1.0
 
 
 class Asked(NamedTuple):
@@ -46,10 +49,15 @@ class Asked(NamedTuple):
     def by_words(self, said: str) -> Asked:
         return self._replace(best=self.typed.can_rank(), by="words", about=None, said=said)
 
-    def some(self) -> Asked | None:
-        """The search for pictures with some of the words, best first; None: it has not several words, or a vector."""
-        some = None if self.about is not None else self.typed.some()
-        return None if some is None else self._replace(typed=some, best=True)
+    def some(self, searcher: Searcher, limit: int) -> tuple[Asked, Result, Page] | None:
+        """Pictures with some of the words, the best first; None: there are none in time."""
+        typed = None if self.about is not None else self.typed.some()
+        if typed is not None:
+            with suppress(QueryCanceled), searcher.quick(_SOME_S):
+                asked, result = self._replace(typed=typed, best=True).result(searcher)
+                if (page := result.part(limit)).found:
+                    return asked, result, page
+        return None
 
     def result(self, searcher: Searcher) -> tuple[Asked, Result]:
         """The result; only by words if the index has no vectors of that space."""

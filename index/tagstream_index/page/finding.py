@@ -20,6 +20,7 @@ COUNTED: Final = 5_000
 _MOST_TAGS, _BUCKETS = 1_000, 24
 _OF_ONE: Final = 64
 """Tags of one picture that are counted, the best ones: an outcome may have a million."""
+_TRIED_S: Final = 0.25
 _PARTS: Final = 8
 """Parts of an empty search that are tried alone."""
 _SIMILAR: Final = 12
@@ -188,15 +189,18 @@ def count(
 def why_empty(searcher: Searcher, typed: Typed) -> Why:
     """Which parts empty a result."""
 
-    def finds(text: Typed) -> bool:
-        return bool(searcher.rows(text.query(), 1))
+    def finds(text: Typed) -> bool | None:
+        """None: it takes too long to know."""
+        clauses = searcher.clauses(text.query())
+        found = searcher.within(_TRIED_S, f"select from image where {clauses.where} limit 1", clauses.values)
+        return None if found is None else bool(found)
 
     filters = typed.filters[:_PARTS]
     less = [(token.filter.shown, typed.without(token)) for token in filters if token.filter is not None]
     if typed.words and less:
         less.append((typed.words, Typed(typed.filters)))
     parts = [*filters, *(token for token in typed.tokens if token.is_word and token.text[0] != "-")][:_PARTS]
-    nothing = [token for token in parts if not finds(Typed((token,)))]
+    nothing = [token for token in parts if finds(Typed((token,))) is False]
     return Why(
         bool(searcher.rows(Query(), 1)),
         [token.filter.shown if token.filter else token.text for token in nothing],

@@ -136,10 +136,8 @@ class Site:
             after, before = (result.place_of(field(request, name)) for name in ("after", "before"))
             page = result.part(PAGE, after=after, before=before)
             lacking = ""
-            if not page.found and not page.earlier and (some := asked.some()):
-                some, others = some.result(searcher)
-                if (part := others.part(PAGE)).found:
-                    lacking, asked, result, page = asked.typed.words, some, others, part
+            if not page.found and not page.earlier and (some := asked.some(searcher, PAGE)):
+                lacking, (asked, result, page) = asked.typed.words, some
             fresh = finding.freshness(searcher)
             why = None if page.found or page.earlier else finding.why_empty(searcher, asked.typed)
             beside = shown(request, result, asked.typed) if field(request, "counts") else {"counts": None}

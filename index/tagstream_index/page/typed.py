@@ -142,7 +142,7 @@ def read(text: str) -> Typed:
     tokens = [_token(match) for match in _TOKEN.finditer(storable(text[:MOST_CHARS]))]
     filters = (number for number, token in enumerate(tokens) if token.filter is not None)
     for number in islice(filters, MOST_FILTERS, None):
-        fault = f"“{tokens[number].text}” is left out: a search takes {MOST_FILTERS} filters."
+        fault = f"“{tokens[number].text}” is one too many: a search takes {MOST_FILTERS} filters."
         tokens[number] = Token(tokens[number].text, fault=fault)
     return Typed(tuple(tokens))
 
@@ -157,10 +157,10 @@ def _token(match: re.Match[str]) -> Token:
     kind, sign, value = (match["name"] or "").lower(), match["sign"], match["value"] or ""
     if kind in FILTERS:
         found = _filter(kind, sign, value, excluded=bool(match["minus"]))
-        fault = f"“{match[0]}” is left out. Write {FILTERS[kind]}."
+        fault = f"“{match[0]}” can't be read. Write {FILTERS[kind]}."
         return Token(match[0], found, "" if found else fault)
     if sign == ":" and value and not value.startswith("//"):  # no address of the web
-        fault = f"“{match[0]}” is left out: there is no filter “{match['name']}”. There are {', '.join(FILTERS)}."
+        fault = f"“{match[0]}” is no filter. There are {', '.join(FILTERS)}."
         return Token(match[0], fault=f"{fault} For words, put it in quotation marks.")
     return Token(match[0])
 

@@ -322,6 +322,31 @@ def test_without_a_script_everything_is_a_link_or_a_form(site: str, opened: Open
     assert page.locator("#pages .cell").count() == 2
 
 
+@pytest.mark.parametrize("script", [True, False])
+def test_tags_open_into_narrower_ones_and_a_box_filters_them(
+    site: str, opened: Open, world: Album, script: bool
+) -> None:
+    wider = "insert into wider values ('cat', '{animal}', true), ('person', '{animal}', true)"
+    world.tables.execute(wider)
+    page = opened(f"{site}/?counts=1", java_script_enabled=script)
+    tags = page.locator("#sifted")
+    expect(tags.get_by_role("link", name="cat 1")).to_have_count(0)
+    page.get_by_role("link", name="animal 3", expanded=False).click()
+    expect(page.get_by_role("link", name="animal 3", expanded=True)).to_be_visible()
+    expect(tags.get_by_role("link", name="person 2")).to_be_visible()
+    assert page.locator("#pages .cell").count() == 3
+    if script:
+        accessible(page)
+        shot(page, "facets")
+    page.get_by_role("searchbox", name="Filter tags").fill("RA")
+    if not script:
+        page.keyboard.press("Enter")
+    expect(tags.get_by_role("link")).to_have_text(["camera1", "grass1"])
+    page.get_by_role("link", name="grass 1").click()
+    assert page.locator("#q").input_value() == "tag:animal tag:grass"
+    world.tables.execute("delete from wider")
+
+
 @pytest.mark.parametrize("motion", ["no-preference", "reduce"])
 def test_a_hash_stands_in_for_a_picture_until_it_comes(
     opened: Open, world: Album, s3: SeaweedFS, monkeypatch: pytest.MonkeyPatch, motion: str

@@ -274,8 +274,8 @@ def test_a_filter_that_means_nothing_is_named_beside_the_rest(browse: Browse, ta
     client = browse()
     for text in ("dog foo:bar", "dog score>abc"):
         assert keys_found(client, f"/?q={quote(text)}") == ["a"]
-        assert f"“{html.escape(text[4:])}” is left out" in client.get("/", params={"q": text}).text
-    assert "“foo:bar” is left out" in client.get("/?q=zebra+foo:bar").text, "also where nothing is found"
+        assert f"“{html.escape(text[4:])}”" in client.get("/", params={"q": text}).text
+    assert "“foo:bar” is no filter" in client.get("/?q=zebra+foo:bar").text, "also where nothing is found"
 
 
 def test_every_state_has_an_address(browse: Browse, tables: Connection) -> None:

@@ -5,12 +5,15 @@ from collections.abc import Mapping, Sequence
 import pytest
 
 from index.tests.support import Said, enriched, written
+from index.tests.world import World
 from tagstream_index import Query, search, wider
+from tagstream_index.check import Check
 from tagstream_index.database import Connection
 from tagstream_index.merge import Spaces
 from tagstream_index.page.facets import Facet, facets_of
 from tagstream_index.page.finding import Counts, Result
 from tagstream_index.page.typed import read
+from tagstream_index.rebuild import Rebuild
 from tagstream_index.searching import searching
 
 pytestmark = pytest.mark.servers
@@ -41,6 +44,9 @@ def shown(connection: Connection, text: str = "") -> list[object]:
 
 
 def test_names_follow_from_each_other_and_the_last_outcome_counts(tables: Connection) -> None:
+    written(tables, tagged("x.jpg", "x", parents={"x": ["dog"]}))
+    assert told(tables)["dog"] == ([], False)
+    tables.execute("delete from wider where name = 'x'")
     written(tables, tagged("a.jpg", "beagle", "poodle", "stone"))
     assert told(tables) == {
         "beagle": (["hound", "dog", "animal"], True),
@@ -50,6 +56,7 @@ def test_names_follow_from_each_other_and_the_last_outcome_counts(tables: Connec
         "animal": ([], False),
     }
     written(tables, tagged("b.jpg", "dog", "poodle", parents={"dog": ["pet"], "poodle": ["lap dog", "dog"]}))
+    written(tables, tagged("c.jpg", "husky", parents={"husky": ["dog", "canine", "animal"]}))
     assert told(tables)["dog"] == (["pet"], True), "what an outcome tells of itself counts more than what follows"
     assert told(tables)["poodle"] == (["lap dog", "dog"], True)
     assert told(tables)["beagle"] == (["hound", "dog", "animal"], True)
@@ -76,6 +83,15 @@ def test_only_what_is_new_is_written(tables: Connection) -> None:
     tables.execute("delete from wider")
     names.meet([tagged("b.jpg", "beagle").row()])
     assert told(tables) == {}
+
+
+def test_a_rebuild_reads_them_anew_and_a_check_leaves_them_alone(compacted: World) -> None:
+    compacted.publish([tagged("a.jpg", "beagle")])
+    compacted.tables.execute("insert into wider values ('old', '{x}', true)")
+    Check(compacted.settings, None).run()
+    assert [*told(compacted.tables)] == ["old"]
+    Rebuild(compacted.settings, partial=False).run()
+    assert {*told(compacted.reconnect())} == {"beagle", "hound", "dog", "animal"}
 
 
 def test_a_picture_counts_once_for_each_wider_name(tables: Connection) -> None:
