@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,9 @@ from tests.support.lying_store import LyingStore
 from tests.support.slowed import slowed
 from tests.support.waiting import eventually
 from tests.support.worker_process import Site, WorkerProcess, photo, worker
+from workers.assembly.choices import choose
 from workers.backends.kafka import KafkaEmitter, ensure_topics, group_watch
+from workers.retag.changes import read_changes
 from workers.retag.plan_file import PlanFile
 from workers.retag.planned_work import group_of
 from workers.types import Message
@@ -245,6 +248,32 @@ def test_corrections_that_come_before_and_while_a_go_runs_stand(tagged: Site, ke
     assert command.go()["finished"]
     assert corrected() == {earlier, reached, coming}
     newest_is_last(tagged, len(keys))
+    assert command.run("audit", "--json")["proved"]
+
+
+@pytest.mark.parametrize("keys", [60], indirect=True)
+def test_a_killed_go_of_accepted_images_goes_on_with_more_and_publishes_none_twice(
+    tagged: Site, keys: list[str], tmp_path: Path
+) -> None:
+    command, path = Command(tagged, tmp_path), tmp_path / "choices"
+    command.run("retag", "plan", "-o", command.plan, "--changes", tmp_path / "changes", "--json")
+    head, lines = read_changes(tmp_path / "changes")
+    changed = [each.subject for _, each in lines]
+    only = ("retag", "go", command.plan, "--only", path, "--json")
+    choose(path, head.name, dict.fromkeys(changed[:30], "accepted"))
+    process = command.start(*only, program=slowed(0.1))
+    eventually(lambda: len(enriched(tagged)) > len(keys) + 4 or process.poll() is not None, 120)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    choose(path, head.name, dict.fromkeys(changed[25:40], "accepted"))
+    report = command.run(*only)
+    assert (report["planned"], report["earlier"] + report["rescored"], report["finished"]) == (40, 40, True)
+    assert report["earlier"] > 4
+    newest = newest_is_last(tagged, len(keys))
+    assert len(enriched(tagged)) == len(keys) + 40
+    digests = Counter(each.thresholds.digest for each in newest)
+    assert sorted(digests.values()) == [20, 40]
     assert command.run("audit", "--json")["proved"]
 
 

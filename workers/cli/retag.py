@@ -183,7 +183,7 @@ def go(
         if count := getattr(report, name):
             terminal.say(f"{count:9,} {what}")
     if not report.finished:
-        terminal.say(f"paused: tagstream retag go {plan} goes on")
+        terminal.say("paused: the same command goes on")
 
 
 @app.command()

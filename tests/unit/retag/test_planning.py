@@ -270,6 +270,7 @@ def test_numbers_that_no_outcome_has_are_unknown(topic: Topic, tmp_path: Path) -
     new = New(
         ("tags",), StoredOutcome(fields, ()), {"tags": [], "corrections": {"added": ["blue"], "removed": []}}, never
     )
+    topic.now = today(tmp_path, thresholds=0.5, profiles={"default": {"all": 0.3}})
     told = Numbering(topic.now).of(new)
     assert told("red") == told("green") == (None, None, None, 0.3)
     assert told("sky") is None
