@@ -218,6 +218,16 @@ def reader(request: Request, session: str | None, *, behind_proxy: bool) -> str:
     return "" if request.client is None else request.client.host
 
 
+async def body_of(request: Request, most: int) -> bytes | None:
+    """The body of a request; None if it is larger."""
+    body = b""
+    async for part in request.stream():
+        body += part
+        if len(body) > most:
+            return None
+    return body
+
+
 async def form_of(request: Request, most_fields: int = 10) -> dict[str, str]:
     """The fields of a form, as `pairs_of`."""
     return dict(await pairs_of(request, most_fields))
@@ -225,11 +235,7 @@ async def form_of(request: Request, most_fields: int = 10) -> dict[str, str]:
 
 async def pairs_of(request: Request, most_fields: int) -> list[tuple[str, str]]:
     """Names and values of a form's fields; empty if it is too large or invalid."""
-    body = b""
-    async for part in request.stream():
-        body += part
-        if len(body) > _FORM_BYTES:
-            return []
+    body = await body_of(request, _FORM_BYTES) or b""
     try:
         return parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=most_fields)
     except ValueError:

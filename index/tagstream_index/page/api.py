@@ -19,7 +19,7 @@ from starlette.routing import Mount, Route
 from schemas.text import first_fault
 from tagstream_index.copies import copies_of
 from tagstream_index.page import api_document as documents
-from tagstream_index.page.access import Access, problem
+from tagstream_index.page.access import Access, body_of, problem
 from tagstream_index.page.asked import Asked, trouble
 from tagstream_index.page.completing import Names
 from tagstream_index.page.correcting import Corrector, Crowded, Refused, seen
@@ -137,16 +137,15 @@ class Api:
     async def correct(self, request: Request) -> Response:
         """Send a person's word; an outcome shows it later."""
         person = self._access.person(request)
-        if person is None or not person.editor:
-            why = (
-                "Corrections need the token, as `Authorization: Bearer TOKEN`."
-                if person is None
-                else "You may only read."
-            )
-            raise HTTPException(401 if person is None else 403, why)
+        if person is None:
+            raise HTTPException(401, "Send the token as `Authorization: Bearer TOKEN`.")
+        if not person.editor:
+            raise HTTPException(403, "You may read alone: --editors does not name you.")
         if self._corrector is None:
             raise HTTPException(404, "Nothing can be corrected here: TAGSTREAM_CORRECTIONS_TOPIC is not set.")
-        body = await _body(request)
+        body = await body_of(request, _BODY_BYTES)
+        if body is None:
+            raise HTTPException(413, f"A correction has at most {_BODY_BYTES:,} bytes.")
         wish = _read(lambda: documents.CorrectionWish.model_validate_json(body))
         await run_in_threadpool(self._send, self._corrector, wish, person.name)
         return _json({"subject": wish.subject}, 202)
@@ -199,15 +198,6 @@ def _read(validated: Callable[[], _Wish]) -> _Wish:
         return validated()
     except ValidationError as error:
         raise HTTPException(400, f"{first_fault(error)}.") from None
-
-
-async def _body(request: Request) -> bytes:
-    body = b""
-    async for part in request.stream():
-        body += part
-        if len(body) > _BODY_BYTES:
-            raise HTTPException(413, f"A correction has at most {_BODY_BYTES:,} bytes.")
-    return body
 
 
 def _json(answer: Any, status: int = 200) -> Response:

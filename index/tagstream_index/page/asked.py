@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from contextlib import suppress
 from typing import Any, Final, NamedTuple
@@ -16,6 +17,8 @@ from tagstream_index.page.typed import Typed, read
 from tagstream_index.query import Embedding
 from tagstream_index.searching import Searcher
 from workers.errors import Misconfigured, TagstreamError, Unavailable
+
+logger = logging.getLogger(__name__)
 
 BY: Final = ("", "words", "meaning")
 """How words rank; the first is by both."""
@@ -101,7 +104,10 @@ class Trouble(NamedTuple):
 
 
 def trouble(error: TagstreamError) -> Trouble:
+    """What to tell of an error, which the log tells whole."""
     slow = isinstance(error, Unavailable) and error.fault == "too-slow"
     told = isinstance(error, Misconfigured) or slow  # an address of the database is not for readers
     said, advice = (str(error), getattr(error, "advice", "")) if told else ("", "")
+    if not isinstance(error, Busy):
+        logger.warning("no page: %s", error)
     return Trouble(isinstance(error, Busy), slow, said, advice)

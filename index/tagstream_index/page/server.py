@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -41,8 +40,6 @@ from tagstream_index.page.turns import Turns
 from tagstream_index.page.typed import Typed
 from tagstream_index.searching import Found
 from workers.errors import Misconfigured, TagstreamError
-
-logger = logging.getLogger(__name__)
 
 PAGE: Final = 60
 """Pictures that come at once."""
@@ -327,8 +324,6 @@ class Site:
     def _problem(self, request: Request, error: TagstreamError) -> Response:
         """A page that says why nothing is shown, and reloads."""
         why = trouble(error)
-        if not why.busy:
-            logger.warning("no page: %s", error)
         answer = self._page(request, "problem.html", 503, **typed(request).shown | why._asdict())
         if not why.slow:
             answer.headers["refresh"] = str(_AGAIN_S)
