@@ -289,6 +289,23 @@ def test_names_of_tags_are_completed_as_they_are_typed(site: str, opened: Open) 
     assert page.locator("#known option").first.get_attribute("value") == "garage"
 
 
+def test_an_original_is_downloaded_and_a_link_copied(opened: Open, world: Album) -> None:
+    scene = world.scenes[3]
+    through = {"index_store_url": world.settings.s3_endpoint}
+    with served(world.settings.model_copy(update=through)) as address:
+        page = opened(f"{address}/?q=coffee", permissions=["clipboard-read", "clipboard-write"])
+        page.locator("#pages .cell").first.click()
+        with page.expect_download() as got:
+            page.get_by_role("link", name="Open original").click()
+        assert (got.value.suggested_filename, got.value.path().read_bytes()) == ("coffee.png", scene.body)
+        page.get_by_role("button", name="Copy link").click()
+        expect(page.get_by_role("button", name="Copied")).to_be_visible()
+        page.goto(page.evaluate("navigator.clipboard.readText()"))
+        expect(page.locator("h1")).to_have_text("a cup of coffee on a wooden table")
+        page.get_by_text("Details", exact=True).click()
+        accessible(page)
+
+
 @pytest.mark.parametrize(("name", "width"), [("dark", 1280), ("narrow", 390)])
 def test_dark_and_narrow_pages_hold_the_same(site: str, opened: Open, name: str, width: int) -> None:
     page = opened(site, width, 844 if width < 400 else 800, color_scheme="dark")
