@@ -681,6 +681,7 @@ def test_the_gallery_of_changes(opened: Open, world: Album, plan: Changes, name:
         page = opened(address, width, 844 if dark else 800, color_scheme="dark" if dark else "light")
         page.get_by_role("link", name="Changes").click()
         expect(page.locator("h1")).to_have_text("11 pictures would change")
+        page.keyboard.press("a")
         shot(page, name)
         accessible(page)
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing sticks out"

@@ -322,20 +322,21 @@ async function complete(event) {
 
 // A verdict is saved at once; without a script the button saves those of a page.
 async function judged({ target }) {
-  if (!/^v\d/.test(target.name)) return;
-  const { key, draw } = target.form.elements;
+  if (!target.matches(".verdict input")) return;
+  const { action, elements: { key, draw } } = target.form;
   const body = new URLSearchParams({ key: key.value, draw: draw.value, [target.name]: target.value, script: 1 });
-  const answer = await fetch(target.form.action, { method: "POST", body }).catch(() => null);
+  const answer = await fetch(action, { method: "POST", body }).catch(() => null);
   find("#told").textContent = answer?.ok ? await answer.text() : "Not saved: log in again, or look whether the server is up.";
   if (!answer?.ok) target.checked = false;
 }
 
 function verdict(value) {
   const cards = all(".card:has(.verdict:enabled)", pages);
-  const card = document.activeElement.closest(".card") ?? cards.find((each) => each.getBoundingClientRect().bottom > 120);
-  find(`.verdict:enabled [value=${value}]`, card ?? pages)?.click();
+  const seen = (each) => each.getBoundingClientRect().bottom > 120;
+  const card = document.activeElement.closest(".card") ?? cards.find(seen) ?? cards.at(-1);
   const next = cards[cards.indexOf(card) + 1] ?? card;
-  find(".cell", next)?.focus({ preventScroll: true });
+  find(`[value=${value}]`, card).click();
+  find(".cell", next).focus({ preventScroll: true });
   next.scrollIntoView({ block: "nearest" });
 }
 
@@ -351,7 +352,7 @@ function pressed(event) {
   else if (one && event.key === "f") does.full();
   else if (one && (["z", "+"].includes(event.key) || event.key === "Escape" && view.matches(".zoomed"))) does.zoom(event);
   else if (one && event.key.startsWith("Arrow") && view.matches(".zoomed")) done = false;
-  else if (find(".verdict") && "ar".includes(event.key)) verdict(event.key === "a" ? "accepted" : "rejected");
+  else if (find(".verdict:enabled") && "ar".includes(event.key)) verdict(event.key === "a" ? "accepted" : "rejected");
   else if (chosen && event.key.toLowerCase() === "x") done = picked(event);
   else if (chosen && event.key === "Escape") chosen.reset();
   else if (one && event.key === "ArrowLeft") turn("prev");
