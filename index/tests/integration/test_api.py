@@ -24,6 +24,7 @@ from tagstream_index.page.pool import Pool
 from tagstream_index.page.server import Site
 from tagstream_index.settings import IndexSettings
 from tests.support.waiting import eventually
+from workers.errors import Unavailable
 
 pytestmark = pytest.mark.servers
 
@@ -182,6 +183,22 @@ def test_who_finds_no_turn_is_told_when_to_come_again(
     answer = client.get("search")
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
     assert client.get("tags").keys() == {"tags"}
+
+
+def test_a_failure_tells_programs_no_more_than_people(
+    ask: Callable[..., Client], tables: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written(tables, enriched("a.jpg"))
+    client = ask()
+    monkeypatch.setattr(api, "similar", None)
+    assert client.get("picture", subject="photos/a.jpg").status_code == 500
+
+    def away(*_: object) -> None:
+        raise Unavailable("postgresql", "db.internal refuses connections")
+
+    monkeypatch.setattr(Pool, "searching", away)
+    answer = client.get("search")
+    assert (answer.status_code, answer.headers["retry-after"], "internal" in answer.text) == (503, "5", False)
 
 
 def test_without_the_token_nothing_is_told(ask: Callable[..., Client], tables: Connection) -> None:
