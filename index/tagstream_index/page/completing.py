@@ -10,7 +10,6 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Final
 
 from tagstream_index.page.finding import close_names
@@ -58,6 +57,7 @@ class Names:
         self._thread = ThreadPoolExecutor(1, "tagstream-names")
         self._counting: Future[None] | None = None
         self._count_at = float("-inf")
+        self._known: Sequence[tuple[str, Name]] = ()
         self._take({})
 
     def begun(self, text: str, limit: int) -> list[Name]:
@@ -112,21 +112,18 @@ class Names:
         known += [Name(name, 0) for name in labels if name not in counts]
         wide = (name for name in {**dict.fromkeys(wider), **above} if name not in counts and name not in labels)
         known += [Name(name, None) for name in wide if _shown(name)]
+        keys = {each.name: key for key, each in self._known}  # to make one takes longer than all else
+        self._known = [(keys.get(each.name) or _key(each.name), each) for each in known]
         spelt: dict[str, list[str]] = {}
-        for each in known:
-            spelt.setdefault(_key(each.name), []).append(each.name)
-        self._known: Sequence[tuple[str, Name]] = [(_key(each.name), each) for each in known]
+        for key, each in self._known:
+            spelt.setdefault(key, []).append(each.name)
         self._spelt: Mapping[str, Collection[str]] = spelt
 
 
 def _key(name: str) -> str:
     """The words of a name in lower case, each after a space."""
-    return _cut_key(name[:NAME_CHARS])
-
-
-@lru_cache(2 * MOST)
-def _cut_key(name: str) -> str:
-    return "".join(f" {word}" for word in re.findall(r"\w+", unicodedata.normalize("NFKC", name).casefold()))
+    text = unicodedata.normalize("NFKC", name[:NAME_CHARS]).casefold()
+    return "".join(f" {word}" for word in re.findall(r"\w+", text))
 
 
 def _shown(name: str) -> bool:
