@@ -83,32 +83,3 @@ def test_every_test_that_a_section_names_is_there(page: str) -> None:
 
 def test_no_other_page_is_listed() -> None:
     assert tuple(claims()) == PAGES
-
-
-def test_sections_are_found_by_prose_rows_and_bold_items_and_a_missing_test_is_found() -> None:
-    page = """# A page
-Prose that claims.
-
-## Only a table
-| head | of it |
-|---|---|
-| [row](x.md#y) `one` | it holds |
-
-## A list
-- **Bold.** This too.
-
-## Nothing of its own
-- plain
-
-```
-# no heading
-| no | row |
-```
-
-## [Linked](x.md) words and code `one` two three four
-More prose.
-"""
-    assert list(sections(page)) == ["a-page", "only-a-table", "a-list", "linked-words-and-code-one-two"]
-    assert _is_there("tests/unit/test_claims.py::test_no_other_page_is_listed")
-    assert not _is_there("tests/unit/test_claims.py::test_that_there_never_was")
-    assert not _is_there("tests/unit/test_no_such_file.py::test_x")

@@ -164,17 +164,3 @@ def test_the_longest_files_come_first_and_the_others_keep_their_order() -> None:
     items = [item(path) for path in ("b.py", LONGEST[-1], "a.py", LONGEST[0])]
     fixtures.pytest_collection_modifyitems(items)
     assert [each.nodeid.partition("::")[0] for each in items] == [LONGEST[-1], LONGEST[0], "b.py", "a.py"]
-
-
-@pytest.mark.parametrize(("fresh", "times"), [(True, 1), (False, 0)])
-def test_tests_are_compiled_before_they_run_in_a_fresh_checkout_alone(
-    fresh: bool, times: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ran: list[Any] = []
-    monkeypatch.setattr(run_tests, "CHECKOUT", tmp_path)
-    monkeypatch.setattr(sys, "dont_write_bytecode", False)
-    monkeypatch.setattr(subprocess, "run", lambda command, **_: ran.append(command))
-    if not fresh:
-        (tmp_path / "tests" / "__pycache__").mkdir(parents=True)
-    run_tests.compile_once()
-    assert len(ran) == times

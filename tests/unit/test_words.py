@@ -68,11 +68,8 @@ def test_the_table_of_rams_modules_names_all_of_them() -> None:
 @pytest.mark.parametrize(
     ("line", "word"),
     [
-        ("whoever asks", "whoever"),
         ("The Canary dies", "Canary"),
-        ("of an neighbour", "neighbour"),
         ("def test_nobody_waits():", "nobody"),
-        ("class GuiltyImage:", "Guilty"),
         ("    for letter in found:", "for letter"),
     ],
 )
@@ -103,12 +100,8 @@ def test_a_class_of_a_home_has_a_name_of_its_own(home: str) -> None:
     ("text", "phrase"),
     [
         ("the pages that were asked for", "asked for"),
-        ('"""None where there is none."""', "None where"),
         ("# nothing is asked\n    # of it", "asked\n    # of"),
-        ("crash: told of each error", "told of"),
         ("some records, of which none are kept", "of which none"),
-        ("an answer is none of such a model", "is none of"),
-        ("the worker of now", "of now"),
     ],
 )
 def test_a_phrase_is_found_with_its_line_even_across_a_break(text: str, phrase: str) -> None:

@@ -129,12 +129,6 @@ def test_facts_over_the_workers_limits_are_a_miss(cache: Counting, more: dict[st
         assert (known.sources([task]), task.source_hit) == ([facts if hit else None], hit)
 
 
-def test_of_one_store_nothing_is_known_in_another(cache: Counting, known: KnownResults) -> None:
-    known.settle([known.arrival(finished(**V1))])
-    elsewhere = KnownResults(cache, make_roles({"tagger": TAGGER}), "https://other")
-    assert elsewhere.sources([new(**V1)]) == [None]
-
-
 def test_an_event_with_an_old_sequencer_has_to_ask_the_store(known: KnownResults) -> None:
     known.settle([known.arrival(finished(**V1, sequencer="0B"))])
     tasks = [new(**V1, sequencer=sequencer) for sequencer in ("0A", "0B", "0C")] + [new(**V1)]

@@ -179,19 +179,6 @@ def test_a_bucket_outside_the_allow_list_is_a_dead_letter_and_a_key_outside_the_
     assert set(harness.enriched()) == {"a.png"}
 
 
-def test_an_older_event_of_the_same_object_is_skipped_as_stale() -> None:
-    harness = Harness()
-    older = harness.put("a.png", (20, 20, 250))
-    newer = harness.put("a.png", RED)
-    harness.send(harness.event("a.png", etag=newer, sequencer="00FF"))
-    with harness.running():
-        harness.settled()
-        eventually(lambda: harness.cache.lookup(["2:sequencer:/photos/a.png"]) == [b"00FF"])
-        harness.send(harness.event("a.png", etag=older, sequencer="00FE"))
-        harness.settled()
-    assert [skip.reason for skip in harness.skips()] == ["stale"]
-
-
 def test_a_hit_on_the_first_level_skips_the_store_and_a_copy_skips_the_device() -> None:
     harness = Harness()
     etag = harness.put("a.png", RED)
@@ -284,42 +271,6 @@ def test_out_of_memory_halves_the_batch_and_blames_no_image() -> None:
     assert harness.dead() == []
     assert len(harness.enriched()) == 16
     assert max(harness.tagger.batches) == 2
-
-
-@pytest.mark.slow
-def test_a_failing_store_is_waited_for_and_nothing_is_dead_lettered() -> None:
-    harness = Harness()
-    for key in ("a.png", "b.png"):
-        harness.give(key, RED)
-    harness.store.fail(BUCKET, None, Unavailable("s3", "connection refused"), times=12)
-    harness.work()
-    assert harness.dead() == []
-    assert set(harness.enriched()) == {"a.png", "b.png"}
-
-
-def test_one_object_that_always_fails_while_others_read_is_dead_lettered_as_unreadable() -> None:
-    harness = Harness()
-    harness.put("bad.png", RED)
-    harness.put("good.png", BLUE)
-    harness.store.fail(BUCKET, "bad.png", Unavailable("s3", "500"))
-    harness.send(harness.event("bad.png"), partition=0)
-    with harness.running(unreadable_s=0.3):
-        eventually(lambda: harness.send(harness.event("good.png"), partition=1) > 0 and harness.dead())
-        harness.settled()
-    assert harness.failures() == [("fetch", "unreadable")]
-
-
-def test_an_object_that_is_refused_while_others_read_is_dead_lettered_at_once() -> None:
-    harness = Harness()
-    harness.put("good.png", BLUE)
-    harness.put("bad.png", RED)
-    harness.store.fail(BUCKET, "bad.png", Unavailable("s3", "403", fault="forbidden"))
-    harness.send(harness.event("bad.png"))
-    with harness.running():
-        eventually(lambda: (BUCKET, "bad.png") in harness.store.reads)
-        harness.send(harness.event("good.png"), partition=1)
-        harness.settled()
-    assert harness.failures() == [("fetch", "forbidden")]
 
 
 def test_a_partial_image_has_its_tags_and_a_dead_letter_for_its_caption() -> None:

@@ -174,12 +174,6 @@ def test_a_heartbeat_that_is_just_being_sent_is_waited_for_no_longer_than_that(
     assert consumer.poll.call_args.kwargs["timeout_ms"] > 2_500
 
 
-def test_a_missing_topic_is_reported(source: KafkaRecordSource, consumer: Any) -> None:
-    consumer.topics.return_value = {"others"}
-    with pytest.raises(Misconfigured, match="'images' does not exist; create it first"):
-        source.poll(0)
-
-
 def test_a_missing_topic_is_named_even_if_a_first_answer_names_no_topic(
     source: KafkaRecordSource, consumer: Any
 ) -> None:
@@ -234,17 +228,6 @@ def test_an_error_that_no_poll_can_repair_ends_the_poll_with_a_sentence(
         source.poll(0.01)
 
 
-def test_an_offset_that_is_gone_ends_the_worker_and_names_the_gap(source: KafkaRecordSource, consumer: Any) -> None:
-    consumer.poll.side_effect = kafka_errors.OffsetOutOfRangeError({HERE: 7})
-    consumer.beginning_offsets.return_value = {HERE: 40}
-    consumer.end_offsets.return_value = {HERE: 90}
-    with pytest.raises(Broken, match="offsets 7 to 39 were deleted"):
-        source.poll(0.01)
-    consumer.beginning_offsets.return_value, consumer.end_offsets.return_value = {HERE: 0}, {HERE: 6}
-    with pytest.raises(Broken, match=r"offset 7 of images:0 is out of range .*the partition ends at 6"):
-        source.poll(0.01)
-
-
 def test_an_offset_that_only_one_answer_calls_deleted_is_polled_again(
     source: KafkaRecordSource, consumer: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -284,14 +267,6 @@ def test_partitions_lost_in_a_join_without_callbacks_are_left_alone(source: Kafk
     assert (again.partition, again.member_id) == (Partition("images", 1), "me again")
     assert not here.current
     assert not there.current
-
-
-def test_an_assignment_that_has_ended_is_not_started(source: KafkaRecordSource, consumer: Any) -> None:
-    here, _ = opened(source)
-    source._member.drop([HERE])
-    consumer.seek.reset_mock()
-    source.start(here, 9)
-    consumer.seek.assert_not_called()
 
 
 def test_unreadable_records_that_come_together_are_reported_once(
