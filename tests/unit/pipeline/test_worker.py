@@ -16,7 +16,6 @@ from tests.support.harness import (
     GROUP,
     IN,
     OUT,
-    POISON,
     EchoCaptioner,
     Harness,
     running,
@@ -24,17 +23,11 @@ from tests.support.harness import (
 from tests.support.waiting import eventually
 from workers.errors import Broken, Misconfigured, Unavailable
 from workers.pipeline import worker as pipeline_worker
-from workers.pipeline.worker import Worker
 from workers.ports import Publisher, RecordSource
 from workers.types import Partition, Polled, Unreadable
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 Client = TypeVar("Client", RecordSource, Publisher)
-
-
-def at_device(worker: Worker) -> int:
-    in_flight = worker.progress().in_flight
-    return in_flight.get("wait-device", 0) + in_flight.get("annotate", 0)
 
 
 def test_an_event_becomes_an_enriched_image_with_tags_and_a_caption() -> None:
@@ -200,19 +193,6 @@ def test_a_hit_on_the_first_level_skips_the_store_and_a_copy_skips_the_device() 
     assert again.tags == copy.tags
 
 
-def test_equal_images_in_flight_are_computed_once() -> None:
-    harness = Harness()
-    for number in range(50):
-        harness.give(f"{number}.png", RED, partition=number % 2)
-    harness.tagger.gate.clear()
-    with harness.running():
-        harness.tagger.waiting.wait(10)
-        harness.tagger.gate.set()
-        harness.settled()
-    assert sum(harness.tagger.batches) == 1
-    assert len(harness.enriched()) == 50
-
-
 def test_when_the_leading_image_is_dropped_an_equal_one_takes_over() -> None:
     harness = Harness(partitions=2)
     harness.put("a.png", RED)
@@ -232,22 +212,6 @@ def test_when_the_leading_image_is_dropped_an_equal_one_takes_over() -> None:
     assert harness.coordinates() == sorted((p, o, 0) for p, o in harness.appended)
 
 
-def test_the_failing_image_of_a_batch_is_dead_lettered_and_the_others_are_not() -> None:
-    harness = Harness()
-    for number in range(7):
-        harness.put(f"{number}.png", (0, 100 + number, 0))
-    harness.put("poison.png", POISON)
-    for key in ("0", "1", "2", "poison", "3", "4", "5", "6"):
-        harness.send(harness.event(f"{key}.png"))
-    harness.tagger.gate.clear()
-    with harness.running() as worker:
-        eventually(lambda: at_device(worker) == 8)
-        harness.tagger.gate.set()
-        harness.settled()
-    assert harness.failures() == [("annotate", "annotate-failed")]
-    assert len(harness.enriched()) == 7
-
-
 @pytest.mark.parametrize("fault", ["broken", "nan"])
 def test_a_broken_device_stops_the_worker_with_the_topic_untouched(fault: str) -> None:
     harness = Harness()
@@ -256,33 +220,6 @@ def test_a_broken_device_stops_the_worker_with_the_topic_untouched(fault: str) -
     with pytest.raises(Broken, match="known to be good"):
         harness.run_to_its_end()
     assert harness.coordinates() == []
-
-
-def test_out_of_memory_halves_the_batch_and_blames_no_image() -> None:
-    harness = Harness()
-    harness.tagger.memory = 2
-    for number in range(16):
-        harness.give(f"{number}.png", (0, 100 + number, 0))
-    harness.tagger.gate.clear()
-    with harness.running() as worker:
-        eventually(lambda: at_device(worker) == 16)
-        harness.tagger.gate.set()
-        harness.settled()
-    assert harness.dead() == []
-    assert len(harness.enriched()) == 16
-    assert max(harness.tagger.batches) == 2
-
-
-def test_a_partial_image_has_its_tags_and_a_dead_letter_for_its_caption() -> None:
-    harness = Harness()
-    harness.captioner = EchoCaptioner()
-    harness.captioner.fails = True
-    harness.give("a.png", RED)
-    harness.work()
-    image = harness.enriched()["a.png"]
-    assert (image.status, image.reason, image.caption) == ("partial", "caption-failed", None)
-    assert [tag.name for tag in image.tags] == ["red"]
-    assert harness.failures() == [("caption", "caption-failed")]
 
 
 def test_captions_are_guided_by_the_tags_or_by_the_events_own() -> None:
