@@ -872,7 +872,7 @@ def test_a_list_comes_in_parts_up_to_its_bound(
 def test_another_address_needs_the_token_to_read(browse: Browse, tables: Connection) -> None:
     written(tables, photo("a.jpg", "dog"))
     client = browse(to_read=True)
-    for path in ("/", "/facets", "/picture?of=photos/a.jpg", "/image?of=photos/a.jpg"):
+    for path in ("/", "/facets", "/picture?of=photos/a.jpg", "/image?of=photos/a.jpg", "/original?of=photos/a.jpg"):
         answer = client.get(path, follow_redirects=False)
         assert (answer.status_code, answer.headers["location"]) == (303, "/login")
     assert client.get("/livez").status_code == client.get("/readyz").status_code == 200

@@ -242,7 +242,8 @@ class MinioObjectStore:
         _check_names(bucket, key, version_id, None)
         plain, whole = re.sub(r"[^A-Za-z0-9._-]+", "_", file_name), quote(printable(file_name), safe="")
         saved = f"attachment; filename=\"{plain}\"; filename*=UTF-8''{whole}"
-        said: DictType = {"response-content-disposition": saved}
+        # A store refuses it of clients without keys.
+        said: DictType = {"response-content-disposition": saved} if self._keys_from else {}
         expires = timedelta(seconds=seconds)
         return self._client.presigned_get_object(bucket, key, expires, said, version_id=version_id)
 

@@ -5,6 +5,7 @@ import re
 import socket
 import threading
 import time
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -75,6 +76,19 @@ def retries(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     counted: list[object] = []
     monkeypatch.setattr(metrics.RETRIES, "add", lambda *_, **labels: counted.append(labels))
     return counted
+
+
+@pytest.mark.parametrize(("keys_from", "signed"), [("a file", True), ("", False)])
+def test_a_link_is_an_attachment_where_it_is_signed(keys_from: str, signed: bool) -> None:
+    keys = ("key", "secret") if keys_from else ("", "")
+    store = MinioObjectStore("http://127.0.0.1:9", *keys, "us-east-1", keys_from=keys_from)
+    link = store.link("bucket", "a/b c.jpg", version_id="v1", file_name='"\r\nb c.jpg', seconds=300)
+    assert link.startswith("http://127.0.0.1:9/bucket/a/b%20c.jpg?")
+    asked = parse_qs(urlsplit(link).query)
+    assert asked["versionId"] == ["v1"]
+    assert ("X-Amz-Signature" in asked) == signed
+    said = "attachment; filename=\"_b_c.jpg\"; filename*=UTF-8''%22%EF%BF%BD%EF%BF%BDb%20c.jpg"
+    assert asked.get("response-content-disposition", []) == ([said] if signed else [])
 
 
 def test_an_etag_is_sent_in_quotes_and_the_dates_come_in_utc() -> None:
