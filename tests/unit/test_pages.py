@@ -66,6 +66,17 @@ def test_its_links_lead_to_pages_and_files_that_are_there() -> None:
     assert [link for link in links if not (ROOT / link).exists()] == []
 
 
+def test_its_rate_and_the_sizes_of_its_models_equal_those_on_their_pages() -> None:
+    performance, models = ((ROOT / f"docs/guide/{page}.md").read_text("utf-8") for page in ("sizing", "models"))
+    (measured,) = re.findall(r"^\| compact tagger \| ([\d.]+) \|", performance, re.MULTILINE)
+    (listed,) = re.findall(r"^\| `compact` in a worker \|.*\| (\d+) \|", TEXT, re.MULTILINE)
+    (first,) = re.findall(r"(\d+) images per second with `compact`", TEXT)
+    assert first == listed == f"{float(measured):.0f}"
+    made = re.findall(r"\| (0\.\d+ GB) in bf16", models)
+    assert len(made) == 3
+    assert re.findall(r"^\| (?:RAM|RAM\+\+|Tag2Text) \|.*\| (0\.\d+ GB) \|$", TEXT, re.MULTILINE) == made
+
+
 PAGES = sorted({*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")} - {ROOT / "CHANGELOG.md"})
 """Not the changelog, which names what earlier versions had."""
 NAMES = variables() | {variable(field) for field in IndexSettings.model_fields} | {"TAGSTREAM_INDEX_DSN_FILE"}
