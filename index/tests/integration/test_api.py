@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -19,6 +20,7 @@ from tagstream_index.page.access import PROBLEM, Access
 from tagstream_index.page.completing import Name, Names
 from tagstream_index.page.correcting import Corrector, Crowded
 from tagstream_index.page.one import Bundles
+from tagstream_index.page.people import People
 from tagstream_index.page.pictures import NoPicture, Pictures
 from tagstream_index.page.pool import Pool
 from tagstream_index.page.server import Site
@@ -77,8 +79,8 @@ class Sent(Corrector):
 def ask(settings: IndexSettings, tables: Connection) -> Iterator[Callable[..., Client]]:
     cleanup = ExitStack()
 
-    def made(corrector: Corrector | None = None, *, to_read: bool = False) -> Client:
-        access = Access(TOKEN, to_read=to_read)
+    def made(corrector: Corrector | None = None, *, to_read: bool = False, people: People | None = None) -> Client:
+        access = Access(TOKEN, to_read=to_read, people=people)
         site = Site(Pool(settings), Pictures(settings, 1_000_000), Bundles(settings, None), access, corrector)
         cleanup.callback(site.close)
         client = TestClient(site.application(), headers=BEARER if to_read else {}, raise_server_exceptions=False)
@@ -244,6 +246,20 @@ def test_a_correction_is_of_the_content_that_a_person_saw(ask: Callable[..., Cli
     sent.full = False
     client.client.post("/login", data={"token": TOKEN})
     assert status("") == 202
+
+
+def test_an_editor_of_the_proxy_corrects_under_their_name(
+    ask: Callable[..., Client], tables: Connection, tmp_path: Path
+) -> None:
+    written(tables, enriched("a.jpg"))
+    (editors := tmp_path / "editors").write_text("ann\n")
+    sent = Sent()
+    client = ask(sent, people=People("X-Forwarded-User", editors)).client
+    wish = {"subject": "photos/a.jpg", "sha256": "b" * 64, "added": ["zebra"]}
+    for person, status in {"eve": 403, "": 401, "ann": 202}.items():
+        answer = client.post("/api/corrections", json=wish, headers={"x-forwarded-user": person})
+        assert answer.status_code == status, person
+    assert sent.said == [("zebra", True, "ann")]
 
 
 class Listed:
