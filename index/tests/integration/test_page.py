@@ -1403,7 +1403,8 @@ def test_a_correction_waits_until_its_row_shows_it(
         assert corrector.sending(made) is None
     said = sent[0]
     assert (len(sent), said["added"], said["sha256"], said["by"]) == (1, ["cat"], "b" * 64, "ann")
-    assert "TAGSTREAM_CORRECTIONS_TOPIC" in missing(settings)
+    assert {"TAGSTREAM_CORRECTIONS_TOPIC", "TAGSTREAM_INDEX_PAGE_TOKEN"} <= {*missing(settings)}
+    assert "TAGSTREAM_INDEX_PAGE_TOKEN" not in missing(settings, by_token=False)
 
 
 def test_a_picture_is_never_made_outside_the_buckets(settings: IndexSettings, tables: Connection) -> None:
@@ -1428,11 +1429,16 @@ def test_the_command_serves_until_a_signal_and_leaves_nothing(
         "TAGSTREAM_BUCKETS": "photos",
         "TAGSTREAM_INDEX_PAGE_TOKEN": TOKEN,
     }
-    process = PageProcess(tmp_path / "page", environment)
+    (editors := tmp_path / "editors").write_text("ann\n")
+    proxied = ("--behind-proxy", "--name", "127.0.0.1", "--user-header", "X-Forwarded-User", "--editors", str(editors))
+    process = PageProcess(tmp_path / "page", environment, proxied)
     process.start()
     try:
-        with urllib.request.urlopen(f"{process.url}/?q=dog", timeout=30) as answer:
-            assert "photos/a.jpg" in answer.read().decode()
+        asked = urllib.request.Request(f"{process.url}/?q=dog", headers={"X-Forwarded-User": "ann"})
+        with urllib.request.urlopen(asked, timeout=30) as answer:
+            text = answer.read().decode()
+        assert "photos/a.jpg" in text
+        assert ">ann</span>" in text
         process.stop()
         process.must_have_ended_well()
     finally:
