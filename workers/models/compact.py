@@ -36,7 +36,7 @@ from workers.models.added import columns_of, parted, rooted
 from workers.models.bundle import Bundle, compact_folder
 from workers.models.cpu_layers import leave_file, replace_layers
 from workers.models.device import Device, Precision, choose_device
-from workers.models.dual.config import COMPACT, space_of, vectors_digest
+from workers.models.dual.config import COMPACT, COMPACT_DIMENSIONS, space_of, vectors_digest
 from workers.models.labels import label_names, label_parents
 from workers.models.manifest import Manifest, Provenance
 from workers.models.tagger import SeenRows, TorchTagger, golden_answers
@@ -54,7 +54,7 @@ STAGES = (
 )
 STEM = 32
 FEATURES = 1280
-DIMENSIONS = 256
+DIMENSIONS = COMPACT_DIMENSIONS
 EPSILON = 1e-3
 
 _NORM = ("weight", "bias", "running_mean", "running_var")
@@ -322,7 +322,7 @@ def compact_bundle(cache_dir: Path | None = None) -> Bundle:
 def build_tagger(
     bundle: Bundle, device: Device, precision: Precision, subset: Sequence[int] | None = None
 ) -> TorchTagger:
-    """The tagger of an EfficientNet-Lite0 bundle; with embeddings, if its weights are the published ones.
+    """The tagger of an EfficientNet-Lite0 bundle; with embeddings, if it has enough labels of its own.
 
     Its labels exclude each other unless its option `exclusive` is false: `tagstream train fit` makes such bundles.
 

@@ -17,9 +17,10 @@ from tests.support.tasks import annotation
 from tests.unit.models.photographs import photograph
 from workers.errors import MISCONFIGURED, Broken, Misconfigured
 from workers.models import compact as compact_module
-from workers.models.bundle import EDITION, Bundle
+from workers.models.bundle import EDITION, WEIGHTS, Bundle
 from workers.models.compact import CompactTagger, EfficientNetLite0, build_tagger, compact_bundle, parameter_names
 from workers.models.device import Device, Precision, choose_device
+from workers.models.dual.config import space_of, vectors_digest
 from workers.models.labels import label_names, label_parents
 from workers.models.tagger import TorchTagger, sample_image
 from workers.pipeline.embedding import Embedder, EmbeddingRole
@@ -182,7 +183,7 @@ def test_the_header_names_its_own_model_and_space(tagger: TorchTagger, compact: 
     header = role.header(image)
     assert header is not None
     stored = StoredEmbedding.decode(header[1])
-    assert (stored.space, stored.dimensions, len(header[1])) == ("compact-256-57934424", 256, 566)
+    assert (stored.space, stored.dimensions, len(header[1])) == ("compact-256-384371db", 256, 566)
     assert stored.model != compact.digest
     assert role.unpack(role.pack(stored)) == stored
     unloaded = UnloadedModel(compact)
@@ -200,10 +201,14 @@ def test_a_few_labels_alone_leave_the_embedding_as_it_is(tagger: TorchTagger, co
     )
 
 
-def test_a_bundle_that_was_trained_further_gives_no_embedding(compact: Bundle) -> None:
-    provenance = compact.manifest.provenance.model_copy(update={"sha256": None})
-    trained = Bundle(compact.folder, compact.manifest.model_copy(update={"provenance": provenance}))
-    assert not isinstance(build_tagger(trained, CPU, "fp32"), Embedder)
+def test_other_weights_have_another_space_and_too_few_labels_none(compact: Bundle) -> None:
+    files, space = compact.manifest.files, space_of(compact.manifest)
+    other = files[WEIGHTS].model_copy(update={"sha256": "0" * 64})
+    trained = compact.manifest.model_copy(update={"files": {**files, WEIGHTS: other}})
+    assert space is not None
+    assert space_of(trained) not in (space, None)
+    assert vectors_digest(trained) not in (vectors_digest(compact.manifest), None)
+    assert space_of(compact.manifest.model_copy(update={"labels": 255})) is None
 
 
 @pytest.mark.parametrize("name", ["grass.png", "gravel.png", "coins.png"])

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final, Literal, TypeAlias, get_args
 from pydantic import Field, TypeAdapter, ValidationError
 
 from workers.errors import Misconfigured
+from workers.models.bundle import WEIGHTS
 from workers.models.manifest import Manifest
 from workers.models.ram.config import CLIP_SPACE, PUBLISHED
 
@@ -19,6 +20,8 @@ KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
 """Kinds of bundles."""
 COMPACT: Final = "efficientnet_lite0"
 """The kind of the compact tagger's bundle."""
+COMPACT_DIMENSIONS: Final = 256
+"""Of its embeddings, and the fewest labels of a classifier that gives some."""
 
 Width: TypeAlias = Annotated[int, Field(ge=1, le=8192)]
 Few: TypeAlias = Annotated[int, Field(ge=1, le=99)]
@@ -98,19 +101,30 @@ def vectors_digest(manifest: Manifest) -> str | None:
 
     None: the bundle does not tell the file that its weights come from.
     """
-    if manifest.kind not in (*KINDS, COMPACT) or manifest.provenance.sha256 is None:
+    weights = _compact_weights(manifest) or manifest.provenance.sha256
+    if manifest.kind not in (*KINDS, COMPACT) or weights is None:
         return None
     parts = manifest.model_dump(mode="json", include={"kind", "transform", "mean", "std", "architecture"})
-    parts["weights"] = manifest.provenance.sha256
+    parts["weights"] = weights
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def space_of(manifest: Manifest) -> str | None:
     """The space of a bundle's embeddings; None: it is not known."""
     known, space = PUBLISHED.get(manifest.kind), manifest.architecture.get("space")
-    if manifest.kind == COMPACT:  # a bundle that was trained further names no file, and has another classifier
-        file = manifest.provenance.sha256
-        return None if file is None else f"compact-256-{file[:8]}"
+    if manifest.kind == COMPACT:
+        weights = _compact_weights(manifest)
+        return None if weights is None else f"compact-{COMPACT_DIMENSIONS}-{weights[:8]}"
     if known is not None:
         return CLIP_SPACE if known.facts.clip else None
     return space if manifest.kind in KINDS and isinstance(space, str) else None
+
+
+def _compact_weights(manifest: Manifest) -> str | None:
+    """The sha256 of a compact bundle's weights; None: other bundles, or too few labels for embeddings.
+
+    Not that of the published file: a bundle that was trained further has other weights.
+    """
+    own, file = manifest.options.get("own", manifest.labels), manifest.files.get(WEIGHTS)
+    enough = isinstance(own, int) and own >= COMPACT_DIMENSIONS
+    return file.sha256 if manifest.kind == COMPACT and file is not None and enough else None
