@@ -72,11 +72,7 @@ def open_data(request: Request, format: str | None = None, *, store: ObjectStore
 def decoded(
     samples: Iterable[Sample], images: Images, transform: Transform, *, threads: int, skipped: dict[str, str]
 ) -> Iterator[tuple[Sample, Pixels]]:
-    """Yield samples in order, each with its pixels for the model.
-
-    Args:
-        skipped: gets the unusable images, with the reason.
-    """
+    """Yield samples in order, each with its pixels for the model."""
 
     def pixels(sample: Sample) -> Pixels:
         image = images.load(sample.image, sha256=sample.sha256, exif_transpose=transform.exif_transpose)
@@ -190,11 +186,8 @@ class Tagged:
     """Scores of a model for labels shared with the data.
 
     Args:
-        labels: the shared labels.
         missing: labels of the data that the model lacks.
         scores, targets, weights: (images, labels); a weight is 0 where the truth is unknown.
-        thresholds: (labels,), the model's.
-        skipped: unusable images, with the reason.
     """
 
     labels: tuple[str, ...]
@@ -217,7 +210,6 @@ class Captioned:
     Args:
         bleu: BLEU-1 to BLEU-4 of the set, 0..1.
         cider: mean CIDEr-D, 0..10.
-        captions: each image with its caption.
         skipped: unusable images, with the reason.
     """
 

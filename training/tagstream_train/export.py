@@ -43,7 +43,6 @@ def export(
 
     Args:
         beside: a parent bundle: its text tower is copied, and its alignment part if the network is the same.
-        part: an alignment part.
         manifest: complete except the labels' number, files, digest and card.
 
     Raises:

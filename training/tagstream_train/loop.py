@@ -106,7 +106,6 @@ def train(
     that was killed and resumed ends with the same bits as one that was not, with the same number of threads.
 
     Args:
-        report: called after every step, in the first process.
         validate: called at the end of every epoch, in the first process, on the objective's model.
         best: a number of `validate`, and its initial value: the run keeps the weights with the largest, and ends after
             `PATIENCE` epochs without a larger one.

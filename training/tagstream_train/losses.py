@@ -30,7 +30,6 @@ def asymmetric(
     gradient flows through the focusing factor.
 
     Args:
-        logits: any shape.
         targets: 1 for labels that the image has, 0 for others; the same shape.
         weights: of each entry; 0 where it is unknown. None: all are known.
     """

@@ -34,7 +34,6 @@ class Estimate:
     Args:
         fixed: weights, gradients, the optimizer's moments, a teacher, kept features.
         image: for each image of a batch.
-        batch: images of a batch.
         available: on the device; None: unknown.
     """
 
@@ -116,7 +115,6 @@ def check_room(wanted: int, plan: Plan, what: str, advice: str) -> None:
     """Refuse data that does not fit into the free memory.
 
     Args:
-        wanted: bytes.
         what: a sentence with {} for the size.
 
     Raises:

@@ -23,8 +23,6 @@ class Table:
     """Numbers of each class, (classes,) each.
 
     Args:
-        positives: images that have the label.
-        ap: average precision.
         precision, recall, f1: at the thresholds.
     """
 
@@ -47,7 +45,6 @@ class Summary:
 
     Args:
         measured: classes that at least one image has.
-        classes: all.
     """
 
     map: float
@@ -104,11 +101,7 @@ class Curve:
 
 
 def curve(scores: Scores, has: NDArray[np.bool_], weights: Scores | None = None) -> Curve:
-    """The curve of one class with at least one image.
-
-    Args:
-        weights: of the images, (n,); None: each counts once.
-    """
+    """The curve of one class with at least one image."""
     order = np.argsort(-scores, kind="stable")
     ranked, counts = scores[order].astype(np.float64), np.ones(len(order)) if weights is None else weights[order]
     sums = np.cumsum(counts, dtype=np.float64), np.cumsum(counts * has[order], dtype=np.float64)
@@ -133,7 +126,6 @@ class Threshold:
 
     Args:
         value: the tag is shown when its score is greater.
-        positives: images that had the label.
         why: the reason for no choice; empty for a chosen threshold.
     """
 

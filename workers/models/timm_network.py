@@ -11,23 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from workers.errors import Misconfigured, nearest, not_installed
 from workers.models.added import columns_of, parted, rooted
 from workers.models.bundle import Bundle
-from workers.models.device import Device, Precision, choose_device
+from workers.models.device import Device, Precision
 from workers.models.execution import leave_triton_out
-from workers.models.files import reading_safetensors
-from workers.models.labels import label_names, label_parents
-from workers.models.manifest import Manifest, Provenance
-from workers.models.tagger import TorchTagger, golden_answers
-from workers.types import Transform
+from workers.models.tagger import TorchTagger
 
 KIND = "timm"
-THRESHOLD = 0.15
-FLOOR = 0.01
 
 
 def build_tagger(
@@ -80,63 +73,13 @@ def network_of(bundle: Bundle, weights: Mapping[str, Tensor], labels: int) -> An
     Raises:
         As `build_tagger`.
     """
-    network = _create(str(bundle.manifest.architecture.get("timm")), num_classes=labels)
-    _fill(network, weights, bundle.folder)
+    network = create(str(bundle.manifest.architecture.get("timm")), num_classes=labels)
+    fill(network, weights, bundle.folder)
     return network
 
 
-def classifier_name(bundle: Bundle) -> str:
-    """The name of the network's linear classifier among its parameters.
-
-    Raises:
-        Misconfigured: timm is not installed, or the network has another classifier.
-    """
-    known = _timm().get_pretrained_cfg(str(bundle.manifest.architecture.get("timm")))
-    name = getattr(known, "classifier", None)
-    if not isinstance(name, str):
-        raise Misconfigured(f"{bundle.name} has no linear classifier; choose another network.")
-    return name
-
-
-def make_bundle(name: str, out: Path, weights: Path | None = None) -> Bundle:
-    """Write a bundle of a network of timm.
-
-    Args:
-        name: as timm knows it, e.g. `vit_small_patch16_224.augreg_in21k_ft_in1k`.
-        weights: a safetensors file of its parameters; None: timm fetches its pretrained ones.
-
-    Raises:
-        Misconfigured: timm is not installed or does not know the network, or the weights do not fit.
-    """
-    network = _create(name, pretrained=weights is None)
-    if weights is not None:
-        with reading_safetensors(weights):
-            _fill(network, load_file(weights), weights)
-    data = _timm().data.resolve_model_data_config(network)
-    side = data["input_size"][-1]
-    labels = network.num_classes
-    manifest = Manifest(
-        kind=KIND,
-        name=name,
-        provenance=Provenance(source=f"timm {name}", licence=network.pretrained_cfg.get("license")),
-        transform=Transform(side, "crop", round(side / data["crop_pct"]), data["interpolation"]),
-        mean=data["mean"],
-        std=data["std"],
-        thresholds=THRESHOLD,
-        floor=FLOOR,
-        architecture={"timm": network.pretrained_cfg["architecture"]},
-    )
-    return Bundle.write(
-        out,
-        manifest,
-        weights=network.state_dict(),
-        labels=label_names() if labels == 1000 else [f"class {number}" for number in range(labels)],
-        parents=label_parents() if labels == 1000 else (),
-        golden=lambda bundle: golden_answers(build_tagger(bundle, choose_device("cpu"), "fp32")),
-    )
-
-
-def _timm() -> Any:
+def timm_library() -> Any:
+    """The package. Raises Misconfigured: it is not installed."""
     leave_triton_out()
     try:
         import timm
@@ -145,8 +88,9 @@ def _timm() -> Any:
     return timm
 
 
-def _create(name: str, **options: Any) -> Any:
-    timm = _timm()
+def create(name: str, **options: Any) -> Any:
+    """A network by its name. Raises Misconfigured: timm can't make it."""
+    timm = timm_library()
     known = name.partition(".")[0]
     if not timm.is_model(known):
         raise Misconfigured(f"timm knows no network {known!r}.{nearest(known, timm.list_models())}")
@@ -156,7 +100,8 @@ def _create(name: str, **options: Any) -> Any:
         raise Misconfigured(f"{name} can't be made: {str(error).strip().splitlines()[-1]}") from None
 
 
-def _fill(network: Any, weights: Mapping[str, Tensor], where: Path) -> None:
+def fill(network: Any, weights: Mapping[str, Tensor], where: Path) -> None:
+    """Put its weights into a network. Raises Misconfigured: they are of another."""
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:

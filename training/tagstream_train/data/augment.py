@@ -25,7 +25,6 @@ class Augment:
     Args:
         scale: the crop's part of the image's area, from and to.
         ratio: its width by its height, from and to.
-        flip: probability.
         operations: number of random `OPERATIONS`, with repetition.
         magnitude: their strength, 0 to 10.
         probability: of each chosen operation.

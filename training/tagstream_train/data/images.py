@@ -41,11 +41,7 @@ class BadImage(Misconfigured):
 
 
 class NamedBuckets:
-    """Reads objects of the named buckets only.
-
-    Args:
-        store: with other buckets too.
-    """
+    """Reads objects of the named buckets only."""
 
     def __init__(self, store: MinioObjectStore, buckets: Set[str]) -> None:
         self._store = store

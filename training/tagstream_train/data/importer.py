@@ -39,7 +39,6 @@ class Imported:
     """An imported set, and its skipped and merged images.
 
     Args:
-        skipped: unusable images, with the reason.
         merged: number of repeated images, under this name or another.
     """
 
@@ -60,9 +59,6 @@ def import_dataset(
 
     Equal images become one sample with the tags and captions of all. Files are linked, or copied if the file system has
     no links; objects stay in their bucket. skipped.txt lists the skipped images.
-
-    Args:
-        report: gets the number of further images.
 
     Raises:
         Misconfigured: `out` is not empty, unreadable annotations, or no usable image.

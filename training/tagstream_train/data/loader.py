@@ -45,7 +45,6 @@ class View:
     """Converts an image into a model's input.
 
     Args:
-        side: of the square, pixels.
         mean, std: by channel, of pixels scaled to 0..1.
         augment: None: the whole image by `transform`.
         transform: the worker's; by default squashes to the square. With `augment` only its EXIF orientation applies.
@@ -94,11 +93,8 @@ class Batches:
     Without `shuffle` the usable samples come in their order, each once.
 
     Args:
-        images: opens the samples' images.
         side, mean, std, augment, transform: as of `View`.
-        batch: images of one batch in this process.
         seed: everything that is random follows from it.
-        workers: threads that read and decode.
         rank, world: this process's number and how many there are; each gets batches of its own.
         epochs: None: without end.
         shuffle: by default when there is an `augment`.
@@ -244,7 +240,6 @@ def multi_hot(
     """Targets and weights of the samples' labels.
 
     Args:
-        labels: their number.
         absent: the meaning of a label without a statement for a sample.
 
     Returns:

@@ -233,7 +233,6 @@ class Lines(Sequence[Sample]):
     """Samples by number, parsed on demand. Thread-safe.
 
     Args:
-        read: the sample of a number.
         numbers: of these samples, in order.
     """
 

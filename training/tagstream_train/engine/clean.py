@@ -138,7 +138,6 @@ class Cleaner:
         Args:
             read: an image as RGB; raises `BadImage` for an unusable one, which keeps its tags.
             folder: of the evidence. An interrupted run resumes from it.
-            report: gets the number of finished images.
 
         Raises:
             Misconfigured: the folder's evidence is of other models, regions or samples.
@@ -298,9 +297,6 @@ def write_cleaned(
     each: Callable[[Decision], None] = lambda _: None,
 ) -> DataSet:
     """Write the cleaned set, its images and decisions.jsonl.
-
-    Args:
-        each: called with every decision.
 
     Raises:
         Misconfigured: the folder can't be written to.

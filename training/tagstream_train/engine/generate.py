@@ -47,10 +47,7 @@ class Generated:
     """A run's result.
 
     Args:
-        tags: number of new tags.
-        captions: number of new captions.
         unknown: counts of the models' labels that the set lacks.
-        skipped: unusable images of this run, with the reason.
     """
 
     dataset: DataSet

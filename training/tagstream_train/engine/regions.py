@@ -43,12 +43,7 @@ class Regions(Protocol):
     """Proposes image parts that may show these labels."""
 
     def propose(self, image: Image.Image, labels: Sequence[str]) -> Sequence[Box]:
-        """Boxes inside the image, the likeliest first.
-
-        Args:
-            image: RGB.
-            labels: names of the tags to be checked.
-        """
+        """Boxes inside the image, the likeliest first."""
         ...
 
 

@@ -50,7 +50,6 @@ def page(title: str, examples: Examples, read: Callable[[str], Image.Image], fac
 
     Args:
         read: an image by its name in the decisions, RGB; unreadable images are shown without picture.
-        facts: of the run, for the list at the top.
     """
     total = sum(examples.counts.values())
     dropped = sum(examples.counts.get(reason, 0) for reason in DROPPED)

@@ -24,9 +24,9 @@ from tagstream_train.data.importer import import_dataset, skipped_line
 from tagstream_train.data.loader import multi_hot
 from tagstream_train.data.samples import HEADER, SAMPLES, DataSet, Sample, hash_of, places
 from tagstream_train.fit.measures import Labels
+from tagstream_train.fit.timm_bundle import make_bundle
 from tagstream_train.plan import Exact, Plan
 from workers.errors import Misconfigured
-from workers.models import timm_network
 from workers.models.bundle import MANIFEST, Bundle
 from workers.models.files import sha256_of
 from workers.models.load import open_bundle
@@ -62,7 +62,6 @@ class Data:
     Args:
         sha256: of the sets' lines.
         val: None: cross-validation on `train`.
-        skipped: unusable images of the annotations, with the reason.
     """
 
     name: str
@@ -84,7 +83,7 @@ def opened_bundle(given: str, folder: Path) -> Bundle:
     name, _, weights = given.removeprefix(TIMM).partition("@")
     if not (folder / MANIFEST).is_file():
         try:
-            return timm_network.make_bundle(name, folder, Path(weights) if weights else None)
+            return make_bundle(name, folder, Path(weights) if weights else None)
         except Misconfigured:
             if not (folder / MANIFEST).is_file():  # else another process of the run was faster
                 raise
@@ -107,7 +106,6 @@ def opened_set(
     Args:
         folder: in the run's folder. A hash of the imported set is added to its name, so an earlier run's set stays.
         say: gets a sentence on annotations that are not read.
-        skipped: gets the unusable images, with the reason.
         negatives: further images, tagged `NONE`.
 
     Raises:
@@ -197,10 +195,6 @@ def spelled(labels: Sequence[str], counts: Sequence[int], known: Sequence[str], 
 
     Labels that differ only in case, spaces, hyphens and underscores become one. Its spelling is the bundle's, else the
     most frequent one. Exact labels of the bundle keep their spelling.
-
-    Args:
-        counts: images of each label.
-        known: labels of the bundle.
     """
     exact = set(known)
     spelling = {NONE: NONE} | {_key(name): name for name in reversed(known)}

@@ -50,7 +50,6 @@ class Encoded(Side):
 
     Args:
         features: (images, width) float32.
-        skipped: unusable images, with the reason.
     """
 
     features: Tensor
@@ -59,9 +58,6 @@ class Encoded(Side):
 
 def encoded(bundle: Bundle, sides: Sequence[Side], plan: Plan, *, threads: int, tell: Tell) -> list[Encoded]:
     """Features of all images; computes those that no earlier run kept.
-
-    Args:
-        threads: number of threads that decode.
 
     Raises:
         Misconfigured: a side has no usable image, the network gives no features, or the memory does not suffice.

@@ -87,7 +87,6 @@ def fit_linear(
     """Fit a classifier for each label, on all images.
 
     Args:
-        features: (images, width).
         targets: (images, labels), 1 where an image has the label, else 0.
         known: (images, labels) weights: 0 where it is unknown whether the image has the label.
         folds: (images,) int64, from 0.

@@ -59,10 +59,8 @@ class Labels:
     """A network's labels: the bundle's first, then new ones.
 
     Args:
-        names: of all labels.
         kept: number of the bundle's labels.
         own: ids of the training set's labels, ascending.
-        thresholds: of the bundle's labels.
     """
 
     names: Sequence[str]
@@ -105,7 +103,6 @@ class Judged:
     """A fit's numbers.
 
     Args:
-        thresholds: of the training set's labels.
         promises: on a stream, by label.
         closed: whether no image shows none of the labels, so that all numbers hold among these labels only.
     """

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
 from tagstream_train.fit.linear import Linear
+from tagstream_train.fit.timm_bundle import classifier_name
 from workers.errors import Misconfigured
 from workers.models import compact, timm_network
 from workers.models.added import BIAS, WEIGHT, Columns, columns_of, parted, pooled, rooted
@@ -79,7 +80,6 @@ class Network:
     """A bundle's network with classifiers of a set's labels.
 
     Args:
-        labels: names of all labels.
         columns: the source of each label's logit.
     """
 
@@ -95,7 +95,6 @@ def taught(
     """A bundle's network with these classifiers in place of earlier ones.
 
     Args:
-        labels: all names, the bundle's first.
         ids: of the classifiers' labels, ascending.
         alone: whether they replace the network's own classifier too.
 
@@ -108,7 +107,7 @@ def taught(
         kind, own = bundle.manifest.kind, parted(weights, before)[0]
         if kind not in (timm_network.KIND, compact.KIND):
             raise Misconfigured(f"{bundle.name} has no classifier of its own to replace: leave --drop-labels out.")
-        name = timm_network.classifier_name(bundle) if kind == timm_network.KIND else "classifier"
+        name = classifier_name(bundle) if kind == timm_network.KIND else "classifier"
         options = {key: each for key, each in options.items() if key not in ("added", "own", "rooted", "own_rooted")}
         options |= {"exclusive": False} | ({"own_rooted": True} if linear.rooted else {})
         classifier = {f"{name}.weight": weight, f"{name}.bias": bias}

@@ -84,8 +84,6 @@ def promises(
 
     Args:
         taken: where a label is tagged, at thresholds chosen without the image.
-        weights: from `stream_weights`.
-        wanted: precision.
     """
     for label in range(taken.shape[1]):
         known = weights[:, label] > 0

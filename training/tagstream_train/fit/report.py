@@ -85,7 +85,6 @@ def page(title: str, measured: HeldOut, gains: Sequence[float], read: Read, fact
     Args:
         gains: of each label, from `learning_curve`.
         read: an image by name; unreadable images are shown without picture.
-        facts: of the run.
     """
     found = table(measured.scores, measured.targets, measured.bars, measured.known)
     parts = (

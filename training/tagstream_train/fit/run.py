@@ -40,7 +40,6 @@ class Fitted(Judged):
     """A fit's result, measured on images that did not teach.
 
     Args:
-        skipped: unusable images, with the reason.
         ended: how the encoder's training ended; empty without such a training.
     """
 
@@ -68,7 +67,6 @@ def fit(
 
     Args:
         folder: of the run: checkpoint, curves, run.toml.
-        store: of the set's objects.
         drawn: names of unlabelled objects of the stream.
         say: gets the sentences for the user before the training.
 

@@ -27,7 +27,6 @@ class Choices:
     """Options of the labels.
 
     Args:
-        labels: names of the labels; None: the captions' most frequent tags.
         top: without `labels`: the most labels.
         least: without `labels`: the least occurrences of a tag.
         review: the file with a person's decisions; every run rewrites it.
@@ -61,7 +60,6 @@ def parse(source: DataSet, target: Path, choices: Choices, report: Callable[[int
 
     Args:
         source: can be the data set in `target`, which is replaced at the end.
-        report: gets the number of parsed captions.
 
     Raises:
         Misconfigured: there is no caption, the review file is unreadable, …

@@ -32,7 +32,6 @@ class Vocabulary:
     Args:
         labels: their names, in the order of their ids.
         seen: what `settled` gives; it says which kind of mention is the commonest for each label.
-        decisions: a person's.
     """
 
     def __init__(

@@ -68,7 +68,6 @@ def queue_of(wanted: int | None, images: int, step: int) -> int:
     """The queues' length; by default 57,600, or half of fewer images.
 
     Args:
-        images: number of training images.
         step: pairs of one batch in all processes.
 
     Raises:
@@ -134,7 +133,6 @@ class Contrast(nn.Module):
         """itc and itm of pairs, which then join the queues.
 
         Args:
-            images: (n, 3, side, side).
             tokens: (n, 1 + tokens, width), the network's for these images.
             ids, mask: (n, length) of their captions (`sentence_tokens`).
             tags: (n, at most 40) label ids, -1 behind the last.
@@ -224,7 +222,6 @@ def hard_negatives(logits: Tensor, same: Tensor, smooth: float) -> Tensor:
     """For each row a column that does not belong, drawn by softmax.
 
     Args:
-        logits: (n, candidates).
         same: which do belong.
         smooth: added to each chance.
 

@@ -53,7 +53,6 @@ class Pretraining:
     """The joint objective of one of the three models.
 
     Args:
-        labels: their names, by label id.
         wordpiece: cuts captions and tags; None: no captioning.
         prompt: whether captions begin with "a picture of" (see `caption_tokens`).
         absent: the meaning of a label without a statement for an image; negative in the official programs.

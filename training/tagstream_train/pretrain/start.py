@@ -118,9 +118,6 @@ def load_encoder(model: LabelScorer, checkpoint: Path) -> None:
 def load_bundle(model: LabelScorer, bundle: Bundle, labels: Sequence[str]) -> list[str]:
     """Load matching weights of a bundle, label by label.
 
-    Args:
-        labels: of the model, by label id.
-
     Returns:
         Names of unchanged parameters that the bundle lacks, and of labels as `label …`.
 

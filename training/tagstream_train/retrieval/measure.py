@@ -103,7 +103,6 @@ def rank(scores: Tensor, right: Tensor) -> Tensor:
     """Number of wrong answers that equal or beat the best right one.
 
     Args:
-        scores: (queries, answers).
         right: bool, of the same shape.
     """
     best = scores.masked_fill(~right, -torch.inf).amax(dim=1, keepdim=True)

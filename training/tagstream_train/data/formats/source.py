@@ -33,7 +33,6 @@ class Found:
 
     Args:
         image: path below the source's root, or `s3://bucket/key`.
-        tags: label ids.
         caption_tags: label ids of each caption, or empty.
         absent: label ids that it is known to lack; None: unknown.
         part: as in the author's files.
@@ -54,8 +53,6 @@ class Source:
     """Opened annotations.
 
     Args:
-        format: its name.
-        root: the folder that images lie below.
         labels: names by id; formats with ids can repeat a name.
         items: can name an image more than once. Can be read once.
         notes: sentences on ignored annotations; complete when all items are read.
@@ -73,7 +70,6 @@ class Request:
     """A file or folder to read, and the user's options.
 
     Args:
-        path: a file or a folder.
         images: the folder of the images, if it does not follow from `path`.
         labels: names of the labels, in the order of their ids; None: all that occur, or the format's list.
         groups: the column with each image's group.

@@ -14,13 +14,13 @@ from tagstream_train.fit.encoder import Fitting
 from tagstream_train.fit.linear import Linear
 from tagstream_train.fit.measures import Labels
 from tagstream_train.fit.network import Learner, Network, What, taught
+from tagstream_train.fit.timm_bundle import make_bundle
 from tests.support.kept import kept_compact
 from tests.unit.models.small import small_bundle
 from training.tests.unit.test_results import CARD
 from workers.models.bundle import Bundle
 from workers.models.load import load_tagger
 from workers.models.tagger import sample_image
-from workers.models.timm_network import make_bundle
 from workers.types import Pixels
 
 pytestmark = pytest.mark.slow
