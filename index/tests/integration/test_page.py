@@ -44,7 +44,7 @@ from tagstream_index.page.pictures import SIDES, NoPicture, Pictures
 from tagstream_index.page.pool import Pool
 from tagstream_index.page.server import PAGE, Site, require_safe
 from tagstream_index.page.typed import read
-from tagstream_index.query import Embedding
+from tagstream_index.query import Embedding, Query
 from tagstream_index.review import Drawn, Review
 from tagstream_index.searching import Found, Searcher
 from tagstream_index.settings import IndexSettings
@@ -93,6 +93,22 @@ class Deaf(Corrector):
         return self.made if made == "made" else None
 
     def close(self) -> None: ...
+
+
+class Slow:
+    """Searches, of which those with alternatives take longer than they may."""
+
+    def __init__(self, rows: Callable[..., list[Found]]) -> None:
+        self._rows, self.cancelled = rows, False
+
+    def __get__(self, searcher: Searcher, _: object) -> Callable[..., list[Found]]:
+        def rows(query: Query, *arguments: Any, **others: Any) -> list[Found]:
+            if " or " in query.words:
+                self.cancelled = True
+                searcher.connection.execute("select pg_sleep(1.5)")
+            return self._rows(searcher, query, *arguments, **others)
+
+        return rows
 
 
 Browse = Callable[..., TestClient]
@@ -267,6 +283,30 @@ def test_where_no_picture_has_all_words_the_best_that_have_some_are_shown(browse
     assert "have some" not in client.get("/?q=beach+dog").text
     assert keys_found(client, '/?q="beach+zebra"+lion') == []
     assert keys_found(client, "/?q=dog+zebra+key:t*") == ["two"]
+
+
+def test_parts_that_take_long_are_not_blamed_and_delay_nobody(
+    browse: Browse, tables: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written(tables, photo("a.jpg", "dog"), photo("b.jpg", "cat"))
+    assert why(tables, "zebra bucket:x").nothing == ["bucket x", "zebra"]
+    monkeypatch.setattr(Searcher, "within", lambda *_: None)
+    blamed = why(tables, "zebra bucket:x")
+    assert (blamed.nothing, blamed.without) == ([], [])
+    monkeypatch.setattr(Searcher, "rows", slow_for_some := Slow(Searcher.rows))
+    assert "No picture for" in browse().get("/?q=dog+zebra").text
+    assert slow_for_some.cancelled
+
+
+def test_more_tags_come_by_a_link(browse: Browse, tables: Connection) -> None:
+    written(tables, enriched("a.jpg", tags=[(f"tag{number}", 0.5) for number in range(40)]))
+    client = browse()
+    first = client.get("/?counts=1").text
+    (more,) = re.findall(r'href="([^"]+)">More tags', first)
+    every = client.get(more.replace("&amp;", "&")).text
+    assert [len(re.findall(r"q=tag%3Atag\d+", page)) for page in (first, every)] == [24, 40]
+    assert "More tags" not in every
+    assert 'name="sift"' in client.get("/facets?sift=nothing").text, "the box stays where no tag has its text"
 
 
 def test_a_filter_that_means_nothing_is_named_beside_the_rest(browse: Browse, tables: Connection) -> None:
