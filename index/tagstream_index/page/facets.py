@@ -13,7 +13,7 @@ from tagstream_index.page.finding import Counts, Result
 from tagstream_index.page.typed import Typed, named
 
 FEW, MANY = 24, 200
-"""Tags of one level that are shown at first, and after *More*."""
+"""Tags of the first level that are shown at first, and after *More tags*."""
 _DEEPEST: Final = 8
 _NAME_CHARS: Final = 100
 
@@ -47,7 +47,7 @@ def facets_of(counts: Counts, typed: Typed, most: int, *, flat: bool = False) ->
     """The tags without wider ones; below a chosen one, and those above it, the narrower ones.
 
     Args:
-        most: tags of one level.
+        most: tags of the first level; of a narrower one half as many.
         flat: all tags in one level.
 
     Returns:
@@ -64,7 +64,8 @@ def facets_of(counts: Counts, typed: Typed, most: int, *, flat: bool = False) ->
 
     def level(name: str) -> list[Facet]:
         nonlocal cut
-        cut |= len(below[name]) > most
+        shown = below[name][: most // 2 if name else most]
+        cut |= len(shown) < len(below[name])
         return [
             Facet(
                 each,
@@ -74,7 +75,7 @@ def facets_of(counts: Counts, typed: Typed, most: int, *, flat: bool = False) ->
                 each in opened if each in below else None,
                 level(each) if each in opened and each in below else (),
             )
-            for each in below[name][:most]
+            for each in shown
         ]
 
     return level(""), cut

@@ -285,7 +285,7 @@ def test_where_no_picture_has_all_words_the_best_that_have_some_are_shown(browse
     assert keys_found(client, "/?q=dog+zebra+key:t*") == ["two"]
 
 
-def test_parts_that_take_long_are_not_blamed_and_delay_nobody(
+def test_parts_that_take_long_are_given_up_and_not_blamed(
     browse: Browse, tables: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written(tables, photo("a.jpg", "dog"), photo("b.jpg", "cat"))
