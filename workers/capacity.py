@@ -50,7 +50,6 @@ class MachineProfile(BaseModel):
         new_core_s: what an image that is not known costs beside that, its decoding and the model.
         new_interpreter_s: how much of that the one interpreter does, at most: user time of the worker's own process,
             where the model costs nothing.
-        weights_bytes: of all bundles.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -166,7 +165,6 @@ class Demand:
         peak: the busiest hour's rate to the day's mean.
         known: share of the images whose bytes were seen before; they cost no model and no decoder.
         busy: share of a worker that may be at work in the busiest hour; the rest is for catching up.
-        cores: processors of one worker.
         processes: of one worker (TAGSTREAM_WORKERS), each with an interpreter and partitions of its own.
         kept_days: how long the input topic keeps its records.
         cache_days: how long the cache keeps results.

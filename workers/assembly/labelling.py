@@ -122,7 +122,6 @@ def calibrated(
     """Write a copy of a bundle with calibrated labels; returns it, and the calibrations by label id.
 
     Args:
-        examples: a CSV file (`workers.models.examples`).
         note: called with a line on images that can't be read, and on labels without a share.
 
     Raises:

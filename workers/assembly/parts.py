@@ -43,9 +43,6 @@ def hardware(device: str) -> Hardware:
 
     So this one has no threads and no CUDA, and can fork.
 
-    Args:
-        device: as in TAGSTREAM_DEVICE.
-
     Raises:
         Broken: that process died.
     """

@@ -56,7 +56,6 @@ class Choice:
     Args:
         reasons, wants: of one of its failures.
         since_ms, until_ms: of the dead letter, in ms since 1970.
-        key: a glob.
     """
 
     reasons: frozenset[str] = frozenset()

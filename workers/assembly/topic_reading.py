@@ -112,9 +112,6 @@ def drain(
 ) -> None:
     """Pass all records up to the set ends to `take`.
 
-    Args:
-        polled: called after each batch.
-
     Raises:
         Unavailable: a broker does not answer, or no offset was read for `STALLED_S`.
     """

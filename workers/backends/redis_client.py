@@ -130,7 +130,6 @@ def redis_client(url: str, timeout_s: float, now: Callable[[], str] | None) -> r
 
     Args:
         timeout_s: of connecting, and of each wait for the server.
-        now: the current URL, called for each connection.
 
     Raises:
         Misconfigured: the URL can't be read.

@@ -11,11 +11,7 @@ Answer = TypeVar("Answer")
 
 
 class Pool:
-    """A thread pool; `stop` cancels waiting and later calls. Thread-safe.
-
-    Args:
-        threads: number of concurrent calls.
-    """
+    """A thread pool; `stop` cancels waiting and later calls. Thread-safe."""
 
     def __init__(self, threads: int, name: str) -> None:
         self._executor = ThreadPoolExecutor(threads, name)

@@ -52,7 +52,6 @@ def decode(
 
     Args:
         reducing_gap: as in `geometry.scale_of`, for a JPEG.
-        facts: which facts of the picture to tell.
 
     Returns:
         for each Transform a contiguous uint8 array (size, size, 3), RGB.

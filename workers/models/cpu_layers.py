@@ -129,7 +129,6 @@ class PackedLinear(nn.Module):
     def __init__(self, weight: Tensor, bias: Tensor | None, rows: int) -> None:
         """
         Args:
-            weight: (outputs, inputs), copied.
             rows: the number of inputs to lay the weights out for; others work too.
         """
         super().__init__()

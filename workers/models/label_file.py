@@ -54,7 +54,6 @@ class OwnLabel(_Closed):
         share: the expected share of images with it.
         threshold: show it above this score.
         parents: wider names, nearest first.
-        translations: the name in other languages.
     """
 
     name: Annotated[Text, Field(max_length=200)]

@@ -86,8 +86,6 @@ def load(
 
     Args:
         name_or_folder: "compact", or a bundle's folder.
-        device: auto, cpu or cuda.
-        precision: tuned, fp32, bf16, fp16 or int8.
         state_dir: where tuning answers are kept; None: nowhere.
         cache_dir: where the compact bundle is kept; None: the user's cache folder.
         allow: names of the only labels to score, for a tagger; None means all.

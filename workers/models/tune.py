@@ -176,7 +176,6 @@ def tune(
 
     Args:
         digest: the bundle's, without regard to a subset of labels.
-        report: called after each trial.
         progress: gets the numbers of done and of all trials; at the beginning, and after each.
         judge: says how far a warm model agrees with the right answers.
 

@@ -18,7 +18,6 @@ class Annotation:
     """The results of one image.
 
     Args:
-        sha256: hash of the object's bytes, hex.
         results: results by role, from the cache, the models, or an equal image.
         hits: roles whose result was not computed for this event.
         roles: the roles with a model that the event needs; `Roles` fills it in.
@@ -64,10 +63,6 @@ def changes_nothing(image: Annotation, results: Mapping[str, Any]) -> None:
 
 
 def option_parts(rules: OptionRules, image: Annotation, results: Mapping[str, Any]) -> tuple[str, ...]:
-    """The parts of all options that change a result, as `name=value`.
-
-    Args:
-        results: results of other roles, by name.
-    """
+    """The parts of all options that change a result, as `name=value`."""
     found = [(name, rules[name](image, results)) for name in _FIELDS]
     return tuple([f"{name}={value}" for name, value in found if value is not None])

@@ -321,7 +321,6 @@ class _Answers:
     def add(self, read: bool, values: Sequence[bytes | None], *, hit: bool | None = None) -> None:
         """
         Args:
-            read: whether a value was valid.
             hit: whether the valid value can be used; None: it can.
         """
         served = read if hit is None else hit

@@ -35,12 +35,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Whether the worker is alive.
-
-    Args:
-        reasons: one sentence for each stall.
-        in_flight: the number of images by place.
-    """
+    """Whether the worker is alive."""
 
     ok: bool
     reasons: tuple[str, ...]

@@ -104,7 +104,6 @@ class Renderer:
     def retraction(self, where: Coordinates, event: ImageEvent, timestamp_ms: int, date: str | None = None) -> Document:
         """
         Args:
-            timestamp_ms: timestamp of the event's record.
             date: date of the store's response that the object is gone; None: there was none.
         """
         version = version_of(event.event_time, date=date, timestamp_ms=timestamp_ms, now_s=self._clock.wall())
@@ -148,8 +147,6 @@ class Renderer:
         """Build an enriched image. All values were checked before.
 
         Args:
-            where: coordinates of the input event.
-            failures: the reason of each missing result.
             stored: headers that store results for `tagstream retag`.
             models: the models that made the results; None: this worker's.
         """

@@ -161,7 +161,6 @@ class Attempt:
         task: the image's task; None: the image belongs to no record.
         known_good: whether this is a self-test: `pixels` then returns each model's self-test image.
         answers: raw answer of each model, by role.
-        failures: reason of each missing result, by role.
     """
 
     annotation: Annotation

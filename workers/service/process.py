@@ -50,7 +50,6 @@ def observed(
     """Context with metrics, traces, health and the watchdog.
 
     Args:
-        instance: the process's name in telemetry.
         host, port: of /livez, /startupz, /readyz and /metrics; port None: no port.
     """
     from workers import __version__

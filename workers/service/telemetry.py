@@ -119,7 +119,6 @@ class ExemplarReader(PrometheusMetricReader):
         """The last of a bucket.
 
         Args:
-            name: the histogram's, as the page has it.
             labels: the bucket's, `le` among them; an empty one counts as missing.
         """
         others = frozenset((label, value) for label, value in labels.items() if label != "le" and value)

@@ -22,7 +22,6 @@ class KafkaEmitter:
     After an error it must be closed and replaced: it answers every later send alike.
 
     Args:
-        servers: "host:port,host:port".
         security: TLS and SASL settings by kafka-python's names.
         timeout_s: how long one message may take to be acknowledged.
         max_message_bytes: the largest message that will be sent, by its size in a batch.

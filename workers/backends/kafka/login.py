@@ -182,7 +182,6 @@ class ClientCredentials:
     """A login by OAuth's client credentials (RFC 6749, section 4.4).
 
     Args:
-        endpoint: URL of the token service.
         client_id, secret: who we are there.
         scope: of the token; empty: not sent.
     """

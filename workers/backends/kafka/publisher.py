@@ -111,7 +111,6 @@ class KafkaPublisher:
     """Publishes outcomes with their offsets (`workers.ports.Publisher`).
 
     Args:
-        servers: "host:port,host:port".
         group: the consumer group of the committed offsets.
         transactional_id: of this worker alone, and the same after a restart: taking it again ends the open transaction
             of the worker before.

@@ -49,7 +49,6 @@ class KafkaRecordSource:
     """The input topics as one group member (`workers.ports.RecordSource`). The first poll joins the group.
 
     Args:
-        servers: "host:port,host:port".
         security: TLS and SASL settings by kafka-python's names.
         session_timeout_s: how long the group waits for a silent member before it gives its partitions away.
         fetch_bytes: about how much one poll may bring, in bytes as stored (compressed) and in memory.

@@ -58,7 +58,6 @@ def ensure_topics(
     Args:
         topics: for each name its partitions and its settings by Kafka's names.
         replication: copies of each partition; -1 for the broker's default.
-        timeout_s: how long to try to connect.
 
     Returns:
         The names of the missing topics.

@@ -104,7 +104,6 @@ class MinioObjectStore:
         keys_from: the variables or the file that hold the keys, for people; empty: anonymous.
         region: empty: looked up in the store, once a bucket.
         connections: most open connections, one for each fetching thread.
-        connect_s: time limit of a connection.
         retry_s: how long passing failures (5xx, resets, timeouts) are tried again, inside a call's deadline.
         command_s: deadline of the calls that are not in the port.
     """

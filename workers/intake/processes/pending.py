@@ -179,8 +179,6 @@ class Child:
         at: id of the running request at the last `watch`; 0: no request ran.
         at_s: seconds that it has run, or that the child has not been ready.
         took_s: seconds that the last answered request took.
-        fresh: it has had no request yet.
-        retiring: it gets no new request.
         complaints: the read end of its standard error.
         words: the codec's last line there during the running request.
     """

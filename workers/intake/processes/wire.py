@@ -98,7 +98,6 @@ class Request:
         format: of the image; None: unknown, or (of a check) every allowed format.
         place: in the child's region, for the encoded bytes and the pixels.
         memory_bytes: by how much the child may grow for it.
-        body: the encoded bytes; empty for a check.
         follows: whether the bytes are too large for the place, and follow the request.
     """
 
@@ -166,7 +165,6 @@ class Complained:
 
     Args:
         lines: how many, above 0.
-        words: the last of them.
     """
 
     request_id: int

@@ -48,7 +48,6 @@ class PlainJpeg:
     """The header of a JPEG in one scan, with `scan_jpeg`'s values.
 
     Args:
-        width, height: pixels.
         components: 1: grey, 3: colour.
         held_bytes: as in `Essence`.
         copied_bytes: of the part that decides its pixels; 0: that is all of it, which is not copied.

@@ -42,7 +42,6 @@ class Origin:
     """Where the weights come from.
 
     Args:
-        name: of the bundle, for people.
         space: names the vector space; empty: one of the file's own, by its sha256.
         source: the published file; empty: the file's name.
     """

@@ -28,7 +28,6 @@ class TextEncoder:
         kind: "siglip" or "clip".
         scale: logarithm of the factor that makes a logit of a cosine, as published.
         bias: of that logit; 0 for CLIP.
-        dimensions: of a vector.
     """
 
     def __init__(self, tower: TextTower, tokens: TokenIds, bundle: Bundle, device: Device) -> None:

@@ -88,7 +88,6 @@ class TokenIds:
     nothing reads. Both in lower case, and cut so that the end is always there. No text becomes a special token.
 
     Args:
-        content: a tokenizer.json.
         where: it comes from, for errors.
 
     Raises:

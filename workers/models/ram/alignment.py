@@ -168,7 +168,6 @@ class Alignment:
     Attributes:
         space: of its vectors; those of another file's alignment can't be compared with them.
         digest: sha256 of the file; what it gives depends on the bundle's digest too.
-        dimensions: of a vector.
     """
 
     def __init__(self, aligned: Aligned, bundle: Bundle, engine: Engine) -> None:

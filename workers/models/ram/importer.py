@@ -56,7 +56,6 @@ class Lists:
     """The text files that belong to a checkpoint.
 
     Args:
-        tags: label names, one a line.
         thresholds: a number a line, as many as tags; None takes the published defaults.
         translations: language → file of as many lines as tags.
         vocabulary: WordPiece's vocab.txt; Tag2Text needs it.
@@ -257,7 +256,6 @@ def random_bundle(
     """Write a bundle of random weights of the published sizes.
 
     Args:
-        seed: the same seed gives the same weights.
         config: other sizes, of this kind.
         vocabulary: a vocab.txt for Tag2Text; None makes one up.
 

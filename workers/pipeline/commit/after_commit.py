@@ -44,7 +44,6 @@ class AfterCommit:
     """Does the work after a commit. Runs on the publish thread.
 
     Args:
-        tell_cache: takes the cache writes of a commit.
         read_on: called after each commit, because the ledger has room again.
     """
 

@@ -33,7 +33,6 @@ class Publishing:
         opening: new assignments, whose committed offsets are unknown.
         opened: takes each assignment with its committed offset; -1: the assignment has ended.
         ending: whether the process ends; then there is no waiting for brokers.
-        now: returns monotonic seconds.
     """
 
     def __init__(

@@ -163,7 +163,6 @@ class BucketBreakers(Generic[Waiter]):
 
     Args:
         first_pause_s: pause before the first probe of an open breaker.
-        last_pause_s: longest pause between two probes.
     """
 
     def __init__(self, first_pause_s: float = 0.2, last_pause_s: float = _LAST_PAUSE_S) -> None:
@@ -172,11 +171,7 @@ class BucketBreakers(Generic[Waiter]):
         self._buckets: dict[str, _Bucket[Waiter]] = {}
 
     def wait(self, bucket: str, assignment: Assignment, waiter: Waiter, *, until: float, tries: int = 0) -> None:
-        """Let a task wait until `until`, or longer for an open breaker.
-
-        Args:
-            tries: the number of the task's failures.
-        """
+        """Let a task wait until `until`, or longer for an open breaker."""
         with self._lock:
             found = self._bucket(bucket)
             found.waiting[waiter] = _Wait(assignment, until, tries)

@@ -53,8 +53,6 @@ class DecodeStage(Stage):
         """Set the next steps.
 
         Args:
-            lookup: continues after the header.
-            annotate: continues after the pixels.
             reject: ends a task; takes the SHA-256 of its bytes and the error.
         """
         self._lookup, self._annotate, self._reject = lookup, annotate, reject

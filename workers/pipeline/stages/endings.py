@@ -25,13 +25,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The outcomes of one event.
-
-    Args:
-        entry: the event's record.
-        index: position of the event in its record.
-        write: the cache write to make after the commit.
-    """
+    """The outcomes of one event."""
 
     entry: Entry
     index: int
