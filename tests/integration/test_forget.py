@@ -16,6 +16,7 @@ import pytest
 import redis
 from kafka.admin import ConfigResource, KafkaAdminClient
 
+from schemas.correction import correction
 from schemas.enriched_image import EnrichedImage, EventRef, Retraction, Skip
 from tagstream_testing.local import tuned
 from tagstream_testing.local.apache_kafka import ApacheKafka
@@ -28,7 +29,9 @@ from tests.support.slowed import slowed
 from tests.support.waiting import eventually
 from tests.support.worker_process import Site, WorkerProcess, photo, worker
 from tests.unit.retag.stored import outcome, today
+from workers.assembly.corrections import Applier, Applying
 from workers.backends.kafka import KafkaEmitter, ensure_topics
+from workers.environment import read
 from workers.types import Message
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(600)]
@@ -102,6 +105,32 @@ def test_a_correction_that_is_applied_is_shown_without_a_run_of_the_model(place:
     assert shown.cache.tags == "hit"
     assert f"version {shown.version} shows it" in ran.stdout
     assert (before.version or 0) < (shown.version or 0)
+
+
+def test_a_hundred_corrections_are_shown_in_seconds_and_hold_no_other(place: Place, live: WorkerProcess) -> None:
+    keys = [f"{number}.jpg" for number in range(101)]
+    for key in keys:
+        place.site.upload(key, photo(int(key[:-4])))
+    place.site.send([(place.site.own(key), ()) for key in keys])
+    eventually(lambda: place.site.outputs() and not place.site.behind(), 90, live.said)
+    *many, other = [Applying(correction(place.site.name, key, added=["a kite"])) for key in keys]
+    with Applier(read(place.environment())) as applier:
+        began = time.monotonic()
+        applier.add(many)
+        while time.monotonic() < began + 1.2:
+            applier.turn()
+        applier.add([other])
+        joined = time.monotonic()
+        while not other.ended:
+            applier.turn()
+        held_s = time.monotonic() - joined
+        while applier.turn():
+            pass
+        took_s = time.monotonic() - began
+    assert sum(each.events for each in many) < 200, "an event a picture, but for those that come before the correction"
+    assert all(each.version for each in (*many, other)), {each.failure for each in many}
+    assert took_s < 30
+    assert held_s < 15
 
 
 def test_a_dry_run_changes_nothing_and_an_object_that_is_there_is_refused(place: Place, tmp_path: Path) -> None:

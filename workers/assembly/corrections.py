@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, suppress
@@ -31,8 +30,6 @@ _QUIET_S: Final = 15.0
 """A batch without any outcome for so long has failed."""
 _POLL_S: Final = 0.1
 _LOOKS: Final = 8
-_FRESH: Final = 64
-"""Corrections of a batch that are sent in a turn."""
 
 
 def require_applied(settings: Settings, topic: str) -> None:
@@ -136,17 +133,45 @@ class Applying:
             )
 
 
+@dataclass(slots=True)
+class _Sent:
+    """A batch on its way, by subjects, and when an outcome of it was heard last."""
+
+    parts: dict[bytes | None, Applying]
+    heard_at: float
+
+    def take(self, record: ReadRecord) -> None:
+        """Judge a record of the output topic."""
+        each = self.parts.get(record.key)
+        if each is None or each.ended:
+            return
+        with suppress(ValueError):
+            outcome = read_output(record.value or b"")
+            if isinstance(outcome, EnrichedImage):
+                self.heard_at = time.monotonic()
+                each.judge(outcome)
+
+    def goes_on(self) -> bool:
+        """Forget the ended ones; silence ends the others."""
+        self.parts = {key: each for key, each in self.parts.items() if not each.ended}
+        if time.monotonic() - self.heard_at <= _QUIET_S:
+            return bool(self.parts)
+        for each in self.parts.values():
+            each.fail()
+        return False
+
+
 class Applier:
     """Applies batches of corrections with one emitter and one reader. For one thread, in a `with`.
 
     Raises:
-        Unavailable: a broker or the store does not answer; also from `turn`.
-        Misconfigured: a topic does not exist; also from `turn`.
+        Unavailable: a broker or the store does not answer; also from its methods.
+        Misconfigured: a topic does not exist; also from its methods.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._batches: list[_Applied] = []
+        self._batches: list[_Sent] = []
         address, login = servers(settings), security(settings)
         with ExitStack() as opened:
             self._store = opened.enter_context(closing(object_store(settings)))
@@ -161,32 +186,38 @@ class Applier:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def add(self, batch: Iterable[Applying]) -> None:
-        """Apply these too, of different images."""
-        self._batches.append(_Applied(batch))
+    def add(self, batch: Sequence[Applying]) -> None:
+        """Send these corrections, of different images; `turn` sends their events."""
+        images = zip(batch, self._threads.map(self._look, batch), strict=True)
+        there = {each.record.key: each for each, image in images if image is not None}
+        topic = self._settings.corrections_topic
+        self._emitter.emit(Message(topic, each.record.key, each.record.value, ()) for each in there.values())
+        now = time.monotonic()
+        for each in there.values():
+            each.due_at = now + _PAUSE_S
+        self._batches.append(_Sent(there, now))
 
     def turn(self) -> bool:
-        """Send what is due, and read for a moment; returns whether any correction is on its way."""
+        """Send events that are due, and read for a moment; returns whether any correction is on its way."""
         for batch in self._batches:
-            self._send(batch.fresh(), batch.due())
+            self._send_events([*batch.parts.values()])
         for record in self._reading.poll(_POLL_S):
             for batch in self._batches:
                 batch.take(record)
         self._batches = [batch for batch in self._batches if batch.goes_on()]
         return bool(self._batches)
 
-    def _send(self, fresh: Sequence[Applying], due: Sequence[Applying]) -> None:
-        images = [*self._threads.map(self._look, [*fresh, *due])]
-        topic, events = self._settings.corrections_topic, self._settings.input_topics[0]
-        there = [each.record for each in fresh if not each.failure]
-        self._emitter.emit(Message(topic, record.key, record.value, ()) for record in there)
-        self._emitter.emit(event_for(image, events) for image in images[len(fresh) :] if image is not None)
-        for each in fresh:
-            each.due_at = time.monotonic() + _PAUSE_S
+    def _send_events(self, parts: Sequence[Applying]) -> None:
+        now = time.monotonic()
+        room = AT_ONCE - sum(each.due_at == inf for each in parts)
+        due = [each for each in parts if each.due_at <= now][: max(0, room)]
+        images, topic = self._threads.map(self._look, due), self._settings.input_topics[0]
+        self._emitter.emit(event_for(image, topic) for image in images if image is not None)
         for each in due:
             each.due_at, each.events = inf, each.events + 1
 
     def _look(self, each: Applying) -> StoredImage | None:
+        """The image in the store; None: the correction has failed."""
         bucket, _, key = each.record.key.decode().partition("/")
         try:
             found = self._store.find(bucket, key)
@@ -199,44 +230,3 @@ class Applier:
         # An older outcome has no later moment of the store's clock than the first one.
         each.known = each.known or microseconds(found.date) or 0
         return StoredImage(bucket, key, found.size, found.etag, found.date)
-
-
-class _Applied:
-    """A batch: corrections that wait, and those on their way by the subject of their image."""
-
-    def __init__(self, batch: Iterable[Applying]) -> None:
-        self._waiting = deque(batch)
-        self._sent: dict[bytes | None, Applying] = {}
-        self._heard_at = time.monotonic()
-
-    def fresh(self) -> list[Applying]:
-        """The next corrections to send."""
-        fresh = [self._waiting.popleft() for _ in range(min(_FRESH, len(self._waiting)))]
-        self._sent |= {each.record.key: each for each in fresh}
-        return fresh
-
-    def due(self) -> list[Applying]:
-        """Corrections whose image's event is to be sent."""
-        now, all_sent = time.monotonic(), self._sent.values()
-        room = AT_ONCE - sum(each.events > 0 and each.due_at == inf for each in all_sent)
-        return [each for each in all_sent if each.due_at <= now][: max(0, room)]
-
-    def take(self, record: ReadRecord) -> None:
-        """Judge a record of the output topic."""
-        each = self._sent.get(record.key)
-        if each is None or each.ended:
-            return
-        with suppress(ValueError):
-            outcome = read_output(record.value or b"")
-            if isinstance(outcome, EnrichedImage):
-                self._heard_at = time.monotonic()
-                each.judge(outcome)
-
-    def goes_on(self) -> bool:
-        """Forget the ended ones; the batch ends with the last, or by its silence."""
-        self._sent = {key: each for key, each in self._sent.items() if not each.ended}
-        if time.monotonic() - self._heard_at <= _QUIET_S:
-            return bool(self._sent or self._waiting)
-        for each in (*self._sent.values(), *self._waiting):
-            each.fail()
-        return False

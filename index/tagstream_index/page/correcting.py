@@ -73,19 +73,6 @@ class Sending:
     unseen: set[str]
     since: float = field(default_factory=time.monotonic)
 
-    @property
-    def arrived(self) -> int:
-        return sum(each.version > 0 for each in self.parts.values())
-
-    @property
-    def failed(self) -> list[tuple[str, str]]:
-        """Subjects, and why."""
-        return [(subject, each.failure) for subject, each in self.parts.items() if each.failure]
-
-    @property
-    def left(self) -> int:
-        return sum(not each.ended for each in self.parts.values())
-
 
 def seen(searcher: Searcher, subjects: Sequence[str]) -> list[Seen]:
     """Pictures in the order of their subjects, each once; removed ones are left out."""
@@ -177,6 +164,8 @@ class Corrector:
         except TagstreamError as error:
             logger.warning("corrections did not arrive: %s", error)
             failure = str(error)
+        except Exception:  # the pool would keep it to itself
+            logger.exception("corrections did not arrive")
         finally:
             for each in (each for batch in taken for each in batch if not each.ended):
                 each.failure = failure

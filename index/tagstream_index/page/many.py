@@ -7,7 +7,7 @@ import hashlib
 import io
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import orjson
 from starlette.concurrency import run_in_threadpool
@@ -23,6 +23,7 @@ from tagstream_index.page.correcting import Corrector, Refused, Seen, seen
 from tagstream_index.page.pool import Pool
 from tagstream_index.page.showing import address
 from tagstream_index.page.turns import Turns
+from tagstream_index.query import storable
 from tagstream_index.searching import Found
 
 MOST: Final = 500
@@ -40,35 +41,6 @@ _COLUMNS: Final = (
 )  # fmt: skip
 _FORMULAS: Final = ("=", "+", "-", "@", "\t", "\r", "\n")
 """A cell that begins so is a formula for spreadsheets, unless a quote stands before it."""
-
-
-class Wish(NamedTuple):
-    """What a form wants.
-
-    Args:
-        do: `add` or `remove` a tag, or the list as `csv` or `json`.
-        subjects: the selected pictures; not read if `whole`, all of the answer, is selected.
-        after: where the answer begins, so that later pictures stay out.
-        sure: the digest of what a person confirmed.
-    """
-
-    do: str
-    tag: str
-    key: str
-    subjects: Sequence[str]
-    whole: bool
-    after: str
-    sure: str
-
-    @classmethod
-    def of(cls, pairs: Sequence[tuple[str, str]]) -> Wish | None:
-        """The wish of a form's fields; None: there is none."""
-        last = dict(pairs)
-        subjects = [value for name, value in pairs if name == "of" and 0 < len(value) <= SUBJECT_CHARS]
-        do, tag, key, after, sure = (last.get(name, "") for name in ("do", "tag", "key", "after", "sure"))
-        if do not in ("add", "remove", *_KINDS) or not (subjects or "all" in last):
-            return None
-        return cls(do, tag.strip(), key, subjects, "all" in last, after, sure)
 
 
 @dataclass
@@ -95,48 +67,55 @@ class Many:
 
     async def many(self, request: Request) -> Response:
         """List pictures, ask whether to correct them, or do it."""
-        wish = Wish.of(await pairs_of(request, MOST + 10))
-        if wish is None:
+        pairs = await pairs_of(request, MOST + 10)
+        form, do = dict(pairs), dict(pairs).get("do")
+        subjects = [value for name, value in pairs if name == "of" and len(value) <= SUBJECT_CHARS]
+        if not (subjects or "all" in form) or do not in ("add", "remove", *_KINDS):
             return self._refusal(request, "Nothing is selected, or more than a form can carry: select all instead.")
-        if wish.do in _KINDS:
-            parts = self._parts(request, None if wish.whole else wish.subjects)
-            head = {"content-disposition": f'attachment; filename="pictures.{wish.do}"'}
+        wanted = None if "all" in form else subjects
+        if do in _KINDS:
+            parts = self._parts(request, wanted)
+            head = {"content-disposition": f'attachment; filename="pictures.{do}"'}
+            text = _csv if do == "csv" else _json
             first = await anext(parts)  # what goes wrong so early is still a page
-            text = (_csv if wish.do == "csv" else _json)(_again(first, parts))
-            return StreamingResponse(text, media_type=_KINDS[wish.do], headers=head)
-        if self._corrector is None or not self._access.may_send(request, wish.key):
+            return StreamingResponse(text(_again(first, parts)), media_type=_KINDS[do], headers=head)
+        if self._corrector is None or not self._access.may_send(request, form.get("key", "")):
             return self._page(request, "login.html", 403, wrong="", back="/")
-        if not wish.tag:
+        form["tag"] = storable(form.get("tag", "").strip())
+        if not form["tag"]:
             return self._refusal(request, "Name a tag in the box beside the buttons.")
         async with self._turns.turn(self._who(request), "/many"):
-            return await run_in_threadpool(self._correct, request, wish, self._corrector)
+            return await run_in_threadpool(self._correct, request, form, wanted, self._corrector)
 
-    def _correct(self, request: Request, wish: Wish, corrector: Corrector) -> Response:
-        """Send what was confirmed; ask again if the pictures are others by now."""
-        asked, present, cut = self._asked(request), wish.do == "add", False
+    def _correct(
+        self, request: Request, form: dict[str, str], subjects: Sequence[str] | None, corrector: Corrector
+    ) -> Response:
+        """Send what was confirmed; ask, also again if it is something else by now."""
+        asked, tag, present = self._asked(request), form["tag"], form["do"] == "add"
+        after, cut = form.get("after", ""), False
         with self._pool.searching() as searcher:
-            subjects = wish.subjects[:MOST]
-            if wish.whole:
+            if subjects is None:
                 asked, result = asked.result(searcher)
-                part = result.part(MOST, after=result.place_of(wish.after))
-                subjects, cut = [each.subject for each in part.found], part.later
-                if part.found and not wish.after:  # just before the first one
-                    wish = wish._replace(after=f"{result.cursor(part.found[0])}\U0010ffff")
-            pictures = seen(searcher, subjects)
-            wanted = [each for each in pictures if (wish.tag in each.names) != present]
+                found, _, cut = result.part(MOST, after=result.place_of(after))
+                subjects = [each.subject for each in found]
+                if found and not after:  # just before the first one: what comes later stays out
+                    after = f"{result.cursor(found[0])}\U0010ffff"
+            pictures = seen(searcher, subjects[:MOST])
+            wanted = [each for each in pictures if (tag in each.names) != present]
             tiles = searcher.of_subjects([each.subject for each in wanted[:_SHOWN]])
-            new = present and not self._names.knows(searcher, wish.tag)
-        sure = _digest(wish, wanted)
-        if wanted and wish.sure == sure:
+            new = present and not self._names.knows(searcher, tag)
+        sure = _digest(form["do"], tag, wanted)
+        if wanted and form.get("sure") == sure:
             try:
-                made = corrector.send(wanted, wish.tag, present, self._access.name(request))
+                made = corrector.send(wanted, tag, present, self._access.name(request))
             except Refused as error:
                 return self._refusal(request, str(error))
             shown = asked.shown
             return RedirectResponse(address("/sent", of=made, q=shown["typed"].text, **shown["fields"]), 303)
-        values = {"wish": wish, "wanted": wanted, "others": len(pictures) - len(wanted), "tiles": list(tiles.values())}
-        values |= {"new": new, "spellings": self._names.spellings(wish.tag) if new else [], "cut": cut, "sure": sure}
-        return self._page(request, "many.html", **asked.shown, **values, refusal="")
+        values = {"form": form, "wanted": wanted, "others": len(pictures) - len(wanted), "tiles": list(tiles.values())}
+        values |= {"after": after, "cut": cut, "new": new, "sure": sure, "refusal": ""}
+        spellings = self._names.spellings(tag) if new else []
+        return self._page(request, "many.html", **asked.shown, **values, spellings=spellings)
 
     def sent(self, request: Request) -> Response:
         """How far corrections are; the page reloads until none is on its way."""
@@ -145,8 +124,9 @@ class Many:
         sending = None if self._corrector is None else self._corrector.sending(field(request, "of"))
         if sending is None:
             raise HTTPException(404)
-        answer = self._page(request, "sent.html", **self._asked(request).shown, sending=sending)
-        if sending.left:
+        left = sum(not each.ended for each in sending.parts.values())
+        answer = self._page(request, "sent.html", **self._asked(request).shown, sending=sending, left=left)
+        if left:
             answer.headers["refresh"] = str(_AGAIN_S)
         return answer
 
@@ -174,9 +154,9 @@ class Many:
                 return
 
 
-def _digest(wish: Wish, pictures: Sequence[Seen]) -> str:
+def _digest(do: str, tag: str, pictures: Sequence[Seen]) -> str:
     """What a person confirms: the change, and the content of each picture."""
-    told = [wish.do, wish.tag, *(f"{each.sha256} {each.subject}" for each in pictures)]
+    told = [do, tag, *(f"{each.sha256} {each.subject}" for each in pictures)]
     return hashlib.sha256("\0".join(told).encode(errors="replace")).hexdigest()[:32]
 
 

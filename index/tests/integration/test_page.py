@@ -1414,10 +1414,10 @@ def test_a_correction_waits_until_its_row_shows_it(
         assert found is not None
         return found
 
-    def sending(made: str) -> Sending:
+    def part(made: str) -> Applying:
         found = corrector.sending(made)
         assert found is not None
-        return found
+        return found.parts["photos/a.jpg"]
 
     with searched(tables) as (searcher, _):
         pictures = seen(searcher, ["photos/a.jpg", "photos/\0", "photos/gone.jpg", "photos/a.jpg"])
@@ -1425,13 +1425,12 @@ def test_a_correction_waits_until_its_row_shows_it(
     with closing(Corrector(settings)) as corrector:
         made = corrector.send(pictures, "cat", True, "ann")
         assert corrector.pending(shown()) == [("cat", True, "")]
-        eventually(lambda: sending(made).arrived, 10)
+        eventually(lambda: part(made).version, 10)
         assert corrector.pending(shown()) == [("cat", True, "")], "its row does not show it"
         written(tables, photo("a.jpg", "cat").but(version=2, corrections={"added": ["cat"], "removed": []}))
         assert corrector.pending(shown()) == []
         made = corrector.send(pictures, "dog", False)
-        eventually(lambda: sending(made).failed, 10)
-        assert sending(made).failed == [("photos/a.jpg", "no broker")]
+        eventually(lambda: part(made).failure == "no broker", 10)
         assert corrector.pending(shown()) == [("dog", False, "no broker")]
         assert corrector.pending(shown()) == [], "a failure is told once"
         with pytest.raises(Refused, match="no correction"):
