@@ -100,7 +100,7 @@ class Many:
                 subjects = [each.subject for each in found]
                 if found and not after:  # just before the first one: what comes later stays out
                     after = f"{result.cursor(found[0])}\U0010ffff"
-            pictures = seen(searcher, subjects[:MOST])
+            pictures = seen(searcher, subjects)
             wanted = [each for each in pictures if (tag in each.names) != present]
             tiles = searcher.of_subjects([each.subject for each in wanted[:_SHOWN]])
             new = present and not self._names.knows(searcher, tag)
