@@ -135,7 +135,7 @@ class Applying:
 
 @dataclass(slots=True)
 class _Sent:
-    """A batch on its way, by subjects, and when an outcome of it was heard last."""
+    """A batch on its way, by subject; `heard_at`: its last outcome."""
 
     parts: dict[bytes | None, Applying]
     heard_at: float
