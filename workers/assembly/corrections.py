@@ -189,7 +189,7 @@ class Applier:
     def add(self, batch: Sequence[Applying]) -> None:
         """Send these corrections, of different images; `turn` sends their events."""
         images = zip(batch, self._threads.map(self._look, batch), strict=True)
-        there = {each.record.key: each for each, image in images if image is not None}
+        there: dict[bytes | None, Applying] = {each.record.key: each for each, image in images if image is not None}
         topic = self._settings.corrections_topic
         self._emitter.emit(Message(topic, each.record.key, each.record.value, ()) for each in there.values())
         now = time.monotonic()
