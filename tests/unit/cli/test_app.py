@@ -163,7 +163,7 @@ def test_trying_first_has_one_pair_of_words() -> None:
     assert go.keys() == {"forget", "dead-letters skip", "dead-letters replay", "index rebuild", "index review"}
     assert all(told.endswith(WITHOUT_GO) for told in go.values())
     dry = {name: told for (name, option), told in helps.items() if option == "--dry-run"}
-    assert dry.keys() == {"emit", "correct"}
+    assert dry.keys() == {"emit", "correct", "retag go"}
     assert len(set(dry.values())) == 1
     assert not {option for _, option in helps} & {"--try", "--yes", "--preview", "--execute"}
     page = (Path(__file__).parents[3] / "docs/guide/operating.md").read_text(encoding="utf-8")
