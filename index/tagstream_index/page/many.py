@@ -175,8 +175,8 @@ async def _csv(parts: AsyncIterator[Sequence[Found]]) -> AsyncIterator[str]:
 async def _json(parts: AsyncIterator[Sequence[Found]]) -> AsyncIterator[bytes]:
     before = b"["
     async for part in parts:
-        for each in part:
-            yield before + orjson.dumps(each.document())
+        if part:
+            yield before + b",\n".join(orjson.dumps(each.document()) for each in part)
             before = b",\n"
     yield b"[]\n" if before == b"[" else b"]\n"
 
