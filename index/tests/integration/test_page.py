@@ -285,6 +285,13 @@ def test_where_no_picture_has_all_words_the_best_that_have_some_are_shown(browse
     assert keys_found(client, "/?q=dog+zebra+key:t*") == ["two"]
 
 
+def test_the_newest_hits_are_those_that_come_first(tables: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(finding, "COUNTED", 0)
+    written(tables, photo("a.jpg", "old", day=9).with_facts(taken_at="2001-01-01T00:00:00"), photo("b.jpg", "new"))
+    with searched(tables) as (_, result):
+        assert result.counts().tags == [("new", 1)]
+
+
 def test_parts_that_take_long_are_given_up_and_not_blamed(
     browse: Browse, tables: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
