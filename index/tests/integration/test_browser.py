@@ -426,7 +426,7 @@ def test_copies_lead_to_their_list_and_back(opened: Open, site: str, world: Albu
             expect(page.get_by_role("link", name="3 copies")).to_have_count(3)
             shot(page, f"copies-{width}")
             accessible(page)
-            page.locator(".copied > .by").first.focus()
+            page.locator(".tile > .by").first.focus()
             page.keyboard.press("Enter")
             page.wait_for_url("**#copies")
             rows = page.locator(".copies li")
