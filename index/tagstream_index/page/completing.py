@@ -6,10 +6,12 @@ import re
 import threading
 import time
 import unicodedata
+from bisect import bisect_right
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Final
 
 from tagstream_index.page.finding import close_names
@@ -63,16 +65,17 @@ class Names:
     def begun(self, text: str, limit: int) -> list[Name]:
         """Names that begin so, then names with such a later word; by frequency."""
         self._refresh()
-        wanted, first, others = _key(text), list[Name](), list[Name]()
-        for key, name in self._known:
-            at = key.find(wanted)
-            if at == 0:
-                first.append(name)
-                if len(first) == limit:
-                    break
-            elif at > 0 and len(others) < limit:
-                others.append(name)
-        return [*first, *others][:limit]
+        wanted = _key(text)
+        found = (*self._with(f"\n{wanted}", limit), *self._with(wanted or "\n", limit))
+        return list(dict.fromkeys(found))[:limit]
+
+    def _with(self, wanted: str, limit: int) -> Iterator[Name]:
+        """The first names whose lines have a text. Names come from records: one search in all, in C."""
+        (lines, starts, known), at = self._lines, 0
+        while limit and (at := lines.find(wanted, at)) >= 0:
+            limit, number = limit - 1, bisect_right(starts, at)
+            yield known[number - 1][1]
+            at = starts[number]
 
     def knows(self, searcher: Searcher, name: str) -> bool:
         """Whether a bundle or any picture has the name."""
@@ -114,6 +117,8 @@ class Names:
         known += [Name(name, None) for name in wide if _shown(name)]
         keys = {each.name: key for key, each in self._known}  # to make one takes longer than all else
         self._known = [(keys.get(each.name) or _key(each.name), each) for each in known]
+        lines = [f"\n{key}" for key, _ in self._known]
+        self._lines = "".join(lines), [*accumulate(map(len, lines), initial=0)], self._known
         spelt: dict[str, list[str]] = {}
         for key, each in self._known:
             spelt.setdefault(key, []).append(each.name)
@@ -122,7 +127,7 @@ class Names:
 
 def _key(name: str) -> str:
     """The words of a name in lower case, each after a space."""
-    text = unicodedata.normalize("NFKC", name[:NAME_CHARS]).casefold()
+    text = unicodedata.normalize("NFKC", name[:NAME_CHARS])[:NAME_CHARS].casefold()  # one character may become eighteen
     return "".join(f" {word}" for word in re.findall(r"\w+", text))
 
 

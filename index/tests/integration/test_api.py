@@ -310,7 +310,9 @@ def test_hostile_names_take_bounded_memory(
     monkeypatch.setattr(completing, "_COUNTS", completing._COUNTS.replace(f"limit {completing.MOST}", "limit 2"))
     tags = [("a" * 200, 0.9), ("\u202ea", 0.9), ("dog", 0.9), ("dogs", 0.5), ("doge", 0.5)]
     written(tables, enriched("a.jpg", tags=tags), enriched("b.jpg", tags=tags[:3]))
-    assert [each.name for each in names().begun("", 9)] == ["dog"]
+    known = names("\ufdfa" * 100)
+    assert [each.name for each in known.begun("", 9)] == ["dog", "\ufdfa" * 100]
+    assert len(known._lines[0]) < 300, "NFKC makes 1,800 characters of them"
 
 
 def test_counts_are_read_again_once_they_are_old(names: Callable[..., Names], tables: Connection) -> None:
