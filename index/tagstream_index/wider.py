@@ -9,7 +9,7 @@ from tagstream_index.database import Connection
 from tagstream_index.outcomes import Row
 
 MOST_NAMES: Final = 10_000
-"""Tags whose wider names are kept; names come from records."""
+"""Tags whose wider names are kept, and as many again for what follows from them; names come from records."""
 _NAME_CHARS: Final = 100
 _KEEP: Final = b"""
 insert into wider as known values (%s, %s::text[], %s) on conflict (name) do update
@@ -24,9 +24,9 @@ class WiderNames:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._told: dict[str, list[str]] = dict(
-            connection.execute("select name, parents from wider where told").fetchall()
-        )
+        rows = connection.execute("select name, parents, told from wider").fetchall()
+        self._told: dict[str, list[str]] = {name: parents for name, parents, told in rows if told}
+        self._names = {name for name, *_ in rows}
 
     def meet(self, rows: Iterable[Row]) -> None:
         """Keep the wider names that are new, if there is room."""
@@ -37,16 +37,18 @@ class WiderNames:
                 new[name] = parents
         if not new:
             return
-        kept: dict[tuple[str, bool], list[str]] = {}
+        kept, names = dict[tuple[str, bool], list[str]](), self._names | new.keys()
         for name, parents in new.items():
             above = [each for each in dict.fromkeys(parents) if each not in ("", name)]
             kept[name, True] = above
             for place, parent in enumerate(above, 1):
-                kept[parent, False] = max(kept.get((parent, False), []), above[place:], key=len)
+                if parent in names or len(names) < 2 * MOST_NAMES:
+                    names.add(parent)
+                    kept[parent, False] = max(kept.get((parent, False), []), above[place:], key=len)
         with self._connection.transaction(), self._connection.cursor() as cursor:
             # In one order, so that two indexers never wait for each other.
             cursor.executemany(_KEEP, [(name, above, told) for (name, told), above in sorted(kept.items())])
-        self._told |= new
+        self._told, self._names = self._told | new, names
 
 
 def _tags(rows: Iterable[Row]) -> Iterator[tuple[str, list[str]]]:

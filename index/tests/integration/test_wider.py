@@ -75,6 +75,9 @@ def test_a_flood_of_names_is_bounded_and_hostile_ones_are_left_out(
     written(tables, tagged("b.jpg", "self", parents={"self": ["z"]}))
     assert [name for name, (_, own) in sorted(told(tables).items()) if own] == ["0", "1", "self"]
     assert told(tables)["self"] == (["z"], True), "known names stay up to date"
+    for number in range(9):
+        written(tables, tagged("b.jpg", "self", parents={"self": [f"z{number}"]}))
+    assert len(told(tables)) == 6, "known names don't bring more and more new ones"
 
 
 def test_only_what_is_new_is_written(tables: Connection) -> None:
