@@ -11,6 +11,8 @@ from workers.errors import TagstreamError
 
 AT_ONCE: Final = 4
 WAITING: Final = 32
+OF_READER: Final = 8
+"""Of them at most; each download is a page of its own."""
 
 
 class Busy(TagstreamError):
@@ -48,8 +50,8 @@ class Turns:
         older = self._waiting.get((who, what))
         if older is not None:
             older.set_exception(Busy("a newer search of this reader took its place"))
-        elif len(self._waiting) >= WAITING:
-            raise Busy(f"{WAITING} searches wait")
+        elif len(self._waiting) >= WAITING or sum(each == who for each, _ in self._waiting) >= OF_READER:
+            raise Busy("too many searches wait")
         self._waiting[who, what] = mine = asyncio.get_running_loop().create_future()
         await mine
 

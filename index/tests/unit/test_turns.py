@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
-from tagstream_index.page.turns import AT_ONCE, WAITING, Busy, Turns
+from tagstream_index.page.turns import AT_ONCE, OF_READER, WAITING, Busy, Turns
 
 
 class Searches:
@@ -71,5 +71,8 @@ def test_few_run_some_wait_in_their_order_and_more_are_refused() -> None:
             await searches.end(name)
         await searches.begin("later")
         assert [*searches.running] == ["later"]
+        for number in range(WAITING):
+            await searches.begin(f"list {number}", "later", f"/many {number}")
+        assert len(searches.said) == 1 + WAITING - OF_READER, "the places of others"
 
     ran(scene())
