@@ -17,7 +17,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response, Stream
 from starlette.routing import Route
 
 from tagstream_index.page.access import Access, pairs_of
-from tagstream_index.page.asked import SUBJECT_CHARS, Asked, field
+from tagstream_index.page.asked import SUBJECT_CHARS, Asked, field, typed
 from tagstream_index.page.completing import Names
 from tagstream_index.page.correcting import Corrector, Refused, Seen, seen
 from tagstream_index.page.pool import Pool
@@ -131,7 +131,7 @@ class Many:
         return answer
 
     def _refusal(self, request: Request, sentence: str) -> Response:
-        return self._page(request, "many.html", 400, **self._asked(request).shown, refusal=sentence)
+        return self._page(request, "many.html", 400, **typed(request).shown, refusal=sentence)
 
     async def _parts(self, request: Request, subjects: Sequence[str] | None) -> AsyncIterator[Sequence[Found]]:
         """Pictures in parts, at least one; None: those of the answer."""
