@@ -413,6 +413,22 @@ class Message:
         object.__setattr__(self, "size", size)
 
 
+@dataclass(frozen=True, slots=True)
+class Health:
+    """Whether a process is alive, started or ready.
+
+    Args:
+        reasons: why not, or notices if all is well; one line each, for people.
+        idle_s: since its last work.
+        in_flight: its images by place.
+    """
+
+    ok: bool
+    reasons: tuple[str, ...] = ()
+    idle_s: float | None = None
+    in_flight: Mapping[str, int] | None = None
+
+
 OutcomeKind: TypeAlias = Literal["enriched", "partial", "retraction", "skip", "dead-letter"]
 """Kinds of outcomes, by the names that metrics, commands and documentation use."""
 OUTCOME_KINDS: Final[tuple[OutcomeKind, ...]] = get_args(OutcomeKind)

@@ -8,7 +8,6 @@ import socket
 import threading
 import time
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
 
 from tagstream_index.indexer import Indexer
 from tagstream_index.settings import IndexSettings
@@ -16,12 +15,9 @@ from workers import __version__, metrics
 from workers.assembly.clients import record_source
 from workers.backends.kafka import KafkaRecordSource
 from workers.errors import Broken, Unavailable
-from workers.service.endpoint import Health
 from workers.service.process import observed, raise_descriptor_limit, stop_on_signals
 from workers.service.watchdog import end_within
-
-if TYPE_CHECKING:
-    from workers.service.endpoint import Report
+from workers.types import Health
 
 logger = logging.getLogger(__name__)
 
@@ -73,17 +69,17 @@ class IndexProcess:
             end_within(_CLOSE_S, f"it did not end within {_CLOSE_S:g} s of being asked to")
         self._stopping.set()
 
-    def alive(self) -> Report:
+    def alive(self) -> Health:
         """Whether the indexer's thread comes back from its calls."""
         indexer = self._indexer
         stands_s = 0.0 if indexer is None else time.monotonic() - indexer.turned_at
         stalled = () if stands_s < STALLED_S else (f"the indexer has not moved for {stands_s:.0f} s",)
         return Health(not stalled, stalled)
 
-    def started(self) -> Report:
+    def started(self) -> Health:
         return Health(True)
 
-    def ready(self) -> Report:
+    def ready(self) -> Health:
         if self._unready or self._stopping.is_set():
             return Health(False, (self._unready or "stopping",))
         reason = "no broker was reached yet" if self._indexer is None else self._indexer.unready()

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from workers.environment import all_secrets
 from workers.errors import Broken, Unavailable
-from workers.service.endpoint import Health, Report
 from workers.service.logs import start_logging
 from workers.service.process import (
     Slot,
@@ -23,6 +22,7 @@ from workers.service.process import (
     stray_output_logged,
 )
 from workers.service.watchdog import end_within
+from workers.types import Health
 
 if TYPE_CHECKING:
     from workers.pipeline.roles import ModelsByUse
@@ -145,16 +145,16 @@ class _Process:
             otlp_metrics=self._settings.otlp_metrics,
         )
 
-    def alive(self) -> Report:
+    def alive(self) -> Health:
         return Health(True, ("starting",)) if self._worker is None else self._worker.progress()
 
-    def started(self) -> Report:
+    def started(self) -> Health:
         """Whether the models are warm. Kafka is not waited for: a restart would not help."""
         if self._worker is not None and self._worker.warm:
             return Health(True)
         return Health(False, ("loading the models" if self._worker is None else "warming up the models",))
 
-    def ready(self) -> Report:
+    def ready(self) -> Health:
         if self._stalled is not None:
             return Health(False, (self._stalled,))
         if self._stopping.is_set():

@@ -33,15 +33,6 @@ class Place:
     waits_on_others: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """Whether the worker is alive."""
-
-    ok: bool
-    reasons: tuple[str, ...]
-    in_flight: dict[str, int]
-
-
 class TaskProgress:
     """Tracks the place of each task. Thread-safe."""
 

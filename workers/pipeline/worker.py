@@ -24,14 +24,13 @@ from workers.pipeline.journal import Journal
 from workers.pipeline.known_results import KnownResults
 from workers.pipeline.options import WorkerOptions
 from workers.pipeline.pipeline import Pipeline
-from workers.pipeline.progress import Progress
 from workers.pipeline.rendering import Renderer
 from workers.pipeline.roles import Roles
 from workers.pipeline.stages.stage import Stage, StageQueue
 from workers.ports import Clock, CorrectionLog, Intake, Publisher, RecordSource, ResultCache
-from workers.types import Assignment
+from workers.types import Assignment, Health
 
-__all__ = ["Progress", "Worker", "WorkerOptions"]
+__all__ = ["Worker", "WorkerOptions"]
 
 _log = logging.getLogger(__name__)
 
@@ -355,11 +354,11 @@ class Worker:
     def idle_s(self) -> float:
         return self._clock.monotonic() - self._busy_at
 
-    def progress(self) -> Progress:
+    def progress(self) -> Health:
         """Whether the worker is alive, and the reasons if not. Thread-safe."""
         pipeline = self._pipeline
         if pipeline is None:
-            return Progress(self._crashed is None, (), {})
+            return Health(self._crashed is None)
         now = self._clock.monotonic()
         reasons = [why for stage in pipeline.stages if (why := stage.stalled(now))]
         since = self._polling_since
@@ -369,7 +368,7 @@ class Worker:
         if pipeline.progress.working() and still > self._options.stall_timeout_s:
             reasons.append(f"{counted(pipeline.progress.working(), 'image')} in hand and none moved for {still:.0f} s")
         reasons += pipeline.progress.stuck({name: s for stage in pipeline.stages for name, s in stage.limits_s.items()})
-        return Progress(not reasons, tuple(reasons), pipeline.progress.counts())
+        return Health(not reasons, tuple(reasons), in_flight=pipeline.progress.counts())
 
     def make_pipeline(self, publisher: Publisher) -> Pipeline:
         """The pipeline of which `progress` and `notices` tell from now on."""

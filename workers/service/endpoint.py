@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 import logging
 import socket
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
 
 from prometheus_client import CONTENT_TYPE_LATEST
 from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST as OPEN_METRICS
 
 from workers.errors import Misconfigured
-from workers.service.http import Answer, ConnectionLimits, PageRequest, ProbeServer, not_found
+from workers.service.http import Answer, PageRequest, ProbeServer, not_found
+from workers.types import Health
 
 logger = logging.getLogger(__name__)
 
@@ -38,19 +37,18 @@ class Endpoint:
         host: str,
         port: int,
         *,
-        alive: Callable[[], Report],
-        started: Callable[[], Report],
-        ready: Callable[[], Report],
+        alive: Callable[[], Health],
+        started: Callable[[], Health],
+        ready: Callable[[], Health],
         metrics_page: Callable[[], bytes],
-        open_metrics_page: Callable[[], bytes] | None = None,
-        limits: ConnectionLimits | None = None,
+        open_metrics_page: Callable[[], bytes],
     ) -> None:
         listener = listen(host, port)
         self.port: int = 0 if listener.family == socket.AF_UNIX else listener.getsockname()[1]
         self._reports = {"/livez": alive, "/startupz": started, "/readyz": ready}
         self._metrics_page = metrics_page
         self._open_metrics_page = open_metrics_page
-        self._server = ProbeServer(listener, self._answer, limits)
+        self._server = ProbeServer(listener, self._answer)
         where = host if listener.family == socket.AF_UNIX else f"{host}:{self.port}"
         logger.info("serving /livez, /startupz, /readyz and /metrics on %s", where)
 
@@ -63,7 +61,7 @@ class Endpoint:
             return report_page(self._reports[request.path]())
         if request.path != "/metrics":
             return not_found()
-        if self._open_metrics_page is not None and "application/openmetrics-text" in request.accept:
+        if "application/openmetrics-text" in request.accept:
             return Answer(200, OPEN_METRICS, self._open_metrics_page())
         return Answer(200, CONTENT_TYPE_LATEST, self._metrics_page())
 
@@ -96,35 +94,11 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def report_page(report: Report) -> Answer:
+def report_page(report: Health) -> Answer:
     """A health report as JSON."""
     body: dict[str, object] = {"ok": report.ok, "reasons": list(report.reasons)}
-    in_flight: Mapping[str, int] | None = getattr(report, "in_flight", None)
-    if in_flight:
-        body["in_flight"] = dict(in_flight)
-    idle_s: float | None = getattr(report, "idle_s", None)
-    if idle_s is not None:
-        body["idle_s"] = idle_s
+    if report.in_flight:
+        body["in_flight"] = dict(report.in_flight)
+    if report.idle_s is not None:
+        body["idle_s"] = report.idle_s
     return Answer(200 if report.ok else 503, "application/json", json.dumps(body).encode())
-
-
-class Report(Protocol):
-    """The least of a health report; the pipeline's has more."""
-
-    @property
-    def ok(self) -> bool: ...
-
-    @property
-    def reasons(self) -> Sequence[str]:
-        """Why not, or notices if all is well; one line each, for people."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Health:
-    """A plain health report."""
-
-    ok: bool
-    reasons: tuple[str, ...] = ()
-    idle_s: float | None = None
-    in_flight: Mapping[str, int] | None = None

@@ -18,9 +18,10 @@ from typing import Final
 from pydantic_core import from_json
 
 from workers import metrics
-from workers.service.endpoint import Health, report_page
+from workers.service.endpoint import report_page
 from workers.service.http import Answer, PageRequest, not_found
 from workers.settings import WorkerPart
+from workers.types import Health
 
 logger = logging.getLogger(__name__)
 

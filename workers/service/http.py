@@ -36,19 +36,6 @@ class Answer:
     body: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class ConnectionLimits:
-    """What clients may cost.
-
-    Attributes:
-        connections: open at once, each with a thread; one more closes the oldest.
-        seconds: for each read and write of a connection.
-    """
-
-    connections: int = 64
-    seconds: float = 5.0
-
-
 class ProbeServer(ThreadingMixIn, HTTPServer):
     """Answers GET and HEAD by `answer`, on own threads, until `close`.
 
@@ -58,16 +45,17 @@ class ProbeServer(ThreadingMixIn, HTTPServer):
             logged and answered with 500.
     """
 
+    connections = 64
+    """Open at once, each with a thread; one more closes the oldest."""
+    seconds = 5.0
+    """For each read and write of a connection."""
     daemon_threads = True  # a process that ends by an error must not wait for a scraper's connection
     block_on_close = False
 
-    def __init__(
-        self, listener: socket.socket, answer: Callable[[PageRequest], Answer], limits: ConnectionLimits | None = None
-    ) -> None:
+    def __init__(self, listener: socket.socket, answer: Callable[[PageRequest], Answer]) -> None:
         super().__init__(listener.getsockname()[:2], _Handler, bind_and_activate=False)
         self.socket.close()
         self.socket = listener
-        self.limits = limits or ConnectionLimits()
         self._answer = answer
         self._answering = threading.Lock()
         self._open: dict[socket.socket, None] = {}  # the oldest first
@@ -93,7 +81,7 @@ class ProbeServer(ThreadingMixIn, HTTPServer):
             raise
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        if len(self._open) >= self.limits.connections:
+        if len(self._open) >= self.connections:
             self._drop_oldest()
         with self._opening:
             self._open[request] = None
@@ -130,7 +118,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: ProbeServer
 
     def setup(self) -> None:
-        self.request.settimeout(self.server.limits.seconds)
+        self.request.settimeout(self.server.seconds)
         super().setup()
 
     def do_GET(self) -> None:

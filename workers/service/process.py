@@ -14,15 +14,13 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, NoReturn, Protocol, Self, TextIO
+from typing import NoReturn, Protocol, Self, TextIO
 from urllib.parse import quote
 
 from workers import metrics
 from workers.errors import Misconfigured
 from workers.service.logs import TEXT_CHARS, flush_logs
-
-if TYPE_CHECKING:
-    from workers.service.endpoint import Report
+from workers.types import Health
 
 logger = logging.getLogger(__name__)
 
@@ -33,11 +31,11 @@ _END = 0
 class Process(Protocol):
     """A program's health, for any thread."""
 
-    def alive(self) -> Report: ...
+    def alive(self) -> Health: ...
 
-    def started(self) -> Report: ...
+    def started(self) -> Health: ...
 
-    def ready(self) -> Report: ...
+    def ready(self) -> Health: ...
 
     def turn_unready(self, reason: str) -> None:
         """It is about to be ended: be unready from now on."""

@@ -9,8 +9,8 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import TextIO
 
-from workers.service.endpoint import Health, Report
 from workers.service.logs import TEXT_CHARS, flush_logs, is_json, log_stream
+from workers.types import Health
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class Watchdog:
 
     def __init__(
         self,
-        alive: Callable[[], Report],
+        alive: Callable[[], Health],
         *,
         unready: Callable[[str], None],
         every_s: float = 1.0,
@@ -57,7 +57,7 @@ class Watchdog:
         self._stopped = threading.Event()
         self._answers = 0
         self._bad = 0
-        self._latest: Report = Health(True)
+        self._latest: Health = Health(True)
         self._probe = threading.Thread(target=self._run_probe, name="watchdog-probe", daemon=True)
         self._watch = threading.Thread(target=self._count, name="watchdog", daemon=True)
 
@@ -76,7 +76,7 @@ class Watchdog:
             self._bad = 0 if self._latest.ok else self._bad + 1
             self._answers += 1
 
-    def _health(self) -> Report:
+    def _health(self) -> Health:
         """What `alive` says; an error of its own is a bad answer, which may pass like any other."""
         try:
             return self._alive()
@@ -92,7 +92,7 @@ class Watchdog:
                 self._end(Health(False, ("the check for progress does not return",)) if silent else self._latest)
                 return
 
-    def _end(self, report: Report) -> None:
+    def _end(self, report: Health) -> None:
         reason = "; ".join(report.reasons) or "no progress"
         self._unready(f"stalled: {reason}")
         leave_stalled(reason, leave=self._leave, stream=self._stream)

@@ -22,7 +22,7 @@ from workers.assembly import topics
 from workers.cli.topics import PARTITIONS
 from workers.intake import header
 from workers.intake.limits import Limits
-from workers.service.http import ConnectionLimits
+from workers.service.http import ProbeServer
 
 pytestmark = pytest.mark.slow
 
@@ -37,12 +37,11 @@ def passages() -> list[str]:
 
 
 def test_the_port_of_probes_bounds_its_clients_and_exit_codes_are_as_the_pages_on_them_say() -> None:
-    limits = ConnectionLimits()
     security, trouble = (
         (ROOT / page).read_text() for page in ("docs/design/security.md", "docs/guide/troubleshooting.md")
     )
     (row,) = re.findall(r"^\| \*\*who reaches the port of probes\*\* .*$", security, re.MULTILINE)
-    assert {f"{limits.seconds:.0f}", f"{limits.connections}"} <= set(re.findall(r"\d+", row))
+    assert {f"{ProbeServer.seconds:.0f}", f"{ProbeServer.connections}"} <= set(re.findall(r"\d+", row))
     named = [int(code) for code in re.findall(r"^\| (\d+) \| ", trouble, re.MULTILINE)]
     own = [errors.DONE, errors.OUR_BUG, errors.MISCONFIGURED, errors.BROKEN, errors.UNAVAILABLE]
     assert named == [*own, errors.INTERRUPTED]

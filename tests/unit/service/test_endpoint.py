@@ -4,26 +4,20 @@ import json
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypedDict
 
 import pytest
 
 from workers.errors import Misconfigured
-from workers.service.endpoint import Endpoint, Health, Report
-
-
-@dataclass
-class FakePipeline:
-    ok: bool = True
-    reasons: tuple[str, ...] = ()
-    in_flight: dict[str, int] = field(default_factory=dict)
+from workers.service.endpoint import Endpoint
+from workers.types import Health
 
 
 @dataclass
 class Served:
     endpoint: Endpoint
-    pipeline: FakePipeline
+    alive: Health
     start: Health
     ready: Health
 
@@ -39,30 +33,30 @@ class Served:
 
 @pytest.fixture
 def served() -> Iterator[Served]:
-    pipeline = FakePipeline()
     endpoint = Endpoint(
         "127.0.0.1",
         0,
-        alive=lambda: pipeline,
+        alive=lambda: made.alive,
         started=lambda: made.start,
         ready=lambda: made.ready,
         metrics_page=lambda: b"some_total 3\n",
         open_metrics_page=lambda: b"some_total 3\n# EOF\n",
     )
-    made = Served(endpoint, pipeline, Health(False, ("loading the models",)), Health(False))
+    made = Served(endpoint, Health(True), Health(False, ("loading the models",)), Health(False))
     yield made
     endpoint.close()
 
 
 class Answers(TypedDict):
-    alive: Callable[[], Report]
-    started: Callable[[], Report]
-    ready: Callable[[], Report]
+    alive: Callable[[], Health]
+    started: Callable[[], Health]
+    ready: Callable[[], Health]
     metrics_page: Callable[[], bytes]
+    open_metrics_page: Callable[[], bytes]
 
 
-def answers(report: Callable[[], Report]) -> Answers:
-    return {"alive": report, "started": report, "ready": report, "metrics_page": bytes}
+def answers(report: Callable[[], Health]) -> Answers:
+    return {"alive": report, "started": report, "ready": report, "metrics_page": bytes, "open_metrics_page": bytes}
 
 
 def test_a_live_worker_answers_200(served: Served) -> None:
@@ -72,8 +66,7 @@ def test_a_live_worker_answers_200(served: Served) -> None:
 
 
 def test_a_stalled_worker_answers_503_with_its_reasons_and_its_images_in_flight(served: Served) -> None:
-    served.pipeline.ok, served.pipeline.reasons = False, ("annotate: nothing moved for 61 s",)
-    served.pipeline.in_flight = {"annotate": 4}
+    served.alive = Health(False, ("annotate: nothing moved for 61 s",), in_flight={"annotate": 4})
     status, body, _ = served.get("/livez")
     assert status == 503
     assert json.loads(body) == {

@@ -16,23 +16,28 @@ from pathlib import Path
 import pytest
 
 from tests.support.waiting import BOUNDED_S
-from workers.service.http import Answer, ConnectionLimits, PageRequest, ProbeServer
+from workers.service.http import Answer, PageRequest, ProbeServer
 
 CROWD = 1100
-QUICK = ConnectionLimits(connections=8, seconds=0.5)
+
+
+class QuickServer(ProbeServer):
+    connections, seconds = 8, 0.5
+
 
 SERVE = """
 import resource, sys
 from workers.service.endpoint import Endpoint
-from workers.service.endpoint import Health
-from workers.service.http import ConnectionLimits
+from workers.types import Health
+from workers.service.http import ProbeServer
 from workers.service.logs import start_logging
 
 start_logging("info", "text")
+ProbeServer.seconds = 1000
 resource.setrlimit(resource.RLIMIT_NOFILE, ({descriptors}, {descriptors}))
 well = lambda: Health(True)
 endpoint = Endpoint("127.0.0.1", 0, alive=well, started=well, ready=well, metrics_page=lambda: b"x 1\\n",
-                    limits=ConnectionLimits(seconds=1000))
+                    open_metrics_page=bytes)
 print(endpoint.port, flush=True)
 sys.stdin.read()
 endpoint.close()
@@ -123,9 +128,9 @@ def test_a_process_without_a_free_descriptor_answers_probes_and_keeps_its_log_sm
 
 
 @contextmanager
-def serving(answer: Callable[[PageRequest], Answer], limits: ConnectionLimits = QUICK) -> Iterator[int]:
+def serving(answer: Callable[[PageRequest], Answer]) -> Iterator[int]:
     listener = socket.create_server(("127.0.0.1", 0))
-    server = ProbeServer(listener, answer, limits)
+    server = QuickServer(listener, answer)
     try:
         yield listener.getsockname()[1]
     finally:
@@ -149,7 +154,7 @@ def test_who_does_not_read_the_answer_is_dropped() -> None:
     page = Answer(200, "text/plain", b"x" * 50_000_000)
     with serving(lambda _: page) as port, connect(port) as client:
         client.sendall(b"GET / HTTP/1.1\r\n\r\n")
-        time.sleep(2 * QUICK.seconds)
+        time.sleep(2 * QuickServer.seconds)
         received = 0
         with contextlib.suppress(ConnectionResetError):
             while more := client.recv(1_000_000):

@@ -14,12 +14,12 @@ from typing import TextIO
 import pytest
 
 from tests.support.waiting import eventually
-from workers.service.endpoint import Health, Report
 from workers.service.watchdog import Watchdog
+from workers.types import Health
 
 STALLED_PROGRAM = """
 import logging, threading, time
-from workers.service.endpoint import Health
+from workers.types import Health
 from workers.service.logs import start_logging
 from workers.service.watchdog import Watchdog
 
@@ -107,7 +107,7 @@ class Ends:
 
 
 def watch(
-    alive: Callable[[], Report], ends: Ends, *, stacks: TextIO, patience: int = 4, silence: int = 1_000
+    alive: Callable[[], Health], ends: Ends, *, stacks: TextIO, patience: int = 4, silence: int = 1_000
 ) -> Watchdog:
     """`stacks` must be a real file: faulthandler writes to its descriptor."""
     return Watchdog(
@@ -140,7 +140,7 @@ def test_answers_that_recover_in_time_end_nothing(stacks: TextIO) -> None:
 def test_a_check_that_does_not_return_is_a_stall(stacks: TextIO) -> None:
     ends, never = Ends(), threading.Event()
 
-    def hang() -> Report:
+    def hang() -> Health:
         never.wait()
         return Health(True)
 
@@ -164,7 +164,7 @@ def test_a_stopped_watchdog_ends_nothing(stacks: TextIO) -> None:
 def test_a_check_that_raises_is_a_bad_answer_which_may_pass(stacks: TextIO) -> None:
     ends, errors, asked = Ends(), cycle([True, True, False]), count()
 
-    def alive() -> Report:
+    def alive() -> Health:
         next(asked)
         if next(errors):
             raise MemoryError
@@ -178,7 +178,7 @@ def test_a_check_that_raises_is_a_bad_answer_which_may_pass(stacks: TextIO) -> N
 
 
 def test_a_check_that_keeps_raising_is_a_stall_that_names_the_error(stacks: TextIO) -> None:
-    def alive() -> Report:
+    def alive() -> Health:
         raise MemoryError("no room")
 
     ends = Ends()
