@@ -29,9 +29,8 @@ from workers.assembly.auditing import Auditing
 from workers.audit.judge import Judge, Topics
 from workers.audit.seen import Seen
 from workers.backends.kafka import ensure_topics
-from workers.backends.kafka.types import ReadRecord
 from workers.environment import read
-from workers.types import Partition
+from workers.types import Partition, ReadRecord
 
 RECORDS = 198_000
 PARTITIONS = 6

@@ -25,11 +25,12 @@ from benchmarks.retag import PROGRAM, TOPIC, bundle, fill
 from schemas.version import told_version
 from tagstream_testing.local.apache_kafka import AS_DEPLOYED, ApacheKafka
 from workers.assembly.topic_reading import read_topic
-from workers.backends.kafka import ReadRecord, group_watch
+from workers.backends.kafka import group_watch
 from workers.environment import read
 from workers.retag.plan_file import PlanFile
 from workers.retag.planned_work import group_of
 from workers.settings import Settings
+from workers.types import ReadRecord
 
 SUBJECTS, KILLS = 100_000, 20
 _CLI = [sys.executable, "-c", PROGRAM]

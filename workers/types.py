@@ -175,6 +175,32 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
+class ReadRecord:
+    """One committed record as read outside of any consumer group.
+
+    `Record` explains the fields from `offsets` on.
+    """
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp_ms: int
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+    offsets: int = 1
+    unreadable: Unreadable | None = None
+    append_time: bool = False
+    stored: int = field(default=0, compare=False)
+    repeats: bool = field(default=False, compare=False)
+
+    @property
+    def size(self) -> int:
+        """Bytes that it holds in memory, near enough for a budget."""
+        return record_size(self.key, self.value, self.headers)
+
+
+@dataclass(frozen=True, slots=True)
 class Polled:
     """The result of one poll. `started` assignments deliver nothing until `RecordSource.start` opens them."""
 
@@ -426,7 +452,7 @@ class Health:
     ok: bool
     reasons: tuple[str, ...] = ()
     idle_s: float | None = None
-    in_flight: Mapping[str, int] | None = None
+    in_flight: Mapping[str, int] = field(default_factory=dict)
 
 
 OutcomeKind: TypeAlias = Literal["enriched", "partial", "retraction", "skip", "dead-letter"]

@@ -24,9 +24,9 @@ from workers.assembly.clients import security, servers
 from workers.assembly.progress import Counting, uncounted
 from workers.assembly.topic_reading import Foreign, drain, read_topic
 from workers.assembly.topics import state_of
-from workers.backends.kafka import ReadRecord, between, extents
+from workers.backends.kafka import between, extents
 from workers.errors import Broken, Unavailable
-from workers.types import Partition
+from workers.types import Partition, ReadRecord
 
 SHOWN: Final = 100
 """Most subjects that are named."""

@@ -21,10 +21,10 @@ from tagstream_index.outcomes import Row, read_record
 from workers.assembly.clients import security, servers
 from workers.assembly.progress import Counting, uncounted
 from workers.assembly.topic_reading import drain
-from workers.backends.kafka import Extent, ReadRecord, between, extents
+from workers.backends.kafka import Extent, between, extents
 from workers.errors import Misconfigured
 from workers.settings import Settings
-from workers.types import Partition
+from workers.types import Partition, ReadRecord
 
 logger = logging.getLogger(__name__)
 

@@ -9,8 +9,7 @@ from psycopg.rows import dict_row
 
 from tagstream_index.database import Connection
 from tagstream_index.outcomes import Passed, Row
-from workers.backends.kafka.types import ReadRecord
-from workers.types import Partition, Record
+from workers.types import Partition, ReadRecord, Record
 
 MOST: Final = 1_000
 """Remembered records per partition."""

@@ -8,8 +8,7 @@ from typing import Final
 
 from tagstream_index.merge import Spaces, write_records
 from tagstream_index.outcomes import Passed, Row, read_record
-from workers.backends.kafka import ReadRecord
-from workers.types import Partition
+from workers.types import Partition, ReadRecord
 
 _ROWS: Final = 1_000
 _BYTES: Final = 4 << 20

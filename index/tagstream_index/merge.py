@@ -12,8 +12,7 @@ from tagstream_index import left_out
 from tagstream_index.database import Connection, is_of_a_record, limited
 from tagstream_index.outcomes import CONTENT, HEAD, OF_ROW, OF_VECTOR, Passed, Row, values_of
 from tagstream_index.wider import WiderNames
-from workers.backends.kafka.types import ReadRecord
-from workers.types import Partition, Record
+from workers.types import Partition, ReadRecord, Record
 
 MOST_SPACES: Final = 16
 """Each space has a table, and its name comes from a record."""

@@ -20,8 +20,7 @@ from schemas.enriched_image import EnrichedImage, ImageFacts, Retraction, output
 from schemas.stored_scores import EMBEDDING_HEADER, SCORES_BYTES_MAX, SCORES_HEADER, StoredEmbedding
 from schemas.text import Headers, first_fault
 from schemas.version import order
-from workers.backends.kafka.types import ReadRecord
-from workers.types import Record
+from workers.types import ReadRecord, Record
 
 Text: TypeAlias = Annotated[str | None, "text"]
 Whole: TypeAlias = Annotated[int | None, "bigint"]

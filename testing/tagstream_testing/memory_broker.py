@@ -18,9 +18,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from workers.backends.kafka.types import ReadRecord
 from workers.errors import Misconfigured, Unpublished
-from workers.types import NO_MEMBERSHIP, Assignment, Headers, Membership, Message, Partition, Unreadable
+from workers.types import NO_MEMBERSHIP, Assignment, Headers, Membership, Message, Partition, ReadRecord, Unreadable
 
 DEFAULT_MAX_MESSAGE_BYTES = 1_048_588
 """Kafka's own default of max.message.bytes."""

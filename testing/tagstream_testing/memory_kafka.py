@@ -13,14 +13,13 @@ from workers.backends.kafka.types import (
     Delivery,
     FencingDetector,
     OffsetReset,
-    ReadRecord,
     check_sendable,
     out_of_range,
     record_of,
     refusal,
 )
 from workers.errors import Broken, TagstreamError, Unpublished
-from workers.types import Assignment, Membership, Partition, Polled, Record, Transaction
+from workers.types import Assignment, Membership, Partition, Polled, ReadRecord, Record, Transaction
 
 __all__ = ["Fault", "MemoryBroker", "MemoryPublisher", "MemoryRecordSource"]
 

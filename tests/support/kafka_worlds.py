@@ -18,9 +18,9 @@ from tests.fixtures import Unique
 from tests.support.broker import await_markers
 from tests.support.raw_kafka import ZSTD, batch, produce, record
 from workers.backends.kafka import KafkaPublisher, KafkaRecordSource, ensure_topics
-from workers.backends.kafka.types import Delivery, OffsetReset, ReadRecord
+from workers.backends.kafka.types import Delivery, OffsetReset
 from workers.ports import Publisher, RecordSource
-from workers.types import Assignment, Headers, Membership, Partition, Record, Unreadable
+from workers.types import Assignment, Headers, Membership, Partition, ReadRecord, Record, Unreadable
 
 MAX_MESSAGE_BYTES = 20_000
 BATCH_BYTES = 1 << 20

@@ -10,11 +10,10 @@ from tagstream_testing.local.demo_watch import _OUTCOMES
 from tests.support.measured import measuring
 from tests.unit.schemas.documents import enriched, retraction, skip
 from workers import metrics
-from workers.backends.kafka.types import ReadRecord
 from workers.cli.outcomes import KINDS, Outcome
 from workers.cli.tail import tail
 from workers.pipeline.commit import after_commit
-from workers.types import OUTCOME_KINDS, Headers
+from workers.types import OUTCOME_KINDS, Headers, ReadRecord
 
 ROOT = Path(__file__).parents[2]
 HEADERS = dead_letter_headers(

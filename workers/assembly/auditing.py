@@ -17,7 +17,6 @@ from workers.audit.seen import Seen
 from workers.backends.kafka import (
     Extent,
     Reach,
-    ReadRecord,
     TopicState,
     between,
     describe_topics,
@@ -28,7 +27,7 @@ from workers.backends.kafka import (
 from workers.backends.kafka.types import Isolation
 from workers.errors import Misconfigured
 from workers.settings import Settings
-from workers.types import Partition
+from workers.types import Partition, ReadRecord
 
 SETTLED_S = 10.0
 """Longest wait for committed offsets: a transaction's outcomes are readable a moment before them."""

@@ -10,10 +10,10 @@ from pathlib import Path
 from schemas.enriched_image import EnrichedImage, Retraction, read_output
 from workers.assembly.progress import Counting, uncounted
 from workers.assembly.topic_reading import read_topic
-from workers.backends.kafka import ReadRecord
 from workers.comparison import Objection, Outcomes, PromotionRule, TagAgreement, agreement, objections
 from workers.retag.changes import Changed, ChangesWriter, LabelNumbers
 from workers.settings import Settings
+from workers.types import ReadRecord
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,10 +16,10 @@ from schemas.version import microseconds
 from workers.assembly.clients import object_store, security, servers
 from workers.assembly.image_sources import StoredImage, event_for
 from workers.assembly.progress import Counting
-from workers.backends.kafka import KafkaEmitter, ReadRecord, require_topics, tail
+from workers.backends.kafka import KafkaEmitter, require_topics, tail
 from workers.errors import Misconfigured, Rejected
 from workers.settings import Settings
-from workers.types import Message
+from workers.types import Message, ReadRecord
 
 AT_ONCE: Final = 32
 """Events of a batch on their way: an event of another batch is never far behind."""

@@ -18,10 +18,11 @@ from schemas.image_event import ImageEvent, parse_message
 from workers.assembly.clients import redis, security, servers
 from workers.assembly.progress import Counting, uncounted
 from workers.assembly.topic_reading import read_topic
-from workers.backends.kafka import ReadRecord, describe_topics
+from workers.backends.kafka import describe_topics
 from workers.backends.result_cache import RedisResultCache
 from workers.republish.forgetting import Subjects
 from workers.settings import Settings
+from workers.types import ReadRecord
 
 _BEHIND_BUCKET = re.compile(rb'(?:\?versionId=[^/"]{0,3100})?/((?:[^"\\\x00-\x1f]|\\.){1,6200})')
 _STRING = re.compile(rb'"((?:[^"\\\x00-\x1f]|\\.){1,6200})')

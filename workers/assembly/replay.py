@@ -9,10 +9,10 @@ from fnmatch import fnmatchcase
 from schemas.dead_letter import DeadLetter, Failure, read_dead_letter_headers, replay
 from workers.assembly.clients import security, servers
 from workers.assembly.topic_reading import Foreign
-from workers.backends.kafka import ReadRecord, tail
+from workers.backends.kafka import tail
 from workers.errors import Misconfigured
 from workers.settings import Settings
-from workers.types import Message
+from workers.types import Message, ReadRecord
 
 _REPLAY_BYTES = 1024**3
 """The most that one replay holds in memory."""

@@ -23,8 +23,7 @@ from workers.assembly.progress import Counting, uncounted
 from workers.assembly.requirements import opened
 from workers.assembly.topic_reading import Foreign, drain, read_topic
 from workers.assembly.topics import state_of
-from workers.audit.claims import Read
-from workers.backends.kafka import ReadRecord, TopicState, between, group_watch, require_topics, tail
+from workers.backends.kafka import TopicState, between, group_watch, require_topics, tail
 from workers.environment import variable
 from workers.errors import Misconfigured
 from workers.models.bundle import require_pinned
@@ -43,7 +42,7 @@ from workers.retag.remake import Remaker
 from workers.retag.report import PlanReport
 from workers.service.process import Slot, stop_on_signals
 from workers.settings import Settings
-from workers.types import Partition
+from workers.types import Partition, ReadRecord
 
 LOOK_S = 0.3
 """How often a run looks whether it is to pause."""
@@ -140,7 +139,7 @@ def place_of(settings: Settings, plan: PlanFile) -> tuple[partial[Slot], Path]:
 
 
 def read_enriched(
-    settings: Settings, take: Callable[[Read], None], spans: Spans | None, counting: Counting = uncounted
+    settings: Settings, take: Callable[[ReadRecord], None], spans: Spans | None, counting: Counting = uncounted
 ) -> None:
     """`workers.republish.hidden.ReadTopic` on Kafka."""
     address, login, topic = servers(settings), security(settings), settings.output_topic

@@ -10,10 +10,10 @@ from schemas.printable import counted
 from schemas.text import first_fault
 from workers.assembly.clients import security, servers
 from workers.assembly.progress import Counting, uncounted
-from workers.backends.kafka import ReadRecord, Tail, tail
+from workers.backends.kafka import Tail, tail
 from workers.errors import Unavailable
 from workers.settings import Settings
-from workers.types import Partition
+from workers.types import Partition, ReadRecord
 
 STALLED_S = 60.0
 """Longer than any transaction lasts."""

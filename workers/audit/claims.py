@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal, NamedTuple, Protocol, TypeAlias
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 import orjson
 from pydantic_core import from_json
 
 from schemas.dead_letter import Reason, is_dead_letter, read_dead_letter_headers
 from schemas.image_event import MAX_RECORDS, parse_message
-from workers.types import Headers, Unreadable
+from workers.types import Headers
 
 Kind: TypeAlias = Literal["whole", "partial", "failed", "record"]
 """`whole` answers an event; `partial` does so together with a dead letter, which is `failed`; `record` answers whole
@@ -21,29 +21,6 @@ _OF_WHOLE_RECORDS: Final[frozenset[Reason]] = frozenset(
 )
 _MAY_HIDE: Final = (b"\\u", b"base64")
 _SHORT = 100_000
-
-
-class Read(Protocol):
-    """A record as a reader of its topic has it: `workers.backends.kafka.types.ReadRecord`."""
-
-    @property
-    def topic(self) -> str: ...
-    @property
-    def partition(self) -> int: ...
-    @property
-    def offset(self) -> int: ...
-    @property
-    def timestamp_ms(self) -> int: ...
-    @property
-    def key(self) -> bytes | None: ...
-    @property
-    def value(self) -> bytes | None: ...
-    @property
-    def headers(self) -> Headers: ...
-    @property
-    def offsets(self) -> int: ...
-    @property
-    def unreadable(self) -> Unreadable | None: ...
 
 
 class Claim(NamedTuple):

@@ -10,11 +10,11 @@ from typing import Final, TypeAlias
 
 from schemas.enriched_image import version_key
 from schemas.image_event import ImageEvent, parse_message
-from workers.audit.claims import Claim, Read, claim_of, count_events
+from workers.audit.claims import Claim, claim_of, count_events
 from workers.audit.remade import Remade
 from workers.audit.report import AuditFinding, AuditReport, Excuse, Fault
 from workers.audit.seen import Seen
-from workers.types import Partition
+from workers.types import Partition, ReadRecord
 
 CLOCKS_MS: Final = 3_600_000
 """How far the clocks of producers, workers and brokers may be apart."""
@@ -138,7 +138,7 @@ class Judge:
 
     # ---- outcomes ---------------------------------------------------------------------------------------------
 
-    def outcome(self, read: Read) -> None:
+    def outcome(self, read: ReadRecord) -> None:
         """Take a record of an output topic."""
         partition = Partition(read.topic, read.partition)
         cut = partition in self._topics.cut
@@ -170,7 +170,7 @@ class Judge:
         else:
             self._judge_order(source, claim, partition, read)
 
-    def _no_outcome(self, read: Read) -> None:
+    def _no_outcome(self, read: ReadRecord) -> None:
         """Count a tombstone or a foreign record."""
         if read.topic != self._topics.output or read.unreadable or read.value is not None or read.key is None:
             self.report.strange += 1
@@ -200,7 +200,7 @@ class Judge:
             ranges.incomplete = True
         return False
 
-    def _judge_order(self, source: _Input, claim: Claim, partition: Partition, read: Read) -> None:
+    def _judge_order(self, source: _Input, claim: Claim, partition: Partition, read: ReadRecord) -> None:
         """A record's dead letter leaves behind all its other outcomes."""
         dead = claim.kind in ("failed", "record")
         order = claim.offset, math.inf if dead else claim.events.bit_length()
@@ -238,7 +238,7 @@ class Judge:
             source.next = min(begins, source.end)
             self.report.unverifiable["input-expired"] += source.next - source.first
 
-    def record(self, read: Read) -> None:
+    def record(self, read: ReadRecord) -> None:
         """Take a record of an input topic."""
         source = self._inputs.get(Partition(read.topic, read.partition))
         if source is None or read.offset >= source.end or read.offset + read.offsets <= source.next:
@@ -285,7 +285,7 @@ class Judge:
             yield from found
             first = found[-1] + 1
 
-    def _judge_unreadable(self, source: _Input, read: Read) -> None:
+    def _judge_unreadable(self, source: _Input, read: ReadRecord) -> None:
         """A worker may have larger limits, and have read it: then each of its records has outcomes."""
         last = source.next - 1
         if source.ranges.meets(read.offset, last):
@@ -296,7 +296,7 @@ class Judge:
         elif not self._seen.of(source.number, found[0]).record:
             self.report.unverifiable["input-unreadable"] += 1
 
-    def _judge_missing(self, source: _Input, read: Read, lost: int, halves: int) -> None:
+    def _judge_missing(self, source: _Input, read: ReadRecord, lost: int, halves: int) -> None:
         """Judge a record's events without an outcome, or without its image half."""
         if why := self._excuse(source, read, lost):
             self.report.unverifiable[why] += 1
@@ -305,7 +305,7 @@ class Judge:
         told += [f"{_events(halves)} partial, without a dead letter"] if halves else []
         self._note("missing", source, read.offset, "; ".join(told))
 
-    def _excuse(self, source: _Input, read: Read, lost: int) -> Excuse | None:
+    def _excuse(self, source: _Input, read: ReadRecord, lost: int) -> Excuse | None:
         """Why a record's outcome may have existed although no topic shows it."""
         topics = self._topics
         if topics.from_latest and read.offset < source.first_outcome:
@@ -326,7 +326,7 @@ class Judge:
                 return "expired"
         return None
 
-    def _superseded(self, source: _Input, read: Read, lost: int) -> bool:
+    def _superseded(self, source: _Input, read: ReadRecord, lost: int) -> bool:
         """Whether a newer outcome exists for every event without one."""
         events = parse_message(read.value, read.headers, topic=read.topic, partition=read.partition, offset=read.offset)
         return all(
@@ -335,7 +335,7 @@ class Judge:
             if lost >> index & 1
         )
 
-    def _note(self, fault: Fault, source: _Input, offset: int, detail: str, output: Read | None = None) -> None:
+    def _note(self, fault: Fault, source: _Input, offset: int, detail: str, output: ReadRecord | None = None) -> None:
         where = None if output is None else f"{output.topic}:{output.partition}:{output.offset}"
         self.report.add(AuditFinding(fault, f"{source.partition}:{offset}", detail, where))
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from workers.audit.claims import Claim, Read
+from workers.audit.claims import Claim
 from workers.audit.report import AuditFinding, AuditReport, Fault
 from workers.audit.seen import Seen
-from workers.types import Partition
+from workers.types import Partition, ReadRecord
 
 _FIRST = -2
 """The number of the output topic's partition 0 among seen ones; partition 1's is less by one."""
@@ -28,7 +28,7 @@ class Remade:
         self._report = report
         self._compacted = compacted
 
-    def outcome(self, claim: Claim, read: Read) -> None:
+    def outcome(self, claim: Claim, read: ReadRecord) -> None:
         """Take one of these outcomes."""
         self._report.remade += 1
         place = Partition(claim.topic, claim.partition)
@@ -43,7 +43,7 @@ class Remade:
         """The offsets of the named records. Called after all outcomes."""
         return {Partition(topic, number): span for number, span in self._seen.origin_spans().items()}
 
-    def record(self, read: Read) -> None:
+    def record(self, read: ReadRecord) -> None:
         """Take a record within these."""
         same = self._seen.take_origin(read.partition, read.offset, read.key)
         if same is False:
@@ -65,6 +65,6 @@ class Remade:
             else:
                 self._note("without-record", place, offset, "answered, and the topic has no such record")
 
-    def _note(self, fault: Fault, place: Partition, offset: int, detail: str, output: Read | None = None) -> None:
+    def _note(self, fault: Fault, place: Partition, offset: int, detail: str, output: ReadRecord | None = None) -> None:
         where = None if output is None else f"{output.topic}:{output.partition}:{output.offset}"
         self._report.add(AuditFinding(fault, f"{place}:{offset}", detail, where))

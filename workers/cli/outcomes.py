@@ -14,9 +14,8 @@ from rich.text import Text
 from schemas.dead_letter import DeadLetter, is_dead_letter, read_dead_letter_headers
 from schemas.enriched_image import EnrichedImage, EventRef, Retraction, Skip, Tag, read_output
 from schemas.text import first_fault
-from workers.backends.kafka.types import ReadRecord
 from workers.cli import terminal
-from workers.types import OUTCOME_KINDS, OutcomeKind
+from workers.types import OUTCOME_KINDS, OutcomeKind, ReadRecord
 
 SHOWN_TAGS = 4
 _LOOKED_AT = 1_000

@@ -19,12 +19,11 @@ from schemas.correction import read_correction
 from schemas.enriched_image import EventRef, GoneSource, Retraction
 from schemas.text import VERSION_MAX
 from schemas.version import VERSION_HEADER, told_version
-from workers.audit.claims import Read
 from workers.pipeline.published import version_in
 from workers.ports import Publisher
 from workers.republish.passes import Bounds, Group, Groups, in_passes
 from workers.tables import TemporaryTables
-from workers.types import Message
+from workers.types import Message, ReadRecord
 
 SHA256: Final = re.compile(rb'"sha256": ?"([0-9a-f]{64})"')
 """The hash of the object's bytes in an enriched image or in a source entry of the cache."""
@@ -80,7 +79,7 @@ class Forgetting(TemporaryTables):
         self.subjects = 0
         """Number of chosen subjects with records, at the last call of `due`."""
 
-    def take(self, record: Read) -> None:
+    def take(self, record: ReadRecord) -> None:
         """Note a record of the enriched topic."""
         key = _text(record.key)
         bucket, slash, rest = key.partition("/")
@@ -95,7 +94,7 @@ class Forgetting(TemporaryTables):
             self.note_contents(SHA256.findall(record.value))
         self._add(record, subject, key, kind, _NO_VERSION if version is None else version)
 
-    def take_correction(self, record: Read) -> None:
+    def take_correction(self, record: ReadRecord) -> None:
         """Note a record of the corrections topic.
 
         Raises:
@@ -160,7 +159,7 @@ class Forgetting(TemporaryTables):
         tombstones = [Message(row.topic, row.key.encode(), None, headers, place) for place in last]
         return tombstones if retraction is None else [retraction, *tombstones]
 
-    def _add(self, record: Read, subject: str, key: str, kind: int, version: int = _NO_VERSION) -> None:
+    def _add(self, record: ReadRecord, subject: str, key: str, kind: int, version: int = _NO_VERSION) -> None:
         self._rows.append(_SubjectRow(subject, record.topic, key, record.partition, record.offset, version, kind))
         if len(self._rows) >= _ROWS:
             self._store()

@@ -15,17 +15,16 @@ import orjson
 
 from schemas.enriched_image import read_output
 from schemas.version import told_version
-from workers.audit.claims import Read
 from workers.pipeline.published import read_document, version_in
 from workers.pipeline.rendering import fitting
 from workers.ports import Publisher
 from workers.republish.passes import Bounds, Group, Groups, in_passes
 from workers.tables import SortedRows
-from workers.types import Message, Partition
+from workers.types import Message, Partition, ReadRecord
 
 Spans: TypeAlias = Mapping[Partition, tuple[int, int]]
 """The first offset and the offset after the last, by partition."""
-ReadTopic: TypeAlias = Callable[[Callable[[Read], None], Spans | None], None]
+ReadTopic: TypeAlias = Callable[[Callable[[ReadRecord], None], Spans | None], None]
 """Reads committed records of the enriched topic, in order within each partition; without spans all up to the end.
 
 Its first argument takes a record, and raises ValueError if it is foreign.
@@ -42,7 +41,7 @@ class Stale(SortedRows):
         super().__init__("place INT, key INT, at INT, version INT, gone INT", "place, key, at", _STALE)
         self._topic = ""
 
-    def take(self, record: Read) -> None:
+    def take(self, record: ReadRecord) -> None:
         """Note a record of the enriched topic.
 
         Raises:
@@ -68,7 +67,7 @@ class Stale(SortedRows):
         spans = self._stored.execute("SELECT place, min(at), max(at) FROM stale GROUP BY place")
         return {Partition(self._topic, place): (first, last + 1) for place, first, last in spans}
 
-    def __contains__(self, record: Read) -> bool:
+    def __contains__(self, record: ReadRecord) -> bool:
         """Whether this record is hidden. Call it after `settle`."""
         place = record.partition, record.offset
         return self._stored.execute("SELECT 1 FROM stale WHERE place = ? AND at = ?", place).fetchone() is not None
@@ -92,7 +91,7 @@ def _behind(group: Iterable[tuple[int, ...]]) -> list[int]:
     return [*retractions[-1:], at]
 
 
-def repeat(record: Read) -> Message:
+def repeat(record: ReadRecord) -> Message:
     """A copy of a record whose coordinates name that record.
 
     Raises:
@@ -116,7 +115,7 @@ def publish_hidden(read: ReadTopic, publisher: Publisher, bounds: Bounds) -> int
         with Stale() as stale:
             read(stale.take, None)
 
-            def take(record: Read) -> None:
+            def take(record: ReadRecord) -> None:
                 if record in stale:
                     message = fitting(repeat(record), publisher.max_message_bytes[record.topic])
                     if message is not None:

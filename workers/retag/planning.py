@@ -17,13 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas.version import Order, told_version
-from workers.backends.kafka.types import ReadRecord
 from workers.models.dual.rescoring import PIECE
 from workers.pipeline.published import WRONG_SHAPE, Fields, StoredOutcome, order_in, read_document
 from workers.retag.changes import PlannedChanges
 from workers.retag.plan_file import VERDICTS, Planned, Verdict
 from workers.retag.remake import NeedsImage, New, Remade, Remaker, Stays
 from workers.tables import SortedRows
+from workers.types import ReadRecord
 
 
 class Kind(NamedTuple):

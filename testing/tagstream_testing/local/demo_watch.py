@@ -14,8 +14,8 @@ from typing import TypeAlias
 
 from schemas.dead_letter import DeadLetter, read_dead_letter_headers
 from schemas.enriched_image import EnrichedImage, Retraction, Skip, read_output
-from workers.backends.kafka import ReadRecord, tail
-from workers.types import OutcomeKind
+from workers.backends.kafka import tail
+from workers.types import OutcomeKind, ReadRecord
 
 Answer: TypeAlias = EnrichedImage | Retraction | Skip | DeadLetter
 

@@ -25,7 +25,7 @@ from tagstream_testing.local.demo_watch import Row, Watch
 from tagstream_testing.local.photos import NoPhotographs, photographs
 from tagstream_testing.local.server import CannotStart
 from testing.tests.local.answers import dead_letter, enriched, retraction, row
-from workers.backends.kafka import ReadRecord
+from workers.types import ReadRecord
 
 
 def test_the_wheels_carry_real_photographs() -> None:

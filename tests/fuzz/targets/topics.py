@@ -14,10 +14,9 @@ from tests.fuzz.targets.files import Folder
 from tests.unit.audit.history import DEAD, IN, OUT, dead_letter, judged, outcome, record
 from training.tests.unit.engine.test_collect import SHA, gone, image
 from workers.audit.claims import claim_of, count_events
-from workers.backends.kafka.types import ReadRecord
 from workers.cli.correct import _records
 from workers.errors import Misconfigured
-from workers.types import Partition
+from workers.types import Partition, ReadRecord
 
 _folder = Folder()
 

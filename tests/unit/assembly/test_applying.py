@@ -15,10 +15,9 @@ from schemas.enriched_image import CorrectedTags
 from tests.unit.schemas import documents
 from workers.assembly import corrections
 from workers.assembly.corrections import AT_ONCE, Applier, Applying
-from workers.backends.kafka import ReadRecord
 from workers.backends.s3.store import FoundObject
 from workers.settings import Settings
-from workers.types import Message
+from workers.types import Message, ReadRecord
 
 BEGIN = datetime(2026, 12, 1, tzinfo=UTC).timestamp()
 

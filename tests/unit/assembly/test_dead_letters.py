@@ -10,12 +10,11 @@ from schemas.dead_letter import Failure, dead_letter_headers, only_indexes, read
 from tests.unit.cli.conftest import Tagstream
 from workers.assembly.replay import Choice, DeadLetterRecord, originals, up_to
 from workers.assembly.skipping import Skipping
-from workers.backends.kafka.types import ReadRecord
 from workers.cli.dead_letters import print_table
 from workers.cli.terminal import moment_ms
 from workers.errors import Misconfigured
 from workers.settings import Settings
-from workers.types import Assignment, Headers, Message, Partition
+from workers.types import Assignment, Headers, Message, Partition, ReadRecord
 
 
 def dead_letter(

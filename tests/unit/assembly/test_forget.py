@@ -7,8 +7,8 @@ import pytest
 
 from tests.unit.cli.conftest import Tagstream
 from workers.assembly.forget_reach import Finder, _of_topic
-from workers.backends.kafka.types import ReadRecord
 from workers.republish.forgetting import Subjects
+from workers.types import ReadRecord
 
 KEY = 'ü/"a"\n.jpg'
 ONE = Finder(Subjects(frozenset([f"photos/{KEY}", "photos/b"])))

@@ -18,13 +18,13 @@ from tests.unit.cli.conftest import Tagstream
 from workers.assembly.group_status import Look, Snapshot, pace, snapshots, start_of
 from workers.backends.kafka import (
     Extent,
-    GroupMember,
     GroupState,
     KafkaEmitter,
     KafkaRecordSource,
     Reach,
     ensure_topics,
 )
+from workers.backends.kafka.group import GroupMember
 from workers.cli import terminal
 from workers.cli.status import document, page
 from workers.cli.terminal import duration

@@ -8,11 +8,10 @@ import pytest
 
 from workers.assembly import topic_reading
 from workers.assembly.topic_reading import Foreign, drain, read_topic
-from workers.backends.kafka import ReadRecord
 from workers.cli.terminal import note
 from workers.environment import read
 from workers.errors import Unavailable
-from workers.types import Partition
+from workers.types import Partition, ReadRecord
 
 PLACE = Partition("t", 0)
 

@@ -7,8 +7,7 @@ from schemas.dead_letter import Failure, Reason, dead_letter_headers
 from workers.audit.judge import Judge, Topics
 from workers.audit.report import AuditReport, Fault
 from workers.audit.seen import Seen
-from workers.backends.kafka.types import ReadRecord
-from workers.types import Partition
+from workers.types import Partition, ReadRecord
 
 IN, OUT, DEAD, SKIPPED = "images", "images.enriched", "images.dead-letters", "images.skipped"
 

@@ -17,9 +17,8 @@ from workers.audit.claims import Claim, claim_of, count_events
 from workers.audit.judge import CLOCKS_MS, Topics
 from workers.audit.report import Fault
 from workers.audit.seen import Seen
-from workers.backends.kafka.types import ReadRecord
 from workers.errors import Misconfigured
-from workers.types import Partition, Unreadable
+from workers.types import Partition, ReadRecord, Unreadable
 
 HOURS = CLOCKS_MS
 

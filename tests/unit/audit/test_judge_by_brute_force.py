@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.unit.audit.history import DEAD, IN, OUT, SKIPPED, dead_letter, judged, outcome, record
 from workers.audit.seen import Seen
-from workers.backends.kafka.types import ReadRecord
+from workers.types import ReadRecord
 
 STEP = 5_462
 """Between the offsets of two records: hardly two of them share a chunk, so that chunks come and go."""

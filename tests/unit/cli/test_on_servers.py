@@ -29,11 +29,11 @@ from tests.support.waiting import eventually
 from tests.unit.cli.conftest import Tagstream
 from tests.unit.schemas.documents import enriched
 from workers.assembly import corrections
-from workers.backends.kafka import KafkaEmitter, ReadRecord, ensure_topics, group_watch, tail
+from workers.backends.kafka import KafkaEmitter, ensure_topics, group_watch, tail
 from workers.backends.s3.store import MinioObjectStore
 from workers.errors import READER_LEFT, Unavailable
 from workers.retag.changes import read_changes
-from workers.types import Headers, Partition
+from workers.types import Headers, Partition, ReadRecord
 
 pytestmark = pytest.mark.timeout(180)
 

@@ -11,10 +11,9 @@ from schemas.dead_letter import Failure, dead_letter_headers
 from tests.support.growth import LINEAR, growth
 from tests.unit.cli.conftest import Tagstream
 from tests.unit.schemas.documents import enriched, retraction, skip
-from workers.backends.kafka.types import ReadRecord
 from workers.cli import terminal
 from workers.cli.outcomes import Outcome, header
-from workers.types import Headers
+from workers.types import Headers, ReadRecord
 
 
 def published_record(value: bytes | None, headers: Headers = ()) -> ReadRecord:

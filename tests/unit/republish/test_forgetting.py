@@ -18,10 +18,9 @@ from tests.unit.retag.stored import outcome, today
 from workers.audit.judge import Judge, Topics
 from workers.audit.report import AuditReport
 from workers.audit.seen import Seen
-from workers.backends.kafka.types import ReadRecord
 from workers.republish.forgetting import Forgetting, Subjects, forget
 from workers.republish.passes import Bounds
-from workers.types import NO_MEMBERSHIP, Message
+from workers.types import NO_MEMBERSHIP, Message, ReadRecord
 
 SAID = "images.corrections"
 ONE = Subjects(frozenset(["photos/a"]))

@@ -17,8 +17,6 @@ from tagstream_testing.memory_kafka import MemoryBroker, MemoryPublisher
 from tests.support.harness import QuickSource
 from tests.unit.retag.stored import outcome, retraction, today
 from workers.assembly.pace import Pace
-from workers.audit.claims import Read
-from workers.backends.kafka.types import ReadRecord
 from workers.pipeline.options import WorkerOptions
 from workers.republish.hidden import Spans
 from workers.retag.current import CurrentSettings
@@ -27,7 +25,7 @@ from workers.retag.plan_run import PlanRun, RunReport
 from workers.retag.planned_work import group_of
 from workers.retag.planning import Newest, OutcomeChoice, Planning
 from workers.retag.remake import Remaker
-from workers.types import Message, Partition
+from workers.types import Message, Partition, ReadRecord
 
 TOPIC, EVENTS = "images.enriched", "images"
 V = 1_700_000_000_000_000
@@ -41,7 +39,7 @@ class MemoryTopic:
         self.before: Callable[[], None] = lambda: None
         """Called before each read of the whole topic."""
 
-    def read(self, take: Callable[[Read], None], spans: Spans | None) -> None:
+    def read(self, take: Callable[[ReadRecord], None], spans: Spans | None) -> None:
         if spans is None:
             self.before()
         for record in self._broker.visible(TOPIC):

@@ -13,12 +13,12 @@ from schemas.enriched_image import EventRef, GoneSource, Retraction, version_key
 from schemas.version import VERSION_HEADER
 from tagstream_testing.memory import ManualClock, MemoryCorrections
 from tests.unit.retag.stored import outcome, today
-from workers.backends.kafka.types import ReadRecord
 from workers.pipeline.published import StoredOutcome
 from workers.retag.changes import ChangesWriter, LabelNumbers, Numbering, PlannedChanges, read_changes
 from workers.retag.plan_file import Planned
 from workers.retag.planning import Found, Newest, OutcomeChoice, Planning
 from workers.retag.remake import New, Remaker
+from workers.types import ReadRecord
 
 SCORES = {"red": 0.9, "green": 0.6, "blue": 0.4}
 V = 1_700_000_000_000_000

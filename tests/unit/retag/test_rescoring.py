@@ -14,7 +14,6 @@ from schemas.enriched_image import EnrichedImage, read_output
 from tagstream_testing.memory import ManualClock
 from tests.unit.models.small_dual import SIZES, labelled, small_dual
 from tests.unit.retag.stored import outcome
-from workers.backends.kafka.types import ReadRecord
 from workers.errors import Misconfigured
 from workers.models.bundle import WEIGHTS, Bundle
 from workers.models.calibration import Calibrated, Line
@@ -32,7 +31,7 @@ from workers.retag import planning
 from workers.retag.current import CurrentSettings, UnloadedModel
 from workers.retag.planning import Newest, OutcomeChoice, Planning
 from workers.retag.remake import SAME, NeedsImage, New, Remaker
-from workers.types import Coordinates
+from workers.types import Coordinates, ReadRecord
 
 CPU = choose_device("cpu")
 OLD, NEW = ("forklift", "pallet"), ("crane", "dog", "pallet")

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from schemas.correction import Corrections
     from tagstream_train.data.samples import Sample
     from tagstream_train.engine.collect import CollectedLabels, Collection
-    from workers.backends.kafka.types import ReadRecord
     from workers.settings import Settings
+    from workers.types import ReadRecord
 
 _MOST_MODELS = 100
 """Named in the set's header; any producer may name others without end."""

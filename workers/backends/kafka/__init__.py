@@ -1,7 +1,7 @@
 """Apache Kafka by kafka-python: what other packages import of the Kafka modules."""
 
 from workers.backends.kafka.emitter import KafkaEmitter
-from workers.backends.kafka.group import GroupMember, GroupState, GroupWatch, Reach, group_watch
+from workers.backends.kafka.group import GroupState, GroupWatch, Reach, group_watch
 from workers.backends.kafka.publisher import KafkaPublisher
 from workers.backends.kafka.reader import Extent, Tail, between, extents, first_times, offsets_at, tail
 from workers.backends.kafka.source import KafkaRecordSource
@@ -13,20 +13,15 @@ from workers.backends.kafka.topics import (
     max_message_bytes,
     require_topics,
 )
-from workers.backends.kafka.types import ReadRecord
-from workers.types import Membership
 
 __all__ = [
     "Extent",
-    "GroupMember",
     "GroupState",
     "GroupWatch",
     "KafkaEmitter",
     "KafkaPublisher",
     "KafkaRecordSource",
-    "Membership",
     "Reach",
-    "ReadRecord",
     "Tail",
     "TopicState",
     "between",

@@ -9,9 +9,8 @@ from collections.abc import Callable
 from schemas.correction import Corrections, Word
 from workers.backends.kafka.client import Security
 from workers.backends.kafka.reader import Tail, tail
-from workers.backends.kafka.types import ReadRecord
 from workers.errors import Misconfigured, Unavailable
-from workers.types import Partition
+from workers.types import Partition, ReadRecord
 
 logger = logging.getLogger(__name__)
 

@@ -14,8 +14,7 @@ from kafka.errors import CorruptRecordError
 from workers.backends.kafka import internals
 from workers.backends.kafka.batches.batch import Batch, batches
 from workers.backends.kafka.batches.codecs import Malformed, TooLarge
-from workers.backends.kafka.types import ReadRecord
-from workers.types import Partition, Unreadable
+from workers.types import Partition, ReadRecord, Unreadable
 
 BATCH_BYTES = 32 << 20
 """Most bytes of one batch in memory, by default."""

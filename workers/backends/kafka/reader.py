@@ -14,8 +14,8 @@ from kafka import KafkaConsumer, TopicPartition
 from workers.backends.kafka.client import FETCH_ANSWER_BYTES, Security, connect, end_consumer, mapped
 from workers.backends.kafka.fetch import BATCH_BYTES, BoundedReading
 from workers.backends.kafka.topics import first_since, numbers, partitions_of
-from workers.backends.kafka.types import Isolation, ReadRecord
-from workers.types import Partition
+from workers.backends.kafka.types import Isolation
+from workers.types import Partition, ReadRecord
 
 logger = logging.getLogger(__name__)
 

@@ -30,9 +30,9 @@ from workers.backends.kafka.client import (
 )
 from workers.backends.kafka.fetch import BATCH_BYTES, BoundedReading
 from workers.backends.kafka.membership import TELL_S, GroupMembership
-from workers.backends.kafka.types import Isolation, ReadRecord, out_of_range, record_of
+from workers.backends.kafka.types import Isolation, out_of_range, record_of
 from workers.errors import Broken, Unavailable
-from workers.types import Assignment, Coordinates, Membership, Partition, Polled, Record
+from workers.types import Assignment, Coordinates, Membership, Partition, Polled, ReadRecord, Record
 
 logger = logging.getLogger(__name__)
 

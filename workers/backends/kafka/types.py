@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from workers.errors import Broken
-from workers.types import Assignment, Headers, Membership, Message, Partition, Record, Unreadable, record_size
+from workers.types import Assignment, Membership, Message, Partition, ReadRecord, Record
 
 Delivery: TypeAlias = Literal["exactly_once", "at_least_once"]
 OffsetReset: TypeAlias = Literal["earliest", "latest"]
@@ -30,32 +29,6 @@ def refusal(membership: Membership, assignments: Iterable[Assignment]) -> str | 
             was, now = assignment.member_id, membership.member_id
             return f"{assignment.partition} was assigned to {was!r}, and we are {now!r} now"
     return None
-
-
-@dataclass(frozen=True, slots=True)
-class ReadRecord:
-    """One committed record as read outside of any consumer group.
-
-    `workers.types.Record` explains the fields from `offsets` on.
-    """
-
-    topic: str
-    partition: int
-    offset: int
-    timestamp_ms: int
-    key: bytes | None
-    value: bytes | None
-    headers: Headers
-    offsets: int = 1
-    unreadable: Unreadable | None = None
-    append_time: bool = False
-    stored: int = field(default=0, compare=False)
-    repeats: bool = field(default=False, compare=False)
-
-    @property
-    def size(self) -> int:
-        """Bytes that it holds in memory, near enough for a budget."""
-        return record_size(self.key, self.value, self.headers)
 
 
 def record_of(read: ReadRecord, assignment: Assignment) -> Record:

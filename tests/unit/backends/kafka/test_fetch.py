@@ -19,7 +19,7 @@ from kafka.future import Future
 from tests.support.raw_kafka import CONTROL, GZIP, batch, record
 from tests.unit.backends.kafka.batches.test_batch import message
 from workers.backends.kafka.fetch import BoundedReading
-from workers.backends.kafka.types import ReadRecord
+from workers.types import ReadRecord
 
 HERE, THERE = TopicPartition("images", 0), TopicPartition("images", 1)
 LIMIT = 100_000

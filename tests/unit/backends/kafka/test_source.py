@@ -15,9 +15,8 @@ from workers import metrics
 from workers.backends.kafka import membership
 from workers.backends.kafka import source as kafka_source
 from workers.backends.kafka.source import KafkaRecordSource
-from workers.backends.kafka.types import ReadRecord
 from workers.errors import Broken, Misconfigured
-from workers.types import Assignment, Partition, Unreadable
+from workers.types import Assignment, Partition, ReadRecord, Unreadable
 
 HERE, THERE = TopicPartition("images", 0), TopicPartition("images", 1)
 

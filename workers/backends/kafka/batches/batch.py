@@ -15,8 +15,7 @@ from typing import Final, NamedTuple, Self
 import crc32c
 
 from workers.backends.kafka.batches.codecs import Malformed, TooLarge, decompress
-from workers.backends.kafka.types import ReadRecord
-from workers.types import Headers, Partition, Unreadable, record_size
+from workers.types import Headers, Partition, ReadRecord, Unreadable, record_size
 
 MAX_HEADERS: Final = 1_000
 """Entries that a record's headers may have. One of two bytes takes some 200 in memory."""

@@ -14,9 +14,9 @@ from schemas.dead_letter import Failure
 from tests.support.raw_kafka import CONTROL, GZIP, ZSTD, batch, field, record, varint
 from workers.backends.kafka.batches.batch import MAX_HEADERS, Batch, batches
 from workers.backends.kafka.batches.codecs import Malformed, TooLarge
-from workers.backends.kafka.types import ReadRecord, record_of
+from workers.backends.kafka.types import record_of
 from workers.pipeline.dead_letters import dead_letter
-from workers.types import Assignment, Headers, Partition, Unreadable
+from workers.types import Assignment, Headers, Partition, ReadRecord, Unreadable
 
 HERE = Partition("images", 3)
 LIMIT = 1 << 20
