@@ -20,8 +20,9 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -39,18 +40,9 @@ Function: TypeAlias = Callable[[Tensor], Tensor]
 """From a batch (n, …) to a batch (n, …), row by row; of fixed shapes but for n, and without a look at any result."""
 
 
-class Recording(Protocol):
-    """A recorded function of one input tensor, replayed on its current content."""
-
-    @property
-    def output(self) -> Tensor:
-        """The result of the last `replay`."""
-
-    def replay(self) -> None:
-        """Run again on the input tensor's current content."""
-
-
-Record: TypeAlias = Callable[[Function, Tensor], Recording]
+Replay: TypeAlias = Callable[[], Tensor]
+"""Runs a recorded function again, on its input tensor's current content."""
+Record: TypeAlias = Callable[[Function, Tensor], Replay]
 
 
 class Bucketed:
@@ -76,7 +68,7 @@ class Bucketed:
         self._record = record
         self._buckets = buckets
         self._to_record = recorded or function
-        self._recorded: dict[int, tuple[Tensor, Recording] | None] = {}
+        self._recorded: dict[int, tuple[Tensor, Replay] | None] = {}
 
     def __call__(self, batch: Tensor) -> Tensor:
         rows, largest = len(batch), self._buckets[-1]
@@ -90,12 +82,11 @@ class Bucketed:
         found = self._recorded[bucket]
         if found is None:
             return self._function(batch)
-        given, recording = found
+        given, replay = found
         given[:rows].copy_(batch)
-        recording.replay()
-        return recording.output[:rows].clone()  # the next replay writes over it
+        return replay()[:rows].clone()  # the next replay writes over it
 
-    def _try(self, batch: Tensor, bucket: int) -> tuple[Tensor, Recording] | None:
+    def _try(self, batch: Tensor, bucket: int) -> tuple[Tensor, Replay] | None:
         """The bucket's input and its recording; None if it can't be recorded. A broken device fails without too."""
         try:
             given = torch.empty_strided(
@@ -118,21 +109,10 @@ def sizes_up_to(largest: int) -> list[int]:
     return sorted({min(bucket, largest) for bucket in BUCKETS})
 
 
-@dataclass(slots=True)
-class Call:
-    """A recording for devices without CUDA graphs: it calls the function, with few shapes all the same."""
-
-    function: Function
-    given: Tensor
-    output: Tensor
-
-    def replay(self) -> None:
-        self.output = self.function(self.given)
-
-
-def call_again(function: Function, given: Tensor) -> Call:
+def call_again(function: Function, given: Tensor) -> Replay:
     """A `Record` for CPUs: nothing is recorded, the function runs for few shapes."""
-    return Call(function, given, function(given))
+    function(given)  # a compiler that fails does so here
+    return partial(function, given)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,8 +122,9 @@ class CudaRecording:
     graph: Any
     output: Tensor
 
-    def replay(self) -> None:
+    def __call__(self) -> Tensor:
         self.graph.replay()
+        return self.output
 
 
 class CudaRecorder:
