@@ -10,12 +10,12 @@ import re
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from workers.errors import Misconfigured
 from workers.models.dual.config import DualConfig, Kind, TowerConfig, from_json, to_json
 from workers.models.dual.towers import ImageTower, TextTower, shapes
+from workers.models.ram.keys import joined
 
 
 def _table(text: str) -> dict[str, str]:
@@ -162,20 +162,15 @@ def _renamed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             raise Misconfigured(f"{name[:100]} is there under two names.")
         parts[target][int(place or 0)] = tensor.T if turned else tensor
     try:
-        ours = {name: _joined(found) for name, found in parts.items()}
+        ours = {name: joined(found) for name, found in parts.items()}
     except RuntimeError:
         raise Misconfigured("its query, key and value do not go together: their shapes differ.") from None
     for kind in ("weight", "bias"):
-        joined = ours.pop(f"image.pool.in.{kind}", None)
-        if joined is not None:
-            width = len(joined) // 3
-            ours[f"image.pool.query.{kind}"], ours[f"image.pool.key_value.{kind}"] = joined[:width], joined[width:]
+        whole = ours.pop(f"image.pool.in.{kind}", None)
+        if whole is not None:
+            width = len(whole) // 3
+            ours[f"image.pool.query.{kind}"], ours[f"image.pool.key_value.{kind}"] = whole[:width], whole[width:]
     return ours
-
-
-def _joined(found: Mapping[int, Tensor]) -> Tensor:
-    tensors = [found[place] for place in sorted(found)]
-    return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
 
 
 def _sizes(

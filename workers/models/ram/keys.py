@@ -31,7 +31,7 @@ class Target(NamedTuple):
     blocks: int = 1
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Plan:
     """The fate of each name of a checkpoint.
 
@@ -41,13 +41,6 @@ class Plan:
         tied: official name → official name of the tensor it repeats (all of them are in `dropped` too).
     """
 
-    loaded: Mapping[str, Target]
-    dropped: Mapping[str, str]
-    tied: Mapping[str, str]
-
-
-@dataclass(slots=True)
-class _Draft:
     loaded: dict[str, Target] = field(default_factory=dict)
     dropped: dict[str, str] = field(default_factory=dict)
     tied: dict[str, str] = field(default_factory=dict)
@@ -120,14 +113,14 @@ def plan(names: Collection[str], config: AnyConfig) -> Plan:
     Raises:
         Misconfigured: names that no rule knows (another model's file, most likely).
     """
-    draft = _Draft()
-    unknown = [name for name in names if not _place(name, config, draft)]
+    found = Plan()
+    unknown = [name for name in names if not _place(name, config, found)]
     if unknown:
         raise Misconfigured(
             f"this checkpoint has {len(unknown)} tensors that the model does not know, e.g. "
             f"{', '.join(sorted(unknown)[:3])}; is it the file of another model?"
         )
-    return Plan(draft.loaded, draft.dropped, draft.tied)
+    return found
 
 
 def translate(
@@ -150,7 +143,7 @@ def translate(
         piece = _shaped(official, checkpoint[official], target, shapes[target.name])
         pieces.setdefault(target.name, {})[target.block] = convert(piece)
     _check_complete(shapes, pieces, found)
-    return {name: _joined([blocks[i] for i in sorted(blocks)]) for name, blocks in pieces.items()}
+    return {name: joined(blocks) for name, blocks in pieces.items()}
 
 
 def translate_encoder(checkpoint: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -172,22 +165,22 @@ def translate_encoder(checkpoint: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
-def _place(name: str, config: AnyConfig, draft: _Draft) -> bool:
+def _place(name: str, config: AnyConfig, found: Plan) -> bool:
     """Plan one tensor; False if no rule knows its name."""
     current = name.replace("vision_multi", "tagging_head")
     if _CONSTANTS.fullmatch(current):
-        draft.dropped[name] = CONSTANT
+        found.dropped[name] = CONSTANT
         return True
     if current.startswith(("tag_encoder.", "text_decoder.")):
-        return _place_text(name, current, config, draft)
+        return _place_text(name, current, config, found)
     target = _tagging_target(current, config)
-    if target is None or target in draft.loaded.values():
+    if target is None or target in found.loaded.values():
         return False
-    draft.loaded[name] = target
+    found.loaded[name] = target
     return True
 
 
-def _place_text(name: str, current: str, config: AnyConfig, draft: _Draft) -> bool:
+def _place_text(name: str, current: str, config: AnyConfig, found: Plan) -> bool:
     if not hasattr(config, "text"):
         return False
     tie = _tie(current, config.head.layers)
@@ -195,12 +188,12 @@ def _place_text(name: str, current: str, config: AnyConfig, draft: _Draft) -> bo
     if tie is None and target is None:
         return False
     if config.text is None:
-        draft.dropped[name] = UNUSED
+        found.dropped[name] = UNUSED
     elif tie is not None:
-        draft.dropped[name] = TIED.format(tie)
-        draft.tied[name] = tie
+        found.dropped[name] = TIED.format(tie)
+        found.tied[name] = tie
     elif target is not None:
-        draft.loaded[name] = target
+        found.loaded[name] = target
     return True
 
 
@@ -302,5 +295,7 @@ def _check_complete(shapes: Mapping[str, torch.Size], pieces: Mapping[str, Mappi
         )
 
 
-def _joined(blocks: list[Tensor]) -> Tensor:
-    return blocks[0] if len(blocks) == 1 else torch.cat(blocks)
+def joined(blocks: Mapping[int, Tensor]) -> Tensor:
+    """One tensor of its row blocks."""
+    tensors = [blocks[place] for place in sorted(blocks)]
+    return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
