@@ -61,7 +61,7 @@ def list_letters(
     from workers.assembly.replay import read_letters
     from workers.assembly.topic_reading import Foreign
 
-    settings = _settings()
+    settings = needed("kafka_servers")
     foreign = Foreign()
     dead_letters = read_letters(settings, _choice(reason, want, since, until, key), foreign)
     if as_json:
@@ -102,7 +102,7 @@ def show(
     from workers.assembly.replay import find_letter
     from workers.assembly.skipping import parse_place
 
-    settings = _settings()
+    settings = needed("kafka_servers")
     dead_letter = find_letter(settings, *parse_place(place))
     if as_json:
         typer.echo(terminal.as_json({**_summary(dead_letter), "original": _original(dead_letter)}))
@@ -139,7 +139,7 @@ def replay(
     from workers.assembly.replay import read_letters, up_to
     from workers.assembly.topic_reading import Foreign
 
-    settings = _settings()
+    settings = needed("kafka_servers")
     foreign = Foreign()
     dead_letters = up_to(limit, read_letters(settings, _choice(reason, want, since, until, key), foreign))
     terminal.note(*foreign.notes("not dead letters"))
@@ -254,10 +254,6 @@ def send_back(settings: Settings, dead_letters: Sequence[DeadLetterRecord], rate
         typer.echo(told, err=True)
         raise
     return sent
-
-
-def _settings() -> Settings:
-    return needed("kafka_servers")
 
 
 def _choice(

@@ -96,10 +96,10 @@ def verify(
 
     [dim]Before a roll-out:[/]  tagstream models verify bundles/ram
     """
-    from workers.environment import variable
+    from workers.environment import read_here, variable
     from workers.models.load import open_bundle, uses_of
 
-    settings = _settings()
+    settings = read_here()
     opened = open_bundle(bundle)
     with bars() as tell:
         tell("reading every file", 0, 1)
@@ -155,11 +155,12 @@ def tune(
     [dim]Once on each kind of device:[/]  tagstream models tune bundles/ram
     """
     from workers.assembly.parts import found_here, tuning_siblings, wanted_processes
+    from workers.environment import read_here
     from workers.models.device import named
     from workers.models.load import open_bundle, tune_model, uses_of
     from workers.settings import WorkerPart
 
-    settings = _settings()
+    settings = read_here()
     where = device or settings.device
     count = wanted_processes(settings, lambda: found_here(where))
     part = WorkerPart() if count == 1 else WorkerPart(1, count, threads=max(1, found_here(where).threads // count))
@@ -190,25 +191,13 @@ def tune(
         )
 
 
-def _settings() -> Settings:
-    from workers.environment import read_here
-
-    return read_here()
-
-
 def _bundles(folders: list[Path] | None) -> Iterator[Bundle | Misconfigured]:
-    from workers.models.bundle import MANIFEST, Bundle, list_bundles
+    from workers.models.bundle import list_bundles
 
     for folder in folders or [DEFAULT_FOLDER]:
-        if (folder / MANIFEST).exists():
-            try:
-                yield Bundle.open(folder)
-            except Misconfigured as error:
-                yield error
-        elif folders and not folder.is_dir():
+        if folders and not folder.is_dir():
             yield Misconfigured(f"{folder} is no folder.")
-        else:
-            yield from list_bundles(folder)
+        yield from list_bundles(folder)
 
 
 def _document(bundle: Bundle, use_as: str) -> dict[str, Any]:

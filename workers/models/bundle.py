@@ -36,6 +36,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from pydantic_core import from_json, to_json
 
 from schemas.enriched_image import PARENTS_MAX
+from schemas.text import first_fault
 from workers.errors import Misconfigured
 from workers.models.files import CONTROLS, content_of, disk_faults, reading_safetensors, sha256_of
 from workers.models.manifest import GOLDEN, MAX_LABELS, PARENTS, FileFacts, Manifest, Thresholds, digest_of
@@ -295,10 +296,10 @@ def require_pinned(bundle: Bundle, digest: str, setting: str) -> None:
 
 
 def list_bundles(folder: Path) -> list[Bundle | Misconfigured]:
-    """Every folder below `folder` that has a manifest, by name; one that does not open is its error instead."""
+    """The bundle in `folder`, or those below it by name; one that does not open is its error instead."""
     found: list[Bundle | Misconfigured] = []
-    for manifest in sorted(folder.glob(f"*/{MANIFEST}")):
-        if manifest.parent.name.startswith("."):
+    for manifest in sorted(folder.glob(MANIFEST)) or sorted(folder.glob(f"*/{MANIFEST}")):
+        if manifest.parent != folder and manifest.parent.name.startswith("."):
             continue  # being written
         try:
             found.append(Bundle.open(manifest.parent))
@@ -455,8 +456,7 @@ def _read_parents(path: Path) -> Sequence[Sequence[str]]:
     try:
         return _PARENTS.validate_json(content_of(path, _MAX_FILE_BYTES))
     except ValidationError as error:
-        where = ".".join(str(part) for part in error.errors()[0]["loc"])
-        raise Misconfigured(f"{path} holds no parents of labels ({where}: {error.errors()[0]['msg']}).") from None
+        raise Misconfigured(f"{path} holds no parents of labels ({first_fault(error)}).") from None
 
 
 def _spread(given: Thresholds, labels: int) -> tuple[float, ...]:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from workers.errors import Misconfigured, Unavailable
+from workers.models.bundle import cache_folder
 from workers.models.files import content_of, sha256_of
 from workers.models.ram.config import Kind
 
@@ -169,8 +170,8 @@ def default_endpoint() -> str:
 
 
 def download_folder() -> Path:
-    """Where downloads are kept by default: below the user's cache folder."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tagstream" / "downloads"
+    """Where downloads are kept by default."""
+    return cache_folder() / "downloads"
 
 
 def fetch(
