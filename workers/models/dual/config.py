@@ -10,6 +10,7 @@ from typing import Annotated, Any, Final, Literal, TypeAlias, get_args
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from schemas.text import first_fault
 from workers.errors import Misconfigured
 from workers.models.bundle import WEIGHTS
 from workers.models.manifest import Manifest
@@ -85,9 +86,7 @@ def from_json(kind: str, document: Mapping[str, Any]) -> DualConfig:
     try:
         config: DualConfig = TypeAdapter(DualConfig).validate_python({"kind": kind, **document})
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise Misconfigured(f"the architecture of this {kind} bundle can't be read: {where}: {first['msg']}.") from None
+        raise Misconfigured(f"the architecture of this {kind} bundle can't be read: {first_fault(error)}.") from None
     for tower in (config.image, config.text):
         if tower.width % tower.heads:
             raise Misconfigured(f"a tower is {tower.width} wide, which {tower.heads} heads do not divide.")

@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, TypeAlias
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from schemas.text import first_fault
 from workers.errors import Misconfigured
 
 Kind: TypeAlias = str
@@ -153,9 +154,7 @@ def from_json(kind: str, document: Mapping[str, Any]) -> AnyConfig:
     try:
         config: AnyConfig = TypeAdapter[Any](type(PUBLISHED[kind])).validate_python(dict(document))
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise Misconfigured(f"the architecture of this {kind} bundle can't be read: {where}: {first['msg']}.") from None
+        raise Misconfigured(f"the architecture of this {kind} bundle can't be read: {first_fault(error)}.") from None
     if fault := _fault(config):
         raise Misconfigured(f"the architecture of this {kind} bundle is invalid: {fault}.")
     return config
