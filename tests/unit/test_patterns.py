@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from itertools import product
 from pathlib import Path
-from re import _parser  # type: ignore[attr-defined]  # the only way to learn what a pattern repeats
 from typing import Any, NamedTuple
 
 import pytest
@@ -105,7 +104,7 @@ class Attack(NamedTuple):
 
 
 def attacks(pattern: str | bytes, flags: int) -> list[Attack]:
-    parsed = list(_parser.parse(pattern, flags))
+    parsed = list(importlib.import_module("re._parser").parse(pattern, flags))
     letters = sorted(set(_letters(parsed)))[:10]
     pumps = letters + ["".join(pair) for pair in product(letters, repeat=2)] + [_sample(parsed) or "a"]
     starts = {"", *_starts(parsed)}
