@@ -24,6 +24,8 @@ from workers.types import Message, ReadRecord
 AT_ONCE: Final = 32
 """Events of a batch on their way: an event of another batch is never far behind."""
 _EVENTS: Final = 10
+_SILENT_S: Final = 3.0
+"""Without any outcome for so long, further events are sent: workers may have rejected the images of these."""
 _PAUSE_S: Final = 1.0
 """Before each event: workers read the correction, and the store's clock, of seconds, goes on."""
 _QUIET_S: Final = 15.0
@@ -93,6 +95,8 @@ class Applying:
     events: int = 0
     due_at: float = inf
     """When the next event is sent."""
+    sent_at: float = -inf
+    """When the last one was."""
     known: int = 0
     """The greatest version that may be without the correction."""
     without: bool = False
@@ -135,10 +139,21 @@ class Applying:
 
 @dataclass(slots=True)
 class _Sent:
-    """A batch on its way, by subject; `heard_at`: its last outcome."""
+    """A batch on its way, by subject.
+
+    Args:
+        heard_at: its last outcome.
+        passed: an outcome came of an event that was sent then.
+    """
 
     parts: dict[bytes | None, Applying]
     heard_at: float
+    passed: float = -inf
+
+    def room(self, now: float) -> int:
+        """How many events may be sent; those that later ones have overtaken hold no place."""
+        since = max(self.passed, now - _SILENT_S) if now - self.heard_at > _SILENT_S else self.passed
+        return max(0, AT_ONCE - sum(each.due_at == inf and each.sent_at >= since for each in self.parts.values()))
 
     def take(self, record: ReadRecord) -> None:
         """Judge a record of the output topic."""
@@ -148,7 +163,7 @@ class _Sent:
         with suppress(ValueError):
             outcome = read_output(record.value or b"")
             if isinstance(outcome, EnrichedImage):
-                self.heard_at = time.monotonic()
+                self.heard_at, self.passed = time.monotonic(), max(self.passed, each.sent_at)
                 each.judge(outcome)
 
     def goes_on(self) -> bool:
@@ -200,21 +215,20 @@ class Applier:
     def turn(self) -> bool:
         """Send events that are due, and read for a moment; returns whether any correction is on its way."""
         for batch in self._batches:
-            self._send_events([*batch.parts.values()])
+            self._send_events(batch)
         for record in self._reading.poll(_POLL_S):
             for batch in self._batches:
                 batch.take(record)
         self._batches = [batch for batch in self._batches if batch.goes_on()]
         return bool(self._batches)
 
-    def _send_events(self, parts: Sequence[Applying]) -> None:
+    def _send_events(self, batch: _Sent) -> None:
         now = time.monotonic()
-        room = AT_ONCE - sum(each.due_at == inf for each in parts)
-        due = [each for each in parts if each.due_at <= now][: max(0, room)]
+        due = [each for each in batch.parts.values() if each.due_at <= now][: batch.room(now)]
         images, topic = self._threads.map(self._look, due), self._settings.input_topics[0]
         self._emitter.emit(event_for(image, topic) for image in images if image is not None)
         for each in due:
-            each.due_at, each.events = inf, each.events + 1
+            each.due_at, each.sent_at, each.events = inf, now, each.events + 1
 
     def _look(self, each: Applying) -> StoredImage | None:
         """The image in the store; None: the correction has failed."""
