@@ -104,9 +104,9 @@ class Corrector:
         """
         parts = {each.subject: _applying(each, name, present, by) for each in pictures}
         with self._lock:
-            self._forget_old()
+            self._forget_old(len(parts))
             if len(parts) + sum(len(each.parts) for each in self._sendings.values()) > MOST_PENDING:
-                raise Crowded(f"{MOST_PENDING:,} corrections were sent within ten minutes: wait for some of them.")
+                raise Crowded(f"{MOST_PENDING:,} corrections are on their way: wait for some of them.")
             for other in self._sendings.values():
                 if other.name == name:
                     other.unseen.difference_update(parts)
@@ -141,9 +141,13 @@ class Corrector:
         self._closing = True
         self._thread.shutdown(cancel_futures=True)
 
-    def _forget_old(self) -> None:
+    def _forget_old(self, wanted: int = 0) -> None:
+        """Forget what is old, or has ended where `wanted` more need room."""
         began = time.monotonic() - _REMEMBERED_S
-        self._sendings = {made: each for made, each in self._sendings.items() if each.since > began}
+        over = wanted + sum(len(each.parts) for each in self._sendings.values()) - MOST_PENDING
+        for made, each in [*self._sendings.items()]:
+            if each.since <= began or (over > 0 and all(part.ended for part in each.parts.values())):
+                over -= len(self._sendings.pop(made).parts)
 
     def _waiting(self) -> list[Sequence[Applying]]:
         return [self._new.get_nowait() for _ in range(self._new.qsize())]

@@ -1444,6 +1444,8 @@ def test_a_correction_waits_until_its_row_shows_it(
         with pytest.raises(Refused, match="no correction"):
             corrector.send(pictures, "", True)
         monkeypatch.setattr(correcting, "MOST_PENDING", 2)
+        assert corrector.sending(corrector.send(pictures, "cow", True)), "ended ones make room"
+        monkeypatch.setattr(correcting, "MOST_PENDING", 0)
         with pytest.raises(Refused, match="wait"):
             corrector.send(pictures, "cow", True)
         monkeypatch.setattr(correcting, "_REMEMBERED_S", 0.0)
