@@ -148,7 +148,7 @@ def copy_rows(tile: Found, copies: Sequence[Copy]) -> list[CopyRow]:
 def _alike(bits: int | None) -> str:
     if bits is None:
         return "same file"
-    return f"looks alike: {bits} of 64 bits of the hash differ" if bits else "looks the same"
+    return "looks almost the same" if bits else "looks the same"
 
 
 def _outcomes(texts: Iterable[str]) -> Iterator[dict[str, Any]]:

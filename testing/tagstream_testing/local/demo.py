@@ -135,6 +135,7 @@ def _stay(display: DemoDisplay, stack: LocalStack, worker: WorkerProcess, search
     display.say(f"\nThe worker's health and metrics: {worker.url}/readyz and {worker.url}/metrics")
     if search_page is not None:
         display.say(f"The search page, in a browser: {search_page}/")
+        display.say(f"To correct tags there, log in with {stack.page_token}")
     while True:
         worker.must_run()
         time.sleep(0.5)

@@ -5,6 +5,7 @@ They live in one temporary folder.
 
 from __future__ import annotations
 
+import secrets
 import shlex
 import signal
 import threading
@@ -25,8 +26,10 @@ from workers.backends.s3.store import MinioObjectStore
 BUCKET = "photos"
 TOPICS = ("images", "images.enriched", "images.dead-letters", "images.skipped")
 """Input, output, dead letters and skips: everything is published, so that nothing can vanish."""
+CORRECTIONS = "images.corrections"
 _PARTITIONS = 3
 _SETTINGS = {
+    CORRECTIONS: {"retention.ms": "-1"},
     "images.enriched": {"cleanup.policy": "compact"},
     "images.dead-letters": {"retention.ms": "-1", "compression.type": "zstd"},
 }
@@ -52,6 +55,7 @@ class LocalStack:
 
     def __init__(self, *, broker_jvm: Sequence[str] = QUICK_START) -> None:
         self.scratch = Scratch()
+        self.page_token = secrets.token_hex(8)
         self.kafka = ApacheKafka(self.scratch.path / "kafka", jvm=broker_jvm)
         self.s3 = SeaweedFS(self.scratch.path / "s3", self.scratch.will_litter)
         self.valkey = Valkey(self.scratch.path / "valkey")
@@ -77,7 +81,7 @@ class LocalStack:
 
     def furnish(self) -> None:
         """Make the missing bucket and topics of `environment`."""
-        topics = {topic: (_PARTITIONS, _SETTINGS.get(topic, {})) for topic in TOPICS}
+        topics = {topic: (_PARTITIONS, _SETTINGS.get(topic, {})) for topic in (*TOPICS, CORRECTIONS)}
         # As long as a server may take to start: on a busy machine one that is up answers its first client late.
         ensure_topics(self.kafka.servers, topics, timeout_s=ApacheKafka.ready_within_s)
         with closing(self.object_store()) as store:
@@ -92,6 +96,7 @@ class LocalStack:
         names = ("INPUT_TOPICS", "OUTPUT_TOPIC", "DEAD_LETTER_TOPIC", "SKIPPED_TOPIC")
         return {
             **{f"TAGSTREAM_{name}": topic for name, topic in zip(names, TOPICS, strict=True)},
+            "TAGSTREAM_CORRECTIONS_TOPIC": CORRECTIONS,
             "TAGSTREAM_BUCKETS": BUCKET,
             "TAGSTREAM_KAFKA_SERVERS": self.kafka.servers,
             "TAGSTREAM_S3_ENDPOINT": self.s3.endpoint_url,
@@ -100,6 +105,8 @@ class LocalStack:
             "TAGSTREAM_S3_SECRET_KEY": self.s3.secret_key,
             "TAGSTREAM_REDIS_URL": self.valkey.url,
             "TAGSTREAM_INDEX_DSN": self.postgresql.dsn,
+            "TAGSTREAM_INDEX_STORE_URL": self.s3.endpoint_url,
+            "TAGSTREAM_INDEX_PAGE_TOKEN": self.page_token,
         }
 
     def exports(self) -> list[str]:

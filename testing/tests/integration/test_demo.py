@@ -1,5 +1,7 @@
 """`make demo` and `make stack`, run as a person would run them."""
 
+import hashlib
+import json
 import os
 import re
 import shutil
@@ -198,6 +200,14 @@ def test_images_of_ones_own_are_taken_and_kept_until_ctrl_c(tmp_path: Path) -> N
         with urllib.request.urlopen(f"{page}picture?of=photos/red+one.webp", timeout=60) as answer:
             _, _, similar = answer.read().decode().partition("Similar pictures")
         assert re.search(r'href="/picture[^"]+copies', similar), "by the compact tagger's embedding"
+        login = {"Authorization": f"Bearer {exported(lines)['TAGSTREAM_INDEX_PAGE_TOKEN']}"}
+        content = hashlib.sha256((images / "red one.webp").read_bytes()).hexdigest()
+        said = {"subject": "photos/red one.webp", "sha256": content, "added": ["red"], "removed": []}
+        asked = urllib.request.Request(
+            f"{page}api/corrections", json.dumps(said).encode(), {**login, "Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(asked, timeout=60) as answer:
+            assert answer.status == 202
         os.killpg(process.pid, signal.SIGINT)
         output, _ = process.communicate(timeout=60)
         assert survivors(with_environment("TMPDIR", str(temporary))) == []

@@ -130,7 +130,7 @@ function turn(relation) {
 let latest = null;
 
 function told() {
-  find("output", chosen).textContent = find("#all").checked ? "All of the answer" : `${all(":checked", pages).length} selected`;
+  find("output", chosen).textContent = find("#all").checked ? "All of these pictures" : `${all(":checked", pages).length} selected`;
 }
 
 function check(box, range) {
