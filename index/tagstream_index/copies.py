@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final, NamedTuple
@@ -120,21 +121,26 @@ def count_copies(searcher: Searcher, subjects: Sequence[str]) -> dict[str, int]:
     return dict(searcher.within(_TRIED_S, _COUNTS, {"subjects": known}) or ())
 
 
+_MONTH: Final = re.compile(r"\d{4}-\d\d").fullmatch
+
+
 def months(searcher: Searcher, query: Query, among: Sequence[str] | None = None) -> list[tuple[str, int]]:
-    """The number of hits of each month, the newest first.
+    """Hits of each month, or of each day of a chosen month.
 
     Args:
         among: only these subjects.
 
     Returns:
-        Months as `taken:2026-05` has them, of the newest 100,000 hits, without conditions of a million; empty if it
-        takes longer than 1 s.
+        Periods as `taken:2026-05` has them, the newest first, of the newest 100,000 hits, without conditions of a
+        million; empty if it takes longer than 1 s.
     """
     clauses = searcher.clauses(query)
     conditions = clauses.where.removeprefix(LIVE) + ("" if among is None else " and subject = any(%(among)s::text[])")
+    within = [each.values[0] for each in query.filters if each.kind == "taken" and not each.sign]
+    unit, form = ("day", "YYYY-MM-DD") if any(map(_MONTH, within)) else ("month", "YYYY-MM")
     text = f"""
-        select to_char(month, 'YYYY-MM'), count(*) from (
-            select date_trunc('month', dated) as month from image where not gone and {readable("dated")}{conditions}
+        select to_char(part, '{form}'), count(*) from (
+            select date_trunc('{unit}', dated) as part from image where not gone and {readable("dated")}{conditions}
             order by dated desc limit {MOST_DATED if conditions else MOST_UNREAD}
-        ) hits group by month order by month desc"""
+        ) hits group by part order by part desc"""
     return searcher.within(_TRIED_S, text, clauses.values | {"among": among}) or []

@@ -133,7 +133,9 @@ def _base64(data: bytes) -> str:
 
 
 def _period(when: str) -> str:
-    return f"{datetime.fromisoformat(f'{when}-01'):%b %Y}" if "-" in when else when
+    if "-" not in when:
+        return when
+    return f"{datetime.fromisoformat(f'{when}-01'[:10]):{'%-d ' if when.count('-') == 2 else ''}%b %Y}"
 
 
 def lines(text: str) -> Markup:

@@ -213,6 +213,8 @@ def test_months_are_counted_as_their_filters_find_them(tables: Connection) -> No
     with searching(tables) as searcher:
         assert months(searcher, Query()) == [("2026-02", 1), ("2026-01", 2), ("2025-12", 1)]
         assert months(searcher, read("taken>2025").query()) == [("2026-02", 1), ("2026-01", 2)]
+        days = months(searcher, read("taken:2026-01").query())
+        assert days == [("2026-01-31", 1), ("2026-01-30", 1)]
         assert months(searcher, Query(), ["photos/4"]) == [("2025-12", 1)]
         for month, count in months(searcher, Query()):
             assert len(searcher.search(read(f"taken:{month}").query(), 10, 0)) == count
