@@ -44,9 +44,6 @@ from workers.service.process import Slot, stop_on_signals
 from workers.settings import Settings
 from workers.types import Partition, ReadRecord
 
-LOOK_S = 0.3
-"""How often a run looks whether it is to pause."""
-
 
 def current_settings(settings: Settings) -> CurrentSettings:
     """The settings of a retag, from the bundles' files.
@@ -129,15 +126,6 @@ def _head(report: PlanReport, current: CurrentSettings, state: TopicState, ends:
     )
 
 
-def place_of(settings: Settings, plan: PlanFile) -> tuple[partial[Slot], Path]:
-    """What a plan's run holds on this machine, and its pause.
-
-    The pause is a file that is there once the run is to pause.
-    """
-    folder, name = settings.state_dir / "retag", group_of(plan.digest)
-    return partial(Slot, folder, name), folder / f"{name}.pause"
-
-
 def read_enriched(
     settings: Settings, take: Callable[[ReadRecord], None], spans: Spans | None, counting: Counting = uncounted
 ) -> None:
@@ -174,13 +162,10 @@ def carry_out(
         Unavailable: no broker answers.
         Broken: another process took the transactional id.
     """
-    (slot, asked), stopping = place_of(settings, plan), threading.Event()
+    slot, stopping = Slot(settings.state_dir / "retag", group_of(plan.digest)), threading.Event()
     with ExitStack() as cleanup:
-        if cleanup.enter_context(slot()).number:
-            raise Misconfigured(
-                "another process carries out this plan: wait for its end, or end it with `tagstream retag pause`"
-            )
-        asked.unlink(missing_ok=True)
+        if cleanup.enter_context(slot).number:
+            raise Misconfigured("another process carries out this plan: wait for its end, or end it with SIGTERM")
         cleanup.enter_context(stop_on_signals(stopping.set))
         progress = cleanup.enter_context(ExitStack())
         advance = progress.enter_context(counting("planned records", plan.head.lines))
@@ -190,13 +175,11 @@ def carry_out(
         gc.collect()
         gc.freeze()  # parsed events are garbage soon: spare the collector all that is imported
 
-        def watch() -> None:
-            while not stopping.wait(LOOK_S):
-                if asked.exists():
-                    stopping.set()
+        def stop_run() -> None:
+            stopping.wait()
             run.stop()
 
-        threading.Thread(target=watch, name="pause", daemon=True).start()
+        threading.Thread(target=stop_run, name="stop", daemon=True).start()
         try:
             report = run.run()
             more = {name: getattr(report, name) + number for name, number in passed.items()}

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
-import time
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import Annotated, Any, Final
 
 import typer
-from typer.core import TyperGroup
 
 from schemas.printable import counted
 from workers.assembly.needs import needed
@@ -18,11 +14,6 @@ from workers.cli import terminal
 from workers.cli.terminal import moment_ms
 from workers.errors import Misconfigured
 
-if TYPE_CHECKING:
-    from workers.service.process import Slot
-
-_PAUSED_S = 60.0
-"""How long `pause` waits for the run's end."""
 _TOLD: Final = {
     "earlier": "done by an earlier run",
     "rescored": "made anew from stored scores",
@@ -34,26 +25,12 @@ _TOLD: Final = {
 }
 
 
-class _Retag(TyperGroup):
-    """Refuses an old call, such as `retag --go`, with the new one."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        for number, word in enumerate(args if args[:1] and args[0].startswith("-") else ()):
-            flag, equals, plan = word.partition("=")
-            if flag in ("--plan", "--go", "--pause"):
-                rest = shlex.join([*([plan] if equals else []), *args[number + 1 :], *args[:number]])
-                raise Misconfigured(f"retag {flag} is a command now: tagstream retag {flag[2:]} {rest}")
-        return super().parse_args(ctx, args)
-
-
 app = typer.Typer(
-    cls=_Retag,
     help="Bring outcomes up to today's settings from the scores that they carry.\n\n"
     "[dim]What would change:[/]  tagstream retag plan -o plan.jsonl\n\n"
     "[dim]To do it:[/]           tagstream retag go plan.jsonl --rate 50",
     no_args_is_help=True,
 )
-PlanArgument = Annotated[Path, typer.Argument(metavar="PLAN", dir_okay=False, help="The plan's file.")]
 
 
 @app.command()
@@ -121,7 +98,7 @@ def plan(
 
 @app.command()
 def go(
-    plan: PlanArgument,
+    plan: Annotated[Path, typer.Argument(metavar="PLAN", dir_okay=False, help="The plan's file.")],
     events_to: Annotated[
         str | None,
         typer.Option(
@@ -183,28 +160,4 @@ def go(
         if count := getattr(report, name):
             terminal.say(f"{count:9,} {what}")
     if not report.finished:
-        terminal.say("paused: the same command goes on")
-
-
-@app.command()
-def pause(plan: PlanArgument) -> None:
-    """Let the run of a plan end; finished records are committed."""
-    from workers.assembly.retagging import LOOK_S, place_of
-    from workers.retag.plan_file import PlanFile
-
-    slot, asked = place_of(needed("kafka_servers"), PlanFile.open(plan))
-    if not _is_taken(slot):
-        terminal.say("no run of this plan has this TAGSTREAM_STATE_DIR: nothing to pause")
-        return
-    asked.touch()
-    until = time.monotonic() + _PAUSED_S
-    while _is_taken(slot):
-        if time.monotonic() > until:
-            raise Misconfigured(f"the run did not stop within {_PAUSED_S:g} s; it will stop at its next record")
-        time.sleep(LOOK_S)
-    terminal.say(f"paused: tagstream retag go {plan} goes on")
-
-
-def _is_taken(slot: partial[Slot]) -> bool:
-    with slot() as held:
-        return held.number > 0
+        terminal.say("stopped: the same command goes on")

@@ -56,7 +56,6 @@ ACTS = {
         "correct",
         "dead-letters replay",
         "dead-letters skip",
-        "retag pause",
         "index init",
         "index run",
         "index serve",

@@ -57,9 +57,6 @@ def test_a_line_without_an_end_takes_no_memory(tmp_path: Path) -> None:
         (("plan", "-o", "plan", "--reason", "below-flor"), "below-floor"),
         (("plan", "-o", "plan", "--since", "noon"), "noon"),
         (("plan", "-o", "plan"), "TAGSTREAM_KAFKA_SERVERS"),
-        (("--plan", "-o", "plan"), "tagstream retag plan -o plan"),
-        (("--rate", "9", "--go", "my plan"), "tagstream retag go 'my plan' --rate 9"),
-        (("--pause=plan",), "tagstream retag pause plan"),
     ],
 )
 def test_a_plan_that_can_not_be_made_is_refused_before_anything_is_read(
