@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
@@ -74,3 +75,20 @@ def require_writable(folder: Path) -> None:
     except OSError:
         why = f"{there} is read-only, or this user's rights are too few"
         raise Misconfigured(f"{folder} can't be written: {why}") from None
+
+
+def lines_of(file: Path, longest: int) -> Generator[bytes, None, None]:
+    """Lines without their ends; a line that is too long is cut beyond the limit. `-` is standard input."""
+
+    def read(source: IO[bytes]) -> Iterator[bytes]:
+        while line := source.readline(longest + 2):
+            yield line.rstrip(b"\r\n")
+
+    if str(file) == "-":
+        yield from read(sys.stdin.buffer)
+        return
+    try:
+        with file.open("rb") as source:
+            yield from read(source)
+    except OSError as error:
+        raise Misconfigured(f"{file} can't be read: {error.strerror}") from None

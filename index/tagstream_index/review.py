@@ -7,20 +7,21 @@ The file's first line is a head. Each further line is a picture, in random order
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from schemas.correction import CorrectionRecord, Sha256, correction
 from schemas.printable import counted
-from schemas.text import Bucket, Key, Moment, TagName, first_fault, subject
+from schemas.text import Bucket, Key, Moment, TagName, subject
 from workers.assembly.choices import WRITING, Choice, Share, weighted
-from workers.assembly.lists import lines_of
 from workers.errors import Misconfigured
 from workers.files import whole_file
 from workers.retag.changes import Changed
+from workers.retag.line_files import read_lines
 
 SCHEMA: Final = "tagstream-review/1"
 MOST: Final = 1_000
@@ -99,23 +100,14 @@ class Review(NamedTuple):
         Raises:
             Misconfigured: it can't be read, is of another kind, or is damaged in this line.
         """
-        lines = ((number, line) for number, line in enumerate(lines_of(path, _LINE_BYTES), 1) if line.strip())
-        try:
-            head = ReviewHead.model_validate_json(next(lines, (1, b""))[1])
-        except ValidationError as error:
-            raise Misconfigured(
-                f"{path} is no file of `tagstream index review LABEL`: line 1: {first_fault(error)}"
-            ) from None
+        otherwise = "is no file of `tagstream index review LABEL`"
+        head, lines = read_lines(path, ReviewHead, Drawn, _LINE_BYTES, otherwise)
         drawn: dict[str, Drawn] = {}
-        for number, line in lines:
-            where = f"{path}, line {number}"
-            try:
-                each = Drawn.model_validate_json(line)
-            except ValidationError as error:
-                raise Misconfigured(f"{where}: {first_fault(error)}") from None
-            if each.subject in drawn or len(drawn) == head.lines:
-                raise Misconfigured(f"{where}: this picture comes twice, or the draw has only {head.lines:,}")
-            drawn[each.subject] = each
+        with closing(lines):
+            for where, each in lines:
+                if each.subject in drawn or len(drawn) == head.lines:
+                    raise Misconfigured(f"{where}: this picture comes twice, or the draw has only {head.lines:,}")
+                drawn[each.subject] = each
         if len(drawn) < head.lines:
             raise Misconfigured(f"{path}: {head.lines:,} pictures were drawn, and it has {len(drawn):,}")
         return cls(head, [*drawn.values()])

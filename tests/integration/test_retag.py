@@ -182,7 +182,7 @@ def test_what_people_said_since_is_planned_and_shown_among_the_changes(site: Sit
     report, _ = site.retag(environment, "--changes", site.folder / "changes")
     assert report["changes"] == {"caption": 1, "corrections": 1, "tags": 1}
     head, changed = read_changes(site.folder / "changes")
-    ((_, one),) = changed
+    (one,) = changed
     assert (head.before, head.images, head.unknown) == (site.topic, 3, 0)
     assert (one.subject, one.lost, one.gained) == ("photos/1.png", ["red"], ["a kite"])
     assert one.captions is not None

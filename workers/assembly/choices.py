@@ -9,17 +9,17 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, TypeAlias, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from schemas.correction import Sha256
 from schemas.printable import counted
-from schemas.text import first_fault
-from workers.assembly.lists import lines_of
 from workers.errors import Misconfigured
 from workers.files import whole_file
+from workers.retag.line_files import read_lines
 
 SCHEMA: Final = "tagstream-choices/1"
 MOST: Final = 100_000
@@ -65,22 +65,16 @@ class Choices(NamedTuple):
         Raises:
             Misconfigured: it can't be read, is of another plan or kind, or is damaged in this line.
         """
-        lines = ((number, line) for number, line in enumerate(lines_of(path, _LINE_BYTES), 1) if line.strip())
-        try:
-            head = ChoicesHead.model_validate_json(next(lines, (1, b""))[1])
-        except ValidationError:
-            raise Misconfigured(f"{path} is no file of choices: `tagstream index serve --choices` writes one") from None
+        otherwise = "is no file of choices: `tagstream index serve --choices` writes one"
+        head, lines = read_lines(path, ChoicesHead, ImageChoice, _LINE_BYTES, otherwise)
         if head.plan != plan:
             raise Misconfigured(f"{path} has choices about another plan: judge the changes of this one")
         verdicts: dict[str, Choice] = {}
-        for number, line in lines:
-            try:
-                each = ImageChoice.model_validate_json(line)
-            except ValidationError as error:
-                raise Misconfigured(f"{path}, line {number}: {first_fault(error)}") from None
-            verdicts[each.subject] = each.verdict
-            if len(verdicts) > MOST:
-                raise Misconfigured(f"{path} has more than {MOST:,} choices")
+        with closing(lines):
+            for where, each in lines:
+                verdicts[each.subject] = each.verdict
+                if len(verdicts) > MOST:
+                    raise Misconfigured(f"{where}: a file has at most {MOST:,} choices")
         return cls(plan, verdicts)
 
     def write(self, path: Path) -> None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 from workers.errors import Misconfigured
+from workers.files import lines_of
 
 _LINE_BYTES = 4_096
 
@@ -31,20 +29,3 @@ def require_subject(where: str, name: str) -> None:
     bucket, _, key = name.partition("/")
     if not bucket or not key:
         raise Misconfigured(f"{where}: {name!r} is no BUCKET/KEY")
-
-
-def lines_of(file: Path, longest: int) -> Iterator[bytes]:
-    """Lines without their ends; a line that is too long is cut beyond the limit."""
-
-    def read(source: IO[bytes]) -> Iterator[bytes]:
-        while line := source.readline(longest + 2):
-            yield line.rstrip(b"\r\n")
-
-    if str(file) == "-":
-        yield from read(sys.stdin.buffer)
-        return
-    try:
-        with file.open("rb") as source:
-            yield from read(source)
-    except OSError as error:
-        raise Misconfigured(f"{file} can't be read: {error.strerror}") from None

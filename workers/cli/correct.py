@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from schemas.printable import counted
-from workers.assembly.lists import lines_of
 from workers.assembly.needs import needed
 from workers.cli.terminal import DryRunOption, counting
 from workers.errors import Misconfigured
+from workers.files import lines_of
 
 if TYPE_CHECKING:
     from schemas.correction import CorrectionRecord

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, NamedTuple, Self, TypeAlias
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from schemas.printable import counted
-from schemas.text import first_fault
 from workers.errors import Misconfigured
 from workers.files import whole_file
 from workers.pipeline.profiles import default_profiles
+from workers.retag.line_files import read_lines
 from workers.retag.plan_file import Planned
 from workers.tables import SortedRows
 from workers.types import LabelScores
@@ -223,38 +223,22 @@ class PlannedChanges:
                 yield each
 
 
-def read_changes(path: Path) -> tuple[ChangesHead, Iterator[tuple[bytes, Changed]]]:
-    """Read a file of changes: its head, and each line with its content.
+def read_changes(path: Path) -> tuple[ChangesHead, Iterator[Changed]]:
+    """Read a file of changes: its head, and each further line.
 
     Raises:
         Misconfigured: the file can't be read, is of another kind, or is damaged in this line.
     """
-    lines = _lines(path)
-    try:
-        head = ChangesHead.model_validate_json(next(lines, b""))
-    except ValidationError:
-        raise Misconfigured(
-            f"{path} is no file of changes: `tagstream retag plan` and `tagstream compare` write one with --changes"
-        ) from None
-    return head, _changed(path, head, lines)
+    otherwise = "is no file of changes: `tagstream retag plan` and `tagstream compare` write one with --changes"
+    head, lines = read_lines(path, ChangesHead, Changed, _LINE_BYTES, otherwise)
+    return head, _whole(path, head, lines)
 
 
-def _changed(path: Path, head: ChangesHead, lines: Iterable[bytes]) -> Iterator[tuple[bytes, Changed]]:
-    number = 1
-    for number, line in enumerate(lines, 2):
-        try:
-            yield line, Changed.model_validate_json(line)
-        except ValidationError as error:
-            raise Misconfigured(f"{path}, line {number}: damaged: {first_fault(error)}. Write it again") from None
-    if number != head.lines + 1:
+def _whole(path: Path, head: ChangesHead, lines: Iterable[tuple[str, Changed]]) -> Iterator[Changed]:
+    count = 0
+    for _, changed in lines:
+        count += 1
+        yield changed
+    if count != head.lines:
         change = counted(head.lines, "image changes", "images change")
-        raise Misconfigured(f"{path}: damaged: {change}, and it has {number - 1:,}. Write it again")
-
-
-def _lines(path: Path) -> Iterator[bytes]:
-    """Lines; a line that is too long is cut, and so fails as damaged."""
-    try:
-        with path.open("rb") as file:
-            yield from iter(lambda: file.readline(_LINE_BYTES), b"")
-    except OSError as error:
-        raise Misconfigured(f"{path} can't be read: {error.strerror}") from error
+        raise Misconfigured(f"{path}: damaged: {change}, and it has {count:,}. Write it again")

@@ -57,10 +57,10 @@ class Changes(TemporaryTables):
         self.head, lines = read_changes(self._path)
         numbered = enumerate(lines)
         while some := list(islice(numbered, _ROWS)):
-            self._write("insert into picture values (?, ?)", [(rank, line) for rank, (line, _) in some])
+            self._write("insert into picture values (?, ?)", [(rank, each.model_dump_json()) for rank, each in some])
             names = [
                 (name, rank, gained)
-                for rank, (_, changed) in some
+                for rank, changed in some
                 for gained, names in enumerate((changed.lost, changed.gained))
                 for name in names
             ]

@@ -232,7 +232,7 @@ def test_all_planned_changes_are_written_and_no_others(topic: Topic, tmp_path: P
     with ChangesWriter() as writer:
         _, planned = topic.plan(changes=PlannedChanges(writer, Numbering(topic.now)))
         writer.write(tmp_path / "changes", before="a", after="b", images=31)
-    changed = [each for _, each in read_changes(tmp_path / "changes")[1]]
+    changed = list(read_changes(tmp_path / "changes")[1])
     assert {each.subject for each in changed} == {each.subject for each in planned if each.verdict == "rescore"}
     assert len(changed) == 29
     assert {(*each.kept, "|", *each.lost, "|", *each.gained) for each in changed} == {
@@ -246,7 +246,7 @@ def numbers(topic: Topic, path: Path) -> dict[str, LabelNumbers]:
     with ChangesWriter() as writer:
         topic.plan(changes=PlannedChanges(writer, Numbering(topic.now)))
         writer.write(path, before="a", after="b", images=1)
-    ((_, changed),) = read_changes(path)[1]
+    (changed,) = read_changes(path)[1]
     return dict(changed.numbers)
 
 
