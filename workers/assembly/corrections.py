@@ -35,10 +35,7 @@ _LOOKS: Final = 8
 
 
 def require_applied(settings: Settings, topic: str) -> None:
-    """
-    Raises:
-        Misconfigured: workers with these settings would not apply a correction in this topic.
-    """
+    """Raises Misconfigured: workers with these settings would not apply a correction in this topic."""
     if settings.corrections_topic != topic:
         raise Misconfigured(
             f"--apply: workers with these settings don't read {topic}; set TAGSTREAM_CORRECTIONS_TOPIC={topic} for both"
@@ -46,10 +43,7 @@ def require_applied(settings: Settings, topic: str) -> None:
 
 
 def require_corrections_topic(settings: Settings, topic: str) -> None:
-    """
-    Raises:
-        Misconfigured: the topic does not exist.
-    """
+    """Raises Misconfigured: the topic does not exist."""
     try:
         require_topics(servers(settings), [topic], security=security(settings))
     except Misconfigured as error:

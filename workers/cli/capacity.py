@@ -99,11 +99,7 @@ def capacity(
 
 
 def read_profile(name_or_file: str) -> MachineProfile:
-    """A built-in profile, or the one in a file.
-
-    Raises:
-        Misconfigured: the profile is missing or unreadable.
-    """
+    """A built-in profile, or the one in a file. Raises Misconfigured: the profile is missing or unreadable."""
     from workers.capacity import BUILT_IN, MOST_BYTES, parse_profile
 
     if name_or_file in BUILT_IN:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -64,8 +63,15 @@ def correct(
     """
     from workers.assembly.corrections import require_applied, require_corrections_topic, send_corrections
 
-    said = Said(subject, tuple(add or ()), tuple(remove or ()), withdraw, sha256, model, by)
-    records = said.record() if file is None else said.records_of(file, dry_run=dry_run)
+    facts = {"sha256": sha256, "model": model, "by": by}
+    if (subject is None) == (file is None):
+        raise Misconfigured("Name one image as BUCKET/KEY, or a file of corrections with --file.")
+    if file is None:
+        records = iter([_correction(subject or "", add or (), remove or (), withdraw=withdraw, **facts)])
+    elif add or remove or withdraw or any(facts.values()):
+        raise Misconfigured("--file excludes the options for one image.")
+    else:
+        records = _records(file, "" if dry_run else _SENT)
     if apply and file is not None:
         raise Misconfigured("--apply is for one image; for many, correct them and then run `tagstream retag`")
     settings = needed("kafka_servers", *(("s3_endpoint",) if apply else ()))
@@ -97,62 +103,27 @@ def _applied(settings: Settings, records: Iterator[CorrectionRecord]) -> int:
     return applying.version
 
 
-@dataclass(frozen=True)
-class Said:
-    """The correction that the options say."""
+def _correction(
+    subject: str, added: Sequence[str], removed: Sequence[str], *, withdraw: bool, **facts: str | None
+) -> CorrectionRecord:
+    """The correction of one image. Raises Misconfigured: the options are none, or contradict each other."""
+    from schemas.correction import correction, withdrawal
 
-    subject: str | None
-    added: tuple[str, ...]
-    removed: tuple[str, ...]
-    withdraw: bool
-    sha256: str | None
-    model: str | None
-    by: str | None
-
-    def record(self) -> Iterator[CorrectionRecord]:
-        """
-        Raises:
-            Misconfigured: the options name no image, contradict each other, or are no correction.
-        """
-        from schemas.correction import correction, withdrawal
-
-        if self.subject is None:
-            raise Misconfigured("Name one image as BUCKET/KEY, or a file of corrections with --file.")
-        bucket, _, key = self.subject.partition("/")
-        if not key:
-            raise Misconfigured(f"{self.subject!r} is no BUCKET/KEY")
-        if self.withdraw and (self.added or self.removed):
-            raise Misconfigured("--withdraw takes back all corrections: give it without --add and --remove.")
-        if not (self.withdraw or self.added or self.removed):
-            raise Misconfigured("Give at least one of --add TAG, --remove TAG and --withdraw.")
-        facts = {"sha256": self.sha256, "model": self.model, "by": self.by}
-        try:
-            made = (
-                withdrawal(bucket, key)
-                if self.withdraw
-                else correction(bucket, key, added=self.added, removed=self.removed, **facts)
-            )
-        except ValueError as error:
-            raise Misconfigured(f"this is no correction: {error}") from None
-        return iter([made])
-
-    def records_of(self, file: Path, *, dry_run: bool) -> Iterator[CorrectionRecord]:
-        """
-        Raises:
-            Misconfigured: an option says something beside the file.
-        """
-        if self.subject is not None:
-            raise Misconfigured("Name one image as BUCKET/KEY, or a file of corrections with --file.")
-        if self.added or self.removed or self.withdraw or self.sha256 or self.model or self.by:
-            raise Misconfigured("--file excludes the options for one image.")
-        return _records(file, "" if dry_run else _SENT)
+    bucket, _, key = subject.partition("/")
+    if not key:
+        raise Misconfigured(f"{subject!r} is no BUCKET/KEY")
+    if withdraw and (added or removed):
+        raise Misconfigured("--withdraw takes back all corrections: give it without --add and --remove.")
+    if not (withdraw or added or removed):
+        raise Misconfigured("Give at least one of --add TAG, --remove TAG and --withdraw.")
+    try:
+        return withdrawal(bucket, key) if withdraw else correction(bucket, key, added=added, removed=removed, **facts)
+    except ValueError as error:
+        raise Misconfigured(f"this is no correction: {error}") from None
 
 
 def _records(file: Path, before: str = _SENT) -> Iterator[CorrectionRecord]:
-    """
-    Raises:
-        Misconfigured: a line is no correction, with its number and `before`, the state of the lines before it.
-    """
+    """Raises Misconfigured: a line is no correction, with its number and `before`, the state of the lines before it."""
     from schemas.correction import MAX_BYTES, CorrectionRecord, read_correction
 
     for number, line in enumerate(lines_of(file, MAX_BYTES), 1):

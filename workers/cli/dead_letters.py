@@ -277,11 +277,7 @@ def _choice(
 
 
 def known(option: str, given: Sequence[str] | None, names: Sequence[str]) -> frozenset[str]:
-    """The values of an option, all of them among these names.
-
-    Raises:
-        Misconfigured: one is unknown.
-    """
+    """The values of an option, all of them among these names. Raises Misconfigured: one is unknown."""
     for name in given or ():
         if name not in names:
             raise Misconfigured(f"{option} {name}: known are {', '.join(names)}")

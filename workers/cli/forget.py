@@ -71,10 +71,7 @@ def forget(
 
 
 def _chosen(subject: str | None, prefix: str, listed: Path | None) -> Subjects:
-    """
-    Raises:
-        Misconfigured: not exactly one of the three is given, or it names no image.
-    """
+    """Raises Misconfigured: not exactly one of the three is given, or it names no image."""
     from workers.republish.forgetting import Subjects
 
     if (subject is not None) + bool(prefix) + (listed is not None) != 1:

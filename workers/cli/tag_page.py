@@ -64,11 +64,7 @@ class Page:
 
 @contextmanager
 def page_at(path: Path) -> Iterator[Page]:
-    """Write a page to `path`, replacing it once whole.
-
-    Raises:
-        Misconfigured: it can't be written.
-    """
+    """Write a page to `path`, replacing it once whole. Raises Misconfigured: it can't be written."""
     with whole_file(path) as file:
         page = Page(file)
         yield page

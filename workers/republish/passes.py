@@ -41,11 +41,7 @@ class Groups:
         self.published = False
 
     def add(self, group: Group) -> None:
-        """Queue a group, and publish the queue if it is full.
-
-        Raises:
-            Unpublished: a transaction failed.
-        """
+        """Queue a group, and publish the queue if it is full. Raises Unpublished: a transaction failed."""
         size = sum(message.size for message in group)
         if self._records + len(group) > self._bounds.records or self._bytes + size > self._bounds.bytes:
             self.send()

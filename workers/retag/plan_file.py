@@ -109,11 +109,7 @@ class PlanFile:
 
     @classmethod
     def open(cls, path: Path) -> PlanFile:
-        """Read the whole file.
-
-        Raises:
-            Misconfigured: it can't be read, or is damaged in this line.
-        """
+        """Read the whole file. Raises Misconfigured: it can't be read, or is damaged in this line."""
         digest, head, lines, before = hashlib.sha256(), None, 0, (-1, -1)
         at, begins = 0, dict[int, tuple[int, int]]()
         for number, line in _numbered(path):

@@ -98,11 +98,7 @@ class PlanRun:
         self._stop.set()
 
     def run(self) -> RunReport:
-        """Run to the end.
-
-        Raises:
-            Broken, Misconfigured, Unavailable: see `workers.ports`.
-        """
+        """Run to the end. Raises Broken, Misconfigured, Unavailable: see `workers.ports`."""
         publishing = threading.Thread(target=self._run_publish, name="publish", daemon=True)
         publishing.start()
         try:

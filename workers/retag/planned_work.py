@@ -54,11 +54,7 @@ def event_id(digest: str, partition: int, offset: int) -> str:
 
 
 def image_event(topic: str, outcome: Fields, options: Options, name: str) -> Message:
-    """The event that requests an outcome's image again.
-
-    Raises:
-        ValueError: workers would refuse it.
-    """
+    """The event that requests an outcome's image again. Raises ValueError: workers would refuse it."""
     source, version = outcome["source"], outcome["version"]
     document = {
         "schema": "image-event/1",
@@ -98,11 +94,7 @@ class PlanCursor:
 
 
 def new_message(new: New, line: Planned, topic: str) -> Message:
-    """The new outcome, with the old record's other headers.
-
-    Raises:
-        ValueError: readers would refuse it.
-    """
+    """The new outcome, with the old record's other headers. Raises ValueError: readers would refuse it."""
     version = line.version + 1
     document = new.document(Coordinates(topic, line.partition, line.offset, 0), version)
     read_output(document.value)
@@ -255,11 +247,7 @@ class PlannedWork(Stage):
         self.settled(len(entries))
 
     def render_again(self) -> None:
-        """Check the messages against new limits.
-
-        Raises:
-            Misconfigured: a message is too large now.
-        """
+        """Check the messages against new limits. Raises Misconfigured: a message is too large now."""
         self.ledger.refill(self._require_fit)
 
     def _require_fit(self, entry: Entry) -> None:

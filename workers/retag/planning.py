@@ -264,11 +264,7 @@ class Planning:
         self._pending: list[tuple[ReadRecord, NDArray[np.float16]]] = []
 
     def take(self, record: ReadRecord) -> None:
-        """Take a record of the enriched topic.
-
-        Raises:
-            ValueError: it is no outcome.
-        """
+        """Take a record of the enriched topic. Raises ValueError: it is no outcome."""
         self.records += 1
         value = record.value
         if value is None:
