@@ -176,11 +176,7 @@ def become_owner(connection: Connection) -> None:
 
 
 def grant_reading(connection: Connection, schema: str, role: str) -> None:
-    """Let a role read all present and later tables of this user.
-
-    Raises:
-        Misconfigured: there is no such role.
-    """
+    """Let a role read all present and later tables of this user. Raises Misconfigured: there is no such role."""
     if connection.execute("select from pg_roles where rolname = %s", (role,)).rowcount == 0:
         raise Misconfigured(f"PostgreSQL has no role {role!r}: create it first, such as by `createuser --pwprompt`")
     names = {"schema": sql.Identifier(schema), "role": sql.Identifier(role)}

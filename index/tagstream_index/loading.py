@@ -34,10 +34,7 @@ class Loader:
         """The time of the last record of each partition, as its producer says."""
 
     def take(self, record: ReadRecord) -> None:
-        """
-        Raises:
-            ValueError: it is no outcome.
-        """
+        """Raises ValueError: it is no outcome."""
         self.times_ms[Partition(record.topic, record.partition)] = record.timestamp_ms
         entry = read_record(record)
         if isinstance(entry, Passed) and entry.kind == "tombstone":

@@ -95,11 +95,7 @@ class Review(NamedTuple):
 
     @classmethod
     def read(cls, path: Path) -> Review:
-        """Read a file.
-
-        Raises:
-            Misconfigured: it can't be read, is of another kind, or is damaged in this line.
-        """
+        """Read a file. Raises Misconfigured: it can't be read, is of another kind, or is damaged in this line."""
         otherwise = "is no file of `tagstream index review LABEL`"
         head, lines = read_lines(path, ReviewHead, Drawn, _LINE_BYTES, otherwise)
         drawn: dict[str, Drawn] = {}

@@ -69,10 +69,7 @@ def _names(text: str) -> frozenset[str]:
 
 
 def people_of(header: str | None, editors: Path | None, *, behind_proxy: bool) -> People | None:
-    """
-    Raises:
-        Misconfigured: as `People`; or any client could send the header.
-    """
+    """Raises Misconfigured: as `People`; or any client could send the header."""
     if header is not None and not behind_proxy:
         raise Misconfigured("--user-header: any client could send it; say --behind-proxy too, where a proxy sets it")
     if editors is not None and header is None:

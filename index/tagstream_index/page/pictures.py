@@ -124,11 +124,7 @@ class Pictures:
             raise NoPicture(error.detail, HTTPStatus.SERVICE_UNAVAILABLE) from error
 
     def there(self, tile: Found, size: Size) -> bytes | None:
-        """The JPEG of a picture, if it is kept.
-
-        Raises:
-            NoPicture: its bucket is not configured.
-        """
+        """The JPEG of a picture, if it is kept. Raises NoPicture: its bucket is not configured."""
         if tile.bucket not in self._settings.buckets:
             raise NoPicture("the bucket is not among TAGSTREAM_BUCKETS")
         return self.kept.read(tile.subject, tile.sha256, SIDES[size])

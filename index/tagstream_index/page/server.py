@@ -32,7 +32,6 @@ from tagstream_index.page.judging import Judging
 from tagstream_index.page.many import Many
 from tagstream_index.page.meaning import Sentences
 from tagstream_index.page.one import Bundles, copy_rows, one
-from tagstream_index.page.original import Originals
 from tagstream_index.page.pictures import AT_ONCE, NoPicture, Pictures, Size, size_of
 from tagstream_index.page.pool import Pool
 from tagstream_index.page.showing import address, by_month, templates
@@ -93,7 +92,7 @@ class Site:
             Route("/facets", self._in_turn(self.facets)),
             Route("/picture", self._in_turn(self.picture)),
             Route("/image", self.image),
-            *Originals(self._pool, self._pictures).routes(),
+            Route("/original", self.original),
             *self._judging.routes(self._in_turn),
             Route("/correct", self.correct, methods=["POST"]),
             Route("/login", self.login, methods=["GET", "POST"]),
@@ -210,12 +209,24 @@ class Site:
                 jpeg = await run_sync(self._pictures.make, tile, size)
         return Response(jpeg, media_type="image/jpeg", headers={"cache-control": "private, max-age=3600"})
 
+    def original(self, request: Request) -> Response:
+        """Leads to the original in the store for five minutes."""
+        of = subject(request)
+        try:
+            return RedirectResponse(self._pictures.original(self._tile(of)), 303, {"cache-control": "no-store"})
+        except NoPicture as error:
+            raise HTTPException(error.status) from error
+
     def _kept(self, subject: str, size: Size) -> tuple[Found, bytes | None]:
+        tile = self._tile(subject)
+        return tile, self._pictures.there(tile, size)
+
+    def _tile(self, subject: str) -> Found:
         with self._pool.searching() as searcher:
             tile = searcher.of_subjects([subject]).get(subject)
         if tile is None:
             raise NoPicture("this picture was removed")
-        return tile, self._pictures.there(tile, size)
+        return tile
 
     @asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
