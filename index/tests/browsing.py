@@ -101,7 +101,7 @@ def served(
 ) -> Iterator[str]:
     access = Access(TOKEN, to_read=False, people=people)
     parts = (Pool(settings), Pictures(settings, 100_000_000), Bundles(settings, None), access, corrector, changes)
-    site = Site(*parts, _review=review)
+    site = Site(*parts, review=review)
     config = process.config(site, hosts=LOOPBACK, behind_proxy=behind_proxy, port=0, timeout_graceful_shutdown=1)
     socket = config.bind_socket()
     socket.listen()  # who comes before the server is up waits

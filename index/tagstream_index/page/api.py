@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from http import HTTPStatus
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import orjson
 from pydantic import ValidationError
@@ -19,18 +19,19 @@ from starlette.routing import Mount, Route
 from schemas.text import first_fault
 from tagstream_index.copies import copies_of
 from tagstream_index.page import api_document as documents
-from tagstream_index.page.access import Access, body_of, problem
+from tagstream_index.page.access import body_of, problem
 from tagstream_index.page.asked import Asked, trouble
-from tagstream_index.page.completing import Names
 from tagstream_index.page.correcting import Corrector, Crowded, Refused, seen
 from tagstream_index.page.finding import similar, why_empty
-from tagstream_index.page.one import Bundles, one
-from tagstream_index.page.pictures import NoPicture, Size
-from tagstream_index.page.pool import Pool
+from tagstream_index.page.one import one
+from tagstream_index.page.pictures import NoPicture
 from tagstream_index.page.typed import read
 from tagstream_index.searching import Searcher
 from workers import __version__
 from workers.errors import TagstreamError
+
+if TYPE_CHECKING:
+    from tagstream_index.page.server import Site
 
 COPIES: Final = 60
 """Copies of a picture in an answer."""
@@ -41,26 +42,12 @@ _Wish = TypeVar("_Wish", bound=documents.Parameters)
 
 @dataclass
 class Api:
-    """The addresses below /api.
+    """The addresses below /api."""
 
-    Args:
-        about: gives a search the vector of its words.
-        jpeg: answers with a picture.
-    """
+    _site: Site
 
-    _pool: Pool
-    _bundles: Bundles
-    _names: Names
-    _access: Access
-    _corrector: Corrector | None
-    _about: Callable[[Asked], Asked]
-    _jpeg: Callable[[Request, str, Size], Awaitable[Response]]
-
-    def mount(self, in_turn: Callable[[Callable[[Request], Response]], Any]) -> Mount:
-        """
-        Args:
-            in_turn: lets searches take turns.
-        """
+    def mount(self) -> Mount:
+        in_turn = self._site.in_turn
         answers = {
             "search": in_turn(self.search),
             "picture": in_turn(self.picture),
@@ -75,14 +62,14 @@ class Api:
 
     def search(self, request: Request) -> Response:
         wanted = _wanted(request, documents.SearchParameters)
-        asked = self._about(Asked(read(wanted.q), wanted.sort == "best", wanted.by.replace("both", "")))
+        asked = self._site.about(Asked(read(wanted.q), wanted.sort == "best", wanted.by.replace("both", "")))
         if asked.typed.faults:
             raise HTTPException(400, f"q: {' '.join(asked.typed.faults)}")
         if asked.best and not asked.typed.can_rank():
             raise HTTPException(400, "sort: only words and tags have a best; leave it out.")
         if wanted.by == "meaning" and asked.about is None and not asked.said:
             raise HTTPException(400, "by: no meaning without words, and without `index serve --text`; leave it out.")
-        with self._pool.searching() as searcher:
+        with self._site.pool.searching() as searcher:
             asked, result = asked.result(searcher)
             back, place = wanted.cursor.startswith("<"), result.place_of(wanted.cursor[1:])
             if wanted.cursor and (place is None or wanted.cursor[0] not in "<>"):
@@ -104,12 +91,12 @@ class Api:
 
     def picture(self, request: Request) -> Response:
         subject = _wanted(request, documents.PictureParameters).subject
-        with self._pool.searching() as searcher:
-            found = one(searcher, subject, self._bundles)
+        with self._site.pool.searching() as searcher:
+            found = one(searcher, subject, self._site.bundles)
             if found is None:
                 raise _gone(searcher, subject)
             near, copies = similar(searcher, subject), copies_of(searcher, subject) or []
-        pending = [] if self._corrector is None else self._corrector.pending(found)
+        pending = [] if self._site.corrector is None else self._site.corrector.pending(found)
         return _json(
             {
                 "image": found.tile.document(),
@@ -125,33 +112,33 @@ class Api:
 
     async def tags(self, request: Request) -> Response:
         wanted = _wanted(request, documents.TagsParameters)
-        return _json({"tags": [asdict(each) for each in self._names.begun(wanted.prefix, wanted.limit)]})
+        return _json({"tags": [asdict(each) for each in self._site.names.begun(wanted.prefix, wanted.limit)]})
 
     async def thumbnail(self, request: Request) -> Response:
         wanted = _wanted(request, documents.ThumbnailParameters)
         try:
-            return await self._jpeg(request, wanted.subject, wanted.size)
+            return await self._site.jpeg(request, wanted.subject, wanted.size)
         except NoPicture as error:
             raise HTTPException(error.status, f"{error}.", _AGAIN if error.status > 500 else None) from error
 
     async def correct(self, request: Request) -> Response:
         """Send a person's word; an outcome shows it later."""
-        person = self._access.person(request)
+        person = self._site.access.person(request)
         if person is None:
             raise HTTPException(401, "Send the token as `Authorization: Bearer TOKEN`.")
         if not person.editor:
             raise HTTPException(403, "You may read alone: --editors does not name you.")
-        if self._corrector is None:
+        if self._site.corrector is None:
             raise HTTPException(404, "Nothing can be corrected here: TAGSTREAM_CORRECTIONS_TOPIC is not set.")
         body = await body_of(request, _BODY_BYTES)
         if body is None:
             raise HTTPException(413, f"A correction has at most {_BODY_BYTES:,} bytes.")
         wish = _read(lambda: documents.CorrectionWish.model_validate_json(body))
-        await run_in_threadpool(self._send, self._corrector, wish, person.name)
+        await run_in_threadpool(self._send, self._site.corrector, wish, person.name)
         return _json({"subject": wish.subject}, 202)
 
     def _send(self, corrector: Corrector, wish: documents.CorrectionWish, by: str) -> None:
-        with self._pool.searching() as searcher:
+        with self._site.pool.searching() as searcher:
             found = seen(searcher, [wish.subject])
             if not found:
                 raise _gone(searcher, wish.subject)

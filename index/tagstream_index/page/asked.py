@@ -20,6 +20,8 @@ from workers.errors import Misconfigured, TagstreamError, Unavailable
 
 logger = logging.getLogger(__name__)
 
+PAGE: Final = 60
+"""Pictures that come at once."""
 BY: Final = ("", "words", "meaning")
 """How words rank; the first is by both."""
 SUBJECT_CHARS: Final = 1_200

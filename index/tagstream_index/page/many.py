@@ -5,26 +5,26 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
+from starlette.responses import RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from tagstream_index.page.access import Access, pairs_of
-from tagstream_index.page.asked import SUBJECT_CHARS, Asked, field, typed
-from tagstream_index.page.completing import Names
+from tagstream_index.page.access import pairs_of
+from tagstream_index.page.asked import SUBJECT_CHARS, field, typed
 from tagstream_index.page.correcting import Corrector, Refused, Seen, seen
-from tagstream_index.page.pool import Pool
 from tagstream_index.page.showing import address
-from tagstream_index.page.turns import Turns
 from tagstream_index.query import storable
 from tagstream_index.searching import Found
+
+if TYPE_CHECKING:
+    from tagstream_index.page.server import Site
 
 MOST: Final = 500
 """Pictures of one correction."""
@@ -45,22 +45,9 @@ _FORMULAS: Final = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 @dataclass
 class Many:
-    """The addresses of what is done with several pictures.
+    """The addresses of what is done with several pictures."""
 
-    Args:
-        page: renders a template.
-        asked: reads the search of an address.
-        who: names a reader, for `Turns`.
-    """
-
-    _pool: Pool
-    _turns: Turns
-    _names: Names
-    _access: Access
-    _corrector: Corrector | None
-    _page: Callable[..., HTMLResponse]
-    _asked: Callable[[Request], Asked]
-    _who: Callable[[Request], str]
+    _site: Site
 
     def routes(self) -> list[Route]:
         return [Route("/many", self.many, methods=["POST"]), Route("/sent", self.sent)]
@@ -79,21 +66,21 @@ class Many:
             text = _csv if do == "csv" else _json
             first = await anext(parts)  # what goes wrong so early is still a page
             return StreamingResponse(text(_again(first, parts)), media_type=_KINDS[do], headers=head)
-        if self._corrector is None or not self._access.may_send(request, form.get("key", "")):
-            return self._page(request, "login.html", 403, wrong="", back="/")
+        if self._site.corrector is None or not self._site.access.may_send(request, form.get("key", "")):
+            return self._site.page(request, "login.html", 403, wrong="", back="/")
         form["tag"] = storable(form.get("tag", "").strip())
         if not form["tag"]:
             return self._refusal(request, "Name a tag in the box beside the buttons.")
-        async with self._turns.turn(self._who(request), "/many"):
-            return await run_in_threadpool(self._correct, request, form, wanted, self._corrector)
+        async with self._site.turns.turn(self._site.reader(request), "/many"):
+            return await run_in_threadpool(self._correct, request, form, wanted, self._site.corrector)
 
     def _correct(
         self, request: Request, form: dict[str, str], subjects: Sequence[str] | None, corrector: Corrector
     ) -> Response:
         """Send what was confirmed; ask, also again if it is something else by now."""
-        asked, tag, present = self._asked(request), form["tag"], form["do"] == "add"
+        asked, tag, present = self._site.asked(request), form["tag"], form["do"] == "add"
         after, cut = form.get("after", ""), False
-        with self._pool.searching() as searcher:
+        with self._site.pool.searching() as searcher:
             if subjects is None:
                 asked, result = asked.result(searcher)
                 found, _, cut = result.part(MOST, after=result.place_of(after))
@@ -103,43 +90,48 @@ class Many:
             pictures = seen(searcher, subjects)
             wanted = [each for each in pictures if (tag in each.names) != present]
             tiles = searcher.of_subjects([each.subject for each in wanted[:_SHOWN]])
-            new = present and not self._names.knows(searcher, tag)
+            new = present and not self._site.names.knows(searcher, tag)
         sure = _digest(form["do"], tag, wanted)
         if wanted and form.get("sure") == sure:
             try:
-                made = corrector.send(wanted, tag, present, self._access.name(request))
+                made = corrector.send(wanted, tag, present, self._site.access.name(request))
             except Refused as error:
                 return self._refusal(request, str(error))
             shown = asked.shown
             return RedirectResponse(address("/sent", of=made, q=shown["typed"].text, **shown["fields"]), 303)
-        values = {"form": form, "wanted": wanted, "others": len(pictures) - len(wanted), "tiles": list(tiles.values())}
+        values: dict[str, Any] = {
+            "form": form,
+            "wanted": wanted,
+            "others": len(pictures) - len(wanted),
+            "tiles": list(tiles.values()),
+        }
         values |= {"after": after, "cut": cut, "new": new, "sure": sure, "refusal": ""}
-        spellings = self._names.spellings(tag) if new else []
-        return self._page(request, "many.html", **asked.shown, **values, spellings=spellings)
+        spellings = self._site.names.spellings(tag) if new else []
+        return self._site.page(request, "many.html", **asked.shown, **values, spellings=spellings)
 
     def sent(self, request: Request) -> Response:
         """How far corrections are; the page reloads until none is on its way."""
-        if not self._access.may_correct(request):
-            return self._page(request, "login.html", 403, wrong="", back="/")
-        sending = None if self._corrector is None else self._corrector.sending(field(request, "of"))
+        if not self._site.access.may_correct(request):
+            return self._site.page(request, "login.html", 403, wrong="", back="/")
+        sending = None if self._site.corrector is None else self._site.corrector.sending(field(request, "of"))
         if sending is None:
             raise HTTPException(404)
         left = sum(not each.ended for each in sending.parts.values())
-        answer = self._page(request, "sent.html", **self._asked(request).shown, sending=sending, left=left)
+        answer = self._site.page(request, "sent.html", **self._site.asked(request).shown, sending=sending, left=left)
         if left:
             answer.headers["refresh"] = str(_AGAIN_S)
         return answer
 
     def _refusal(self, request: Request, sentence: str) -> Response:
-        return self._page(request, "many.html", 400, **typed(request).shown, refusal=sentence)
+        return self._site.page(request, "many.html", 400, **typed(request).shown, refusal=sentence)
 
     async def _parts(self, request: Request, subjects: Sequence[str] | None) -> AsyncIterator[Sequence[Found]]:
         """Pictures in parts, at least one; None: those of the answer."""
-        asked = await run_in_threadpool(self._asked, request)
-        who, mine, after = self._who(request), f"/many {id(request)}", ""
+        asked = await run_in_threadpool(self._site.asked, request)
+        who, mine, after = self._site.reader(request), f"/many {id(request)}", ""
 
         def part(first: int) -> tuple[Sequence[Found], str]:
-            with self._pool.searching() as searcher:
+            with self._site.pool.searching() as searcher:
                 if subjects is not None:
                     return list(searcher.of_subjects(subjects[first : first + _PART]).values()), "ids"
                 _, result = asked.result(searcher)
@@ -147,7 +139,7 @@ class Many:
                 return found.found, result.cursor(found.found[-1]) if found.later else ""
 
         for first in range(0, LISTED if subjects is None else max(1, len(subjects)), _PART):
-            async with self._turns.turn(who, mine):
+            async with self._site.turns.turn(who, mine):
                 found, after = await run_in_threadpool(part, first)
             yield found
             if not after:

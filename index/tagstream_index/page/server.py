@@ -23,7 +23,7 @@ from tagstream_index.copies import copies_of, count_copies
 from tagstream_index.page import finding
 from tagstream_index.page.access import COOKIE, KEPT_S, LOOPBACK, Access, Guard, form_of, reader
 from tagstream_index.page.api import Api
-from tagstream_index.page.asked import Asked, field, subject, trouble, typed
+from tagstream_index.page.asked import PAGE, Asked, field, subject, trouble, typed
 from tagstream_index.page.changes import Changes
 from tagstream_index.page.completing import NAME_CHARS, Names
 from tagstream_index.page.correcting import Corrector, Refused, seen
@@ -40,8 +40,6 @@ from tagstream_index.page.typed import Typed
 from tagstream_index.searching import Found
 from workers.errors import Misconfigured, TagstreamError
 
-PAGE: Final = 60
-"""Pictures that come at once."""
 _SWEEP_S: Final = 300.0
 _BOX: Final = b'<svg xmlns="http://www.w3.org/2000/svg" width="1" height="1"/>'
 _AGAIN_S: Final = 5
@@ -59,23 +57,21 @@ class Site:
         sentences: None: words don't rank by meaning.
     """
 
-    _pool: Pool
-    _pictures: Pictures
-    _bundles: Bundles
-    _access: Access
-    _corrector: Corrector | None
-    _changes: Changes | None = None
-    _sentences: Sentences | None = None
-    _review: Path | None = None
+    pool: Pool
+    pictures: Pictures
+    bundles: Bundles
+    access: Access
+    corrector: Corrector | None
+    changes: Changes | None = None
+    sentences: Sentences | None = None
+    review: Path | None = None
 
     def __post_init__(self) -> None:
         self._templates = templates()
         self._making = anyio.CapacityLimiter(AT_ONCE)
-        self._turns = Turns()
-        self._names = Names(self._pool, self._bundles)
-        self._api = Api(self._pool, self._bundles, self._names, self._access, self._corrector, self.about, self.jpeg)
-        shared = (self._page, self._pool, self._pictures, self._access)
-        self._judging = Judging(*shared, PAGE, self._changes, self._review)
+        self.turns = Turns()
+        self.names = Names(self.pool, self.bundles)
+        self._judging = Judging(self)
 
     def application(self, *, hosts: Collection[str] = (), behind_proxy: bool = False) -> ASGIApp:
         """
@@ -84,20 +80,18 @@ class Site:
             behind_proxy: a proxy says from which addresses requests come.
         """
         self._behind_proxy = behind_proxy
-        parts = (self._pool, self._turns, self._names, self._access, self._corrector)
-        many = Many(*parts, self._page, lambda request: self.about(typed(request)), self._reader)
         routes = [
-            *many.routes(),
-            Route("/", self._in_turn(self.grid)),
-            Route("/facets", self._in_turn(self.facets)),
-            Route("/picture", self._in_turn(self.picture)),
+            *Many(self).routes(),
+            Route("/", self.in_turn(self.grid)),
+            Route("/facets", self.in_turn(self.facets)),
+            Route("/picture", self.in_turn(self.picture)),
             Route("/image", self.image),
             Route("/original", self.original),
-            *self._judging.routes(self._in_turn),
+            *self._judging.routes(),
             Route("/correct", self.correct, methods=["POST"]),
             Route("/login", self.login, methods=["GET", "POST"]),
             Route("/logout", self.logout, methods=["POST"]),
-            self._api.mount(self._in_turn),
+            Api(self).mount(),
             Mount("/static", StaticFiles(packages=[("tagstream_index.page", "static")])),
             Route("/livez", self.alive),
             Route("/readyz", self.ready),
@@ -105,29 +99,29 @@ class Site:
         problems: dict[Any, Callable[[Request, Any], Response]]
         problems = {TagstreamError: self._problem, HTTPException: self._no}
         inner = Starlette(routes=routes, exception_handlers=problems, lifespan=self._lifespan)
-        return Guard(inner, self._access, hosts)  # around all, so that an unforeseen error has its headers too
+        return Guard(inner, self.access, hosts)  # around all, so that an unforeseen error has its headers too
 
     def close(self) -> None:
-        for part in (self._pictures, self._names, self._pool, self._corrector, self._sentences):
+        for part in (self.pictures, self.names, self.pool, self.corrector, self.sentences):
             if part is not None:
                 part.close()
 
-    def _in_turn(self, show: Callable[[Request], Response]) -> Callable[[Request], Awaitable[Response]]:
+    def in_turn(self, show: Callable[[Request], Response]) -> Callable[[Request], Awaitable[Response]]:
         async def shown(request: Request) -> Response:
-            async with self._turns.turn(self._reader(request), request.scope["path"]):
+            async with self.turns.turn(self.reader(request), request.scope["path"]):
                 if await request.is_disconnected():  # it has waited for too long
                     return Response(status_code=499)
                 return await run_in_threadpool(show, request)
 
         return shown
 
-    def _reader(self, request: Request) -> str:
-        return reader(request, self._access.session(request), behind_proxy=self._behind_proxy)
+    def reader(self, request: Request) -> str:
+        return reader(request, self.access.session(request), behind_proxy=self._behind_proxy)
 
     def grid(self, request: Request) -> Response:
         """A part of the result."""
-        asked = self.about(typed(request))
-        with self._pool.searching() as searcher:
+        asked = self.asked(request)
+        with self.pool.searching() as searcher:
             asked, result = asked.result(searcher)
             after, before = (result.place_of(field(request, name)) for name in ("after", "before"))
             page = result.part(PAGE, after=after, before=before)
@@ -138,7 +132,7 @@ class Site:
             why = None if page.found or page.earlier else finding.why_empty(searcher, asked.typed)
             beside = shown(request, result, asked.typed) if field(request, "counts") else {"counts": None}
             copies = count_copies(searcher, [each.subject for each in page.found])
-        return self._page(
+        return self.page(
             request,
             "grid.html",
             **asked.shown,
@@ -151,42 +145,42 @@ class Site:
             lacking=lacking,
             **beside,
             can_rank=result.ranking is None and asked.typed.can_rank(),
-            can_mean=self._sentences is not None and bool(asked.typed.query().sentence),
-            store_away=self._pictures.store_away,
+            can_mean=self.sentences is not None and bool(asked.typed.query().sentence),
+            store_away=self.pictures.store_away,
         )
 
     def facets(self, request: Request) -> Response:
         """Counts of the result, for the script."""
-        asked = self.about(typed(request))
-        with self._pool.searching() as searcher:
+        asked = self.asked(request)
+        with self.pool.searching() as searcher:
             asked, result = asked.result(searcher)
             beside = shown(request, result, asked.typed)
-        return self._page(request, "facets.html", **asked.shown, **beside, result=result)
+        return self.page(request, "facets.html", **asked.shown, **beside, result=result)
 
     def picture(self, request: Request) -> Response:
         """One picture, with those before and after it in the result."""
-        asked, of = self.about(typed(request)), subject(request)
-        with self._pool.searching() as searcher:
+        asked, of = self.asked(request), subject(request)
+        with self.pool.searching() as searcher:
             asked, result = asked.result(searcher)
-            found = one(searcher, of, self._bundles, result.query)
+            found = one(searcher, of, self.bundles, result.query)
             if found is None:
-                return self._page(request, "gone.html", 410, **asked.shown)
+                return self.page(request, "gone.html", 410, **asked.shown)
             place = result.place(found.tile)
             earlier, later = result.part(1, before=place).found, result.part(1, after=place).found
             near, copies = finding.similar(searcher, of), copies_of(searcher, of) or []
-        return self._page(
+        return self.page(
             request,
             "one.html",
             **asked.shown | {"said": field(request, "said")},
             new=(new := field(request, "new")[:NAME_CHARS]),
-            spellings=[each for each in self._names.spellings(new) if each not in found.tile.names] if new else [],
+            spellings=[each for each in self.names.spellings(new) if each not in found.tile.names] if new else [],
             one=found,
             later=later[0] if later else None,
             earlier=earlier[0] if earlier else None,
             near=near,
             copies=copy_rows(found.tile, copies),
-            pending=[] if self._corrector is None else self._corrector.pending(found),
-            has_original=self._pictures.has_original(found.tile),
+            pending=[] if self.corrector is None else self.corrector.pending(found),
+            has_original=self.pictures.has_original(found.tile),
             back=f"{result.cursor(found.tile)}\U0010ffff",  # just before it, so that the result begins with it
         )
 
@@ -206,23 +200,23 @@ class Site:
             async with self._making:
                 if await request.is_disconnected():  # it was scrolled past
                     return Response(status_code=499)
-                jpeg = await run_sync(self._pictures.make, tile, size)
+                jpeg = await run_sync(self.pictures.make, tile, size)
         return Response(jpeg, media_type="image/jpeg", headers={"cache-control": "private, max-age=3600"})
 
     def original(self, request: Request) -> Response:
         """Leads to the original in the store for five minutes."""
         of = subject(request)
         try:
-            return RedirectResponse(self._pictures.original(self._tile(of)), 303, {"cache-control": "no-store"})
+            return RedirectResponse(self.pictures.original(self._tile(of)), 303, {"cache-control": "no-store"})
         except NoPicture as error:
             raise HTTPException(error.status) from error
 
     def _kept(self, subject: str, size: Size) -> tuple[Found, bytes | None]:
         tile = self._tile(subject)
-        return tile, self._pictures.there(tile, size)
+        return tile, self.pictures.there(tile, size)
 
     def _tile(self, subject: str) -> Found:
-        with self._pool.searching() as searcher:
+        with self.pool.searching() as searcher:
             tile = searcher.of_subjects([subject]).get(subject)
         if tile is None:
             raise NoPicture("this picture was removed")
@@ -240,37 +234,37 @@ class Site:
         while True:
             await anyio.sleep(_SWEEP_S)
             with suppress(TagstreamError):  # the database is away: the next one asks again
-                await run_sync(self._pictures.kept.sweep, self._current)
+                await run_sync(self.pictures.kept.sweep, self._current)
 
     def _current(self, subjects: list[str]) -> dict[str, str]:
-        with self._pool.searching() as searcher:
+        with self.pool.searching() as searcher:
             return {subject: tile.sha256 for subject, tile in searcher.of_subjects(subjects).items()}
 
     async def correct(self, request: Request) -> Response:
         """Add or remove a tag; then the picture again."""
         form = await form_of(request)
-        if not self._access.may_send(request, form.get("key", "")):
-            return self._page(request, "login.html", 403, wrong="", back="/")
+        if not self.access.may_send(request, form.get("key", "")):
+            return self.page(request, "login.html", 403, wrong="", back="/")
         of = subject(request)
         back = typed(request).shown
         if "add" in form and not form.get("sure") and await run_in_threadpool(self._is_new, form["add"].strip()):
             answer = {"new": form["add"].strip()}
         else:
-            answer = {"said": await run_in_threadpool(self._send, of, form, self._access.name(request))}
+            answer = {"said": await run_in_threadpool(self._send, of, form, self.access.name(request))}
         return RedirectResponse(address("/picture", of=of, q=back["typed"].text, **back["fields"], **answer), 303)
 
     def _is_new(self, name: str) -> bool:
-        with self._pool.searching() as searcher:
-            return bool(name) and not self._names.knows(searcher, name)
+        with self.pool.searching() as searcher:
+            return bool(name) and not self.names.knows(searcher, name)
 
     def _send(self, subject: str, form: dict[str, str], by: str) -> str:
         name, present = (form["add"], True) if "add" in form else (form.get("remove", ""), False)
-        if self._corrector is None:
+        if self.corrector is None:
             return "Nothing can be corrected here."
-        with self._pool.searching() as searcher:
+        with self.pool.searching() as searcher:
             found = seen(searcher, [subject])
         try:
-            self._corrector.send(found, name.strip(), present, by)
+            self.corrector.send(found, name.strip(), present, by)
         except Refused as error:
             return str(error)
         return ""
@@ -282,10 +276,10 @@ class Site:
         if not back.startswith("/") or back.startswith(("//", "/\\")):
             back = "/"
         if request.method == "GET":
-            return self._page(request, "login.html", wrong="", back=back)
-        session = await self._access.log_in(form.get("token", ""))
+            return self.page(request, "login.html", wrong="", back=back)
+        session = await self.access.log_in(form.get("token", ""))
         if session is None:
-            return self._page(request, "login.html", 403, wrong="This is not the token.", back=back)
+            return self.page(request, "login.html", 403, wrong="This is not the token.", back=back)
         answer = RedirectResponse(back, 303)
         secure = request.scope["scheme"] == "https"
         answer.set_cookie(COOKIE, session, KEPT_S, httponly=True, samesite="strict", secure=secure)
@@ -294,7 +288,7 @@ class Site:
     async def logout(self, request: Request) -> Response:
         form = await form_of(request)
         answer = RedirectResponse("/", 303)
-        if self._access.may_send(request, form.get("key", "")):
+        if self.access.may_send(request, form.get("key", "")):
             answer.delete_cookie(COOKIE)
         return answer
 
@@ -303,31 +297,35 @@ class Site:
         return PlainTextResponse("ok\n")
 
     def ready(self, _: Request) -> Response:
-        with self._pool.lent():
+        with self.pool.lent():
             return PlainTextResponse("ok\n")
+
+    def asked(self, request: Request) -> Asked:
+        """The search of an address."""
+        return self.about(typed(request))
 
     def about(self, asked: Asked) -> Asked:
         """The search with a vector, if words rank by meaning."""
-        if self._sentences is None or asked.by == "words" or not (sentence := asked.typed.query().sentence):
+        if self.sentences is None or asked.by == "words" or not (sentence := asked.typed.query().sentence):
             return asked
-        about = self._sentences.vector(sentence)
+        about = self.sentences.vector(sentence)
         if about is None:
             return asked.by_words("The model is busy. This is the result by words alone.")
         return asked._replace(about=about)
 
-    def _page(self, request: Request, name: str, status: int = 200, **values: Any) -> HTMLResponse:
-        person, has_forms = self._access.person(request), self._corrector is not None or self._judging.possible
+    def page(self, request: Request, name: str, status: int = 200, **values: Any) -> HTMLResponse:
+        person, has_forms = self.access.person(request), self.corrector is not None or self._judging.possible
         editor = person is not None and person.editor
         common = {
             "here": address(request.scope["path"], **request.query_params),
             "who": "" if person is None else person.name,
-            "logged_in": self._access.session(request) is not None,
-            "may_correct": editor and self._corrector is not None,
-            "may_log_in": not editor and self._access.possible and has_forms,
-            "has_changes": self._changes is not None,
-            "has_review": self._review is not None,
-            "form_key": self._access.form_key(request),
-            "known": [] if self._access.to_read and person is None else self._names.begun("", _OFFERED),
+            "logged_in": self.access.session(request) is not None,
+            "may_correct": editor and self.corrector is not None,
+            "may_log_in": not editor and self.access.possible and has_forms,
+            "has_changes": self.changes is not None,
+            "has_review": self.review is not None,
+            "form_key": self.access.form_key(request),
+            "known": [] if self.access.to_read and person is None else self.names.begun("", _OFFERED),
         }
         empty = {**Asked(Typed()).shown, "fresh": None}
         return HTMLResponse(self._templates.get_template(name).render(empty | common | values), status)
@@ -335,14 +333,14 @@ class Site:
     def _problem(self, request: Request, error: TagstreamError) -> Response:
         """A page that says why nothing is shown, and reloads."""
         why = trouble(error)
-        answer = self._page(request, "problem.html", 503, **typed(request).shown | why._asdict())
+        answer = self.page(request, "problem.html", 503, **typed(request).shown | why._asdict())
         if not why.slow:
             answer.headers["refresh"] = str(_AGAIN_S)
             answer.headers["retry-after"] = str(_AGAIN_S)
         return answer
 
     def _no(self, request: Request, error: HTTPException) -> Response:
-        return self._page(request, "nothing.html", error.status_code)
+        return self.page(request, "nothing.html", error.status_code)
 
 
 def require_safe(host: str, *, token: str, behind_proxy: bool, names: Collection[str]) -> None:

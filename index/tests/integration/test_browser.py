@@ -29,6 +29,7 @@ from index.tests.browsing import (
 from index.tests.support import settings_of, with_tables, written
 from tagstream_index.database import Connection
 from tagstream_index.page import correcting, pictures, server
+from tagstream_index.page.asked import PAGE
 from tagstream_index.page.changes import Changes
 from tagstream_index.page.correcting import Corrector
 from tagstream_index.review import Drawn, Review
@@ -811,7 +812,7 @@ def test_scrolling_through_ten_thousand_and_back_to_the_same_place(
     keys = subjects_of(page)
     assert len(keys) == len(set(keys)) == MANY + before[0]
     assert page.locator(".month h2").all_text_contents() == [*MONTHS[:2], "May 2025", MONTHS[2]]
-    deep = page.locator("#pages .cell").nth(11 * server.PAGE + 40)
+    deep = page.locator("#pages .cell").nth(11 * PAGE + 40)
     deep.scroll_into_view_if_needed()
     subject, top = deep.get_attribute("data-subject"), deep.evaluate("c => c.getBoundingClientRect().top")
     deep.click()

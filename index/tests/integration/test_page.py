@@ -33,6 +33,7 @@ from tagstream_index import searching
 from tagstream_index.database import Connection
 from tagstream_index.page import finding, kept, many, meaning, pictures, process, server
 from tagstream_index.page.access import LOOPBACK, Access
+from tagstream_index.page.asked import PAGE
 from tagstream_index.page.changes import Changes
 from tagstream_index.page.correcting import Corrector, Pending, Refused, Seen, Sending, missing, seen
 from tagstream_index.page.finding import Result
@@ -42,7 +43,7 @@ from tagstream_index.page.one import Bundles, One
 from tagstream_index.page.people import People
 from tagstream_index.page.pictures import SIDES, NoPicture, Pictures
 from tagstream_index.page.pool import Pool
-from tagstream_index.page.server import PAGE, Site, require_safe
+from tagstream_index.page.server import Site, require_safe
 from tagstream_index.page.typed import read
 from tagstream_index.query import Embedding, Query
 from tagstream_index.review import Drawn, Review
