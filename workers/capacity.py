@@ -129,11 +129,7 @@ BUILT_IN: Mapping[str, MachineProfile] = {
 
 
 def parse_profile(content: bytes) -> MachineProfile:
-    """A profile from the content of its file, of at most `MOST_BYTES`.
-
-    Raises:
-        ValueError: it is none; one line.
-    """
+    """A profile from the content of its file, of at most `MOST_BYTES`. Raises ValueError: it is none; one line."""
     try:
         return MachineProfile.model_validate_json(content)
     except ValidationError as error:

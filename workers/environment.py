@@ -36,22 +36,14 @@ _OF_OTHERS = ("TAGSTREAM_INDEX_",)
 
 
 def require(settings: Settings, *fields: str) -> Settings:
-    """Require that these fields are set.
-
-    Raises:
-        Misconfigured: names each that is not, and what it is.
-    """
+    """Require that these fields are set. Raises Misconfigured: names each that is not, and what it is."""
     if missing := list(_missing(settings, fields)):
         raise Misconfigured("\n".join(missing))
     return settings
 
 
 def require_readable(settings: Settings, field: str) -> None:
-    """Require that the file of this field, if set, can be read.
-
-    Raises:
-        Misconfigured: it can't.
-    """
+    """Require that the file of this field, if set, can be read. Raises Misconfigured: it can't."""
     path: Path | None = getattr(settings, field)
     try:
         if path is not None:
@@ -259,11 +251,7 @@ def _values(environ: Mapping[str, str], model: type[Settings]) -> dict[str, Any]
 
 
 def _take(name: str, text: str, fields: Fields) -> tuple[str, str]:
-    """The field that a variable sets, and its value.
-
-    Raises:
-        ValueError: a sentence for the user.
-    """
+    """The field that a variable sets, and its value. Raises ValueError: a sentence for the user."""
     field = name.removeprefix(PREFIX).lower()
     if field in fields and name.isupper():
         return field, text

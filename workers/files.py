@@ -61,11 +61,7 @@ def read_regular_file(path: Path, max_bytes: int) -> bytes:
 
 
 def require_writable(folder: Path) -> None:
-    """Check that this folder is writable; it need not exist.
-
-    Raises:
-        Misconfigured: it can't.
-    """
+    """Check that this folder is writable; it need not exist. Raises Misconfigured: it can't."""
     there = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())
     if not there.is_dir():
         raise Misconfigured(f"{folder} can't be written: {there} is no folder")

@@ -44,10 +44,7 @@ class TemporaryTables:
         return self
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        """
-        Raises:
-            Misconfigured: the temporary file could not be written.
-        """
+        """Raises Misconfigured: the temporary file could not be written."""
         self.close()
         if isinstance(error, sqlite3.Error):
             raise Misconfigured(

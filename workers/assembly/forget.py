@@ -113,10 +113,7 @@ class Forget:
         return counts
 
     def _ask(self, subjects: Iterator[str]) -> None:
-        """
-        Raises:
-            Unavailable: the store does not answer.
-        """
+        """Raises Unavailable: the store does not answer."""
         threads = self._settings.fetch_threads
         with (
             closing(object_store(self._settings)) as store,

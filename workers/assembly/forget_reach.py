@@ -32,11 +32,7 @@ _REDIS_S = 5.0
 
 @contextmanager
 def opened_cache(settings: Settings) -> Iterator[RedisResultCache | None]:
-    """Redis; None if no URL is set.
-
-    Raises:
-        Misconfigured, Unavailable: it refuses, or gives no answer.
-    """
+    """Redis; None if no URL is set. Raises Misconfigured, Unavailable: it refuses, or gives no answer."""
     server = redis(settings.model_copy(update={"cache_timeout_s": _REDIS_S}))
     if server is None:
         yield None

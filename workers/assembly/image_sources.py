@@ -116,10 +116,7 @@ class BucketSource:
         self.left_out = LeftOut()
 
     def images(self, store: MinioObjectStore, last: str, *, try_only: bool) -> Images:
-        """
-        Raises:
-            Misconfigured: there is nothing, and `last` does not say that there was.
-        """
+        """Raises Misconfigured: there is nothing, and `last` does not say that there was."""
         any_key = bool(last)
         for found in store.list(self._bucket, self._prefix, last):
             if found.key.endswith("/"):
@@ -183,10 +180,7 @@ class FolderSource:
             pool.shutdown(cancel_futures=True)
 
     def _found(self) -> list[tuple[str, Path]]:
-        """
-        Raises:
-            Misconfigured: the folder holds no image.
-        """
+        """Raises Misconfigured: the folder holds no image."""
         files = []
         walked = os.walk(self._folder, onerror=lambda error: self.left_out.add("can't be listed", error.filename))
         for place, _, names in walked:

@@ -162,11 +162,7 @@ class FileTagger:
             yield from (failed[number] if number in failed else tagged[number] for number in numbers)
 
     def answers(self) -> Iterator[tuple[int, Any] | FailedFile]:
-        """Yield each file's number and raw answer, in order.
-
-        Raises:
-            Broken: as `results`.
-        """
+        """Yield each file's number and raw answer, in order. Raises Broken: as `results`."""
         for first in range(0, len(self._paths), BATCH):
             numbers = range(first, min(first + BATCH, len(self._paths)))
             failed: dict[int, FailedFile] = {}

@@ -13,10 +13,7 @@ _SLOWEST = 0.001
 
 
 def require_rate(rate: float | None) -> None:
-    """
-    Raises:
-        Misconfigured: no events can be sent at this rate.
-    """
+    """Raises Misconfigured: no events can be sent at this rate."""
     if rate is not None and not _SLOWEST <= rate < math.inf:
         raise Misconfigured(f"--rate {rate}: must be at least {_SLOWEST} events a second")
 

@@ -53,11 +53,7 @@ def _require_state(settings: Settings) -> None:
 
 
 def require_embedder(settings: Settings) -> str:
-    """The tagger's name, where TAGSTREAM_WANT names embeddings.
-
-    Raises:
-        Misconfigured: the tagger gives none.
-    """
+    """The tagger's name, where TAGSTREAM_WANT names embeddings. Raises Misconfigured: the tagger gives none."""
     if "embedding" not in settings.want:
         return ""
     bundle = opened(settings.bundles()["tagger"].name_or_folder)
@@ -70,10 +66,7 @@ def require_embedder(settings: Settings) -> str:
 
 
 def require_labelled(settings: Settings) -> None:
-    """
-    Raises:
-        Misconfigured: TAGSTREAM_WANT names tags, and the tagger is a dual encoder without labels.
-    """
+    """Raises Misconfigured: TAGSTREAM_WANT names tags, and the tagger is a dual encoder without labels."""
     named = settings.bundles().get("tagger")
     if named is None or "tags" not in settings.want:
         return

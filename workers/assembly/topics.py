@@ -154,11 +154,7 @@ def _advised(topic: WantedTopic, state: TopicState) -> Iterator[Advice]:
 
 
 def state_of(settings: Settings, topic: str) -> TopicState:
-    """The topic as the cluster has it.
-
-    Raises:
-        Misconfigured: it does not exist.
-    """
+    """The topic as the cluster has it. Raises Misconfigured: it does not exist."""
     address, login = servers(settings), security(settings)
     require_topics(address, [topic], security=login)
     return describe_topics(address, {topic: ["cleanup.policy"]}, security=login)[topic]

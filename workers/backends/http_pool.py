@@ -86,11 +86,7 @@ class ClockedPool(urllib3.PoolManager):
         return self._held(answer) if whole else answer
 
     def read_chunk(self, answer: BaseHTTPResponse, amount: int) -> bytes:
-        """The next bytes of a stored body, at most `amount`; empty: end.
-
-        Raises:
-            ReadTimeoutError: the time is over.
-        """
+        """The next bytes of a stored body, at most `amount`; empty: end. Raises ReadTimeoutError: the time is over."""
         left = self._left_s()
         if left <= 0:
             raise ReadTimeoutError(None, "", "no time is left")  # type: ignore[arg-type]  # the pool is not read

@@ -39,10 +39,7 @@ class RenewedFile(Generic[Made]):
         self._unread = False
 
     def __call__(self) -> Made:
-        """
-        Raises:
-            OSError, ValueError: it could never be read.
-        """
+        """Raises OSError, ValueError: it could never be read."""
         with self._lock:
             try:
                 seen = _stamp(self._path)
@@ -82,11 +79,7 @@ class Secret:
 
 
 def one_line(text: str) -> str:
-    """A secret as a file holds it.
-
-    Raises:
-        ValueError: it is empty, as a file that is just being written.
-    """
+    """A secret as a file holds it. Raises ValueError: it is empty, as a file that is just being written."""
     if not (secret := text.rstrip("\r\n")):
         raise ValueError("it is empty")
     return secret

@@ -210,11 +210,7 @@ class RedisResultCache:
         self._asked(self._ping)
 
     def _asked(self, ask: Callable[[], Any]) -> Any:
-        """The server's answer, without the breaker.
-
-        Raises:
-            Misconfigured, Unavailable: as `check` says.
-        """
+        """The server's answer, without the breaker. Raises Misconfigured, Unavailable: as `check` says."""
         try:
             return ask()
         except _FAULTS as error:

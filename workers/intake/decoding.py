@@ -125,11 +125,7 @@ class Decoding:
             self._self_test.check(each)
 
     def _transformed(self, header: Header) -> Header:
-        """The header, with the memory of its transforms added.
-
-        Raises:
-            Rejected: decode-memory.
-        """
+        """The header, with the memory of its transforms added. Raises Rejected: decode-memory."""
         total = header.decode_bytes + self._after(scaled((header.width, header.height), header.scale))
         if header.format in FLAT:  # its process is held to that
             total = min(total, self._limits.decode_bytes)

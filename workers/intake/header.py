@@ -154,11 +154,7 @@ def header_at_a_glance(
 
 
 def check_decode_bytes(decode_bytes: int, limits: Limits) -> None:
-    """Refuse an image whose decode takes too much by its estimate.
-
-    Raises:
-        Rejected: decode-memory.
-    """
+    """Refuse an image whose decode takes too much by its estimate. Raises Rejected: decode-memory."""
     if decode_bytes > limits.decode_bytes:
         detail = f"decoding takes up to {decode_bytes} bytes, at most {limits.decode_bytes} are allowed"
         raise Rejected("decode", "decode-memory", detail)

@@ -81,11 +81,7 @@ class Columns:
 
 
 def columns_of(bundle: Bundle, *, exclusive: bool = False, subset: Sequence[int] | None = None) -> Columns:
-    """The columns of a bundle's network.
-
-    Raises:
-        Misconfigured: its options `added`, `own` and `rooted` can't be.
-    """
+    """The columns of a bundle's network. Raises Misconfigured: its options `added`, `own` and `rooted` can't be."""
     options, total = bundle.manifest.options, bundle.manifest.labels
     added, own, roots = options.get("added", []), options.get("own", total), options.get("rooted", [])
     ids = [each for each in added if isinstance(each, int) and 0 <= each < total] if isinstance(added, list) else []

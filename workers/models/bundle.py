@@ -283,11 +283,7 @@ def pinned(bundle: Bundle, digest: str, setting: str) -> Bundle:
 
 
 def require_pinned(bundle: Bundle, digest: str, setting: str) -> None:
-    """As `pinned`, by the manifest only: the files are not read.
-
-    Raises:
-        Misconfigured: it is another bundle.
-    """
+    """As `pinned`, by the manifest only: the files are not read. Raises Misconfigured: it is another bundle."""
     if digest and bundle.digest != digest:
         raise Misconfigured(
             f"{bundle.folder} has the digest {bundle.digest}, and {setting} wants {digest}: "
@@ -449,10 +445,7 @@ def _lines(path: Path) -> tuple[str, ...]:
 
 
 def _read_parents(path: Path) -> Sequence[Sequence[str]]:
-    """
-    Raises:
-        Misconfigured: it is something else than a few names for each label.
-    """
+    """Raises Misconfigured: it is something else than a few names for each label."""
     try:
         return _PARENTS.validate_json(content_of(path, _MAX_FILE_BYTES))
     except ValidationError as error:
@@ -500,11 +493,7 @@ def _write_golden(path: Path, golden: Golden) -> None:
 
 
 def _read_golden(path: Path, side: int) -> Golden:
-    """Golden answers to images of this side.
-
-    Raises:
-        Misconfigured: not images of this side.
-    """
+    """Golden answers to images of this side. Raises Misconfigured: not images of this side."""
     from safetensors import safe_open
 
     with reading_safetensors(path), safe_open(path, framework="numpy") as file:

@@ -209,10 +209,7 @@ class Device:
 
 
 def require_cuda() -> None:
-    """
-    Raises:
-        Misconfigured: torch finds no CUDA device.
-    """
+    """Raises Misconfigured: torch finds no CUDA device."""
     if not torch.cuda.is_available():
         raise Misconfigured("TAGSTREAM_DEVICE is cuda, but torch finds no CUDA device; check the driver, or set cpu.")
 

@@ -220,11 +220,7 @@ class Compiled:
 
 
 def try_out(where: torch.device, compile_with: Compile = inductor) -> None:
-    """Compile something small, and run it.
-
-    Raises:
-        Misconfigured: that does not work here; says why.
-    """
+    """Compile something small, and run it. Raises Misconfigured: that does not work here; says why."""
     try:
         found = compile_with(lambda x: x.exp() + 1)(torch.zeros(8, device=where))
     except Exception as error:

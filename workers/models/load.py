@@ -168,11 +168,7 @@ def with_golden(bundle: Bundle, use: str, model: Model) -> Agreement | None:
 
 
 def uses_of(bundle: Bundle) -> list[str]:
-    """The uses of a bundle's model.
-
-    Raises:
-        Misconfigured: nothing here knows the bundle's kind.
-    """
+    """The uses of a bundle's model. Raises Misconfigured: nothing here knows the bundle's kind."""
     module = _module(bundle.manifest.kind)
     offered: Callable[[Bundle], Collection[str]] = getattr(module, "uses_of", lambda _: USES)
     of_this = offered(bundle)

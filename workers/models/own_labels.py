@@ -39,10 +39,7 @@ _AT_ONCE: Final = 1024
 
 
 def require_takes_labels(bundle: Bundle) -> None:
-    """
-    Raises:
-        Misconfigured: a bundle whose labels are learnt one by one.
-    """
+    """Raises Misconfigured: a bundle whose labels are learnt one by one."""
     if _space(bundle) is None:
         raise Misconfigured(
             f"{bundle.folder} is a bundle of the kind {bundle.manifest.kind!r}, whose labels are learnt one by one; "

@@ -136,11 +136,7 @@ class TorchTagger:
             return list(torch.cat(pieces).float().cpu().numpy()) if pieces else []
 
     def features(self, images: Sequence[Pixels]) -> Sequence[NDArray[np.float32]]:
-        """One row an image: the input of a layer of added labels.
-
-        Raises:
-            Misconfigured: the network has no features.
-        """
+        """One row an image: the input of a layer of added labels. Raises Misconfigured: the network has no features."""
         if self._features is None:
             raise Misconfigured(f"{self.name} gives no features of its images, so no labels can be added to it.")
         with self._device.run():

@@ -95,10 +95,7 @@ class Ceiling:
         self._run = 0
 
     def note(self, blamed: bool) -> None:
-        """
-        Raises:
-            Broken: too many images were rejected.
-        """
+        """Raises Broken: too many images were rejected."""
         self._last.append(blamed)
         self._run = self._run + 1 if blamed else 0
         full = len(self._last) == self._last.maxlen
@@ -119,11 +116,7 @@ class Annotator:
         self._essential = {role.name for role in roles.models if role.essential}
 
     def annotate(self, attempts: Sequence[Attempt]) -> None:
-        """Fill in the answers and failures of each attempt.
-
-        Raises:
-            Broken: the device is broken.
-        """
+        """Fill in the answers and failures of each attempt. Raises Broken: the device is broken."""
         tasks = _tasks(attempts)
         with tracing.batch([task.span for task in tasks]) as span:
             if span is not None and span.is_recording():

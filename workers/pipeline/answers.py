@@ -49,11 +49,7 @@ def scores_of(tagger: Tagger, raw: Any) -> LabelScores:
 
 
 def caption_of(captioner: Captioner, raw: Any) -> Caption:
-    """Postprocess a captioner's answer and check it.
-
-    Raises:
-        Broken: the answer is not a caption.
-    """
+    """Postprocess a captioner's answer and check it. Raises Broken: the answer is not a caption."""
     answer: object = captioner.postprocess(raw)
     if not isinstance(answer, Caption):
         raise _mistake(captioner, f"returned a {type(answer).__name__} for a caption")

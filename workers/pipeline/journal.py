@@ -205,11 +205,7 @@ def _line(mark: str, image: Coordinates) -> bytes:
 
 
 def _content(path: Path) -> bytes:
-    """The content of the file; empty if it is missing or foreign.
-
-    Raises:
-        OSError: our file can't be read.
-    """
+    """The content of the file; empty if it is missing or foreign. Raises OSError: our file can't be read."""
     try:
         # O_NONBLOCK: without it, opening a pipe would wait for a writer.
         file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)

@@ -78,11 +78,7 @@ class StoredOutcome(NamedTuple):
 
 
 def read_document(value: bytes) -> dict[str, Any]:
-    """A record's JSON object, unchecked.
-
-    Raises:
-        ValueError: it is something else.
-    """
+    """A record's JSON object, unchecked. Raises ValueError: it is something else."""
     document = orjson.loads(value)
     if not isinstance(document, dict):
         raise ValueError("no JSON object")
@@ -90,11 +86,7 @@ def read_document(value: bytes) -> dict[str, Any]:
 
 
 def order_in(document: Fields) -> Order:
-    """The order of an enriched image or retraction within its subject.
-
-    Raises:
-        ValueError: the version is invalid.
-    """
+    """The order of an enriched image or retraction within its subject. Raises ValueError: the version is invalid."""
     version, gone = document.get("version"), document["schema"] == "image-retraction/1"
     if version is not None and not (type(version) is int and 0 <= version <= VERSION_MAX):
         raise ValueError("its version is no whole number")

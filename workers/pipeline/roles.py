@@ -126,19 +126,11 @@ class ModelRole(Role, Result, Protocol):
         ...
 
     def self_test(self, attempt: Attempt) -> None:
-        """Run the model on its self-test image, with this attempt's options.
-
-        Raises:
-            Exception: the device is broken.
-        """
+        """Run the model on its self-test image, with this attempt's options. Raises Exception: the device is broken."""
         ...
 
     def check_self_test(self, answer: Any) -> None:
-        """Check the raw answer for the self-test image.
-
-        Raises:
-            ValueError, Broken: the answer is wrong.
-        """
+        """Check the raw answer for the self-test image. Raises ValueError, Broken: the answer is wrong."""
         ...
 
 

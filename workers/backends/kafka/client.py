@@ -107,10 +107,7 @@ def no_such_topic(*topics: str) -> Misconfigured:
 
 
 def require_among(known: Iterable[str], topics: Iterable[str]) -> None:
-    """
-    Raises:
-        Misconfigured: the cluster lacks some of these topics; the text names all of them.
-    """
+    """Raises Misconfigured: the cluster lacks some of these topics; the text names all of them."""
     there = set(known)
     if missing := [topic for topic in dict.fromkeys(topics) if topic not in there]:
         raise no_such_topic(*missing)
@@ -123,11 +120,7 @@ def passing(error: kafka_errors.KafkaError) -> bool:
 
 @contextmanager
 def mapped(doing: str) -> Iterator[None]:
-    """Let no exception of kafka-python through.
-
-    Raises:
-        Misconfigured, Unavailable, Broken: see `translated`.
-    """
+    """Let no exception of kafka-python through. Raises Misconfigured, Unavailable, Broken: see `translated`."""
     try:
         yield
     except kafka_errors.KafkaError as error:

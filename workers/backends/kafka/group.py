@@ -112,10 +112,7 @@ def _patiently(ask: Callable[[], Answer]) -> Answer:
 
 
 def _partitions(client: Any, topics: Sequence[str]) -> list[TopicPartition]:
-    """
-    Raises:
-        Misconfigured: a topic does not exist.
-    """
+    """Raises Misconfigured: a topic does not exist."""
     require_among(client.list_topics(), topics)
     return sorted(
         TopicPartition(told["name"], partition["partition_index"])

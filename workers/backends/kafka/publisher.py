@@ -87,10 +87,7 @@ def cause_of(error: BaseException) -> str:
 
 
 def _require_allowed(error: kafka_errors.KafkaError) -> None:
-    """
-    Raises:
-        Misconfigured: no try can help, because an ACL forbids it.
-    """
+    """Raises Misconfigured: no try can help, because an ACL forbids it."""
     if cause_of(error) == "authorization":
         raise Misconfigured(
             f"the brokers deny publishing ({error}): grant Write on the output topics, Read on the group"
@@ -276,11 +273,7 @@ class KafkaPublisher:
         self._limits.update(found)
 
     def _make_producer(self, timeout_s: float) -> Any:
-        """A producer that can publish; with transactions, it ended the id's open one.
-
-        Raises:
-            Unavailable: not now.
-        """
+        """A producer that can publish; with transactions, it ended the id's open one. Raises Unavailable: not now."""
         limits = self.max_message_bytes.values()
         settings: dict[str, Any] = {}
         if self._transactional:
@@ -351,11 +344,7 @@ class KafkaPublisher:
             self._tell_lost(assignment, None)
 
     def _note_unanswered(self, assignment: Assignment, error: kafka_errors.KafkaError) -> None:
-        """Find out by its age whether a pending transaction never ends.
-
-        Raises:
-            Misconfigured: we may not ask.
-        """
+        """Find out by its age whether a pending transaction never ends. Raises Misconfigured: we may not ask."""
         told = translated(f"asking for the offsets of {self._group!r}", error)
         if not isinstance(told, Unavailable):
             raise told from error

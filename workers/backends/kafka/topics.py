@@ -137,11 +137,7 @@ def require_topics(servers: str, topics: Sequence[str], *, security: Security | 
 def max_message_bytes(
     servers: str, topics: Sequence[str], *, security: Security | None = None, connect_timeout_s: float = 30.0
 ) -> dict[str, int]:
-    """The largest record batch that each topic takes.
-
-    Raises:
-        Misconfigured: one of them does not exist.
-    """
+    """The largest record batch that each topic takes. Raises Misconfigured: one of them does not exist."""
     with admin(servers, security or {}, timeout_s=connect_timeout_s) as client:
         require_among(client.list_topics(), topics)
         return {topic: _max_message_bytes(client, topic) for topic in topics}
@@ -166,11 +162,7 @@ def _settings(client: Any, topic: str, names: Sequence[str]) -> dict[str, str]:
 
 
 def numbers(consumer: Any, topic: str) -> list[int]:
-    """The numbers of a topic's partitions.
-
-    Raises:
-        Misconfigured: no such topic.
-    """
+    """The numbers of a topic's partitions. Raises Misconfigured: no such topic."""
     known = consumer.partitions_for_topic(topic)
     if not known:
         raise no_such_topic(topic)
@@ -178,10 +170,7 @@ def numbers(consumer: Any, topic: str) -> list[int]:
 
 
 def partitions_of(consumer: Any, topics: Sequence[str]) -> list[TopicPartition]:
-    """
-    Raises:
-        Misconfigured: one of the topics does not exist.
-    """
+    """Raises Misconfigured: one of the topics does not exist."""
     return [TopicPartition(topic, number) for topic in topics for number in numbers(consumer, topic)]
 
 

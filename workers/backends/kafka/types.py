@@ -63,10 +63,7 @@ def out_of_range(partition: Partition, offset: int, first: int, end: int) -> str
 
 
 def check_sendable(messages: Iterable[Message], max_message_bytes: Mapping[str, int]) -> None:
-    """
-    Raises:
-        ValueError: a message that no publisher can send; its maker must know better.
-    """
+    """Raises ValueError: a message that no publisher can send; its maker must know better."""
     for message in messages:
         if message.topic not in max_message_bytes:
             raise ValueError(f"{message.topic!r} is not one of the output topics")
@@ -95,11 +92,7 @@ class FencingDetector:
         self._initialised_after_fence: float | None = None
 
     def note(self, cause: str) -> None:
-        """A transaction failed for this cause.
-
-        Raises:
-            Broken: the id is not ours alone.
-        """
+        """A transaction failed for this cause. Raises Broken: the id is not ours alone."""
         self.fenced = cause == "fenced"
         since = self._initialised_after_fence
         if self.fenced and since is not None and self._now() - since < self._transaction_timeout_s:

@@ -33,11 +33,7 @@ class Essence:
 
 
 def at_most(most: int, found: int, things: str) -> None:
-    """Refuse a file that has more of something than any honest one.
-
-    Raises:
-        Rejected: too-complex.
-    """
+    """Refuse a file that has more of something than any honest one. Raises Rejected: too-complex."""
     if found > most:
         raise Rejected("decode", "too-complex", f"{found} {things}, at most {most} are read")
 

@@ -141,11 +141,7 @@ def plain_jpeg(body: bytes) -> PlainJpeg | None:
 
 
 def _frame(body: bytes, at: int) -> _Frame:
-    """The frame header at this place.
-
-    Raises:
-        Rejected: broken-image.
-    """
+    """The frame header at this place. Raises Rejected: broken-image."""
     bits, height, width, components = struct.unpack_from(">BHHB", body, at + 4)
     factors = body[at + 11 : at + 10 + 3 * components : 3]
     sampled = tuple([(factor >> 4, factor & 15) for factor in factors])

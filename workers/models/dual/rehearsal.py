@@ -25,11 +25,7 @@ SIZES: Final[Mapping[Kind, DualConfig]] = {"siglip": _SIGLIP, "clip": replace(_S
 
 
 def write_checkpoint(kind: Kind, weights: Path, tokenizer: Path, seed: int) -> None:
-    """Write both files that `models import` reads.
-
-    Raises:
-        Misconfigured: the disk is full.
-    """
+    """Write both files that `models import` reads. Raises Misconfigured: the disk is full."""
     from safetensors.torch import save_file
 
     with disk_faults(weights):

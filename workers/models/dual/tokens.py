@@ -32,11 +32,7 @@ ANSWER_S: Final = 60.0
 
 
 class _Cutter:
-    """A tokenizer in a child process; it ends with this object.
-
-    Raises:
-        Misconfigured: it is no tokenizer.
-    """
+    """A tokenizer in a child process; it ends with this object. Raises Misconfigured: it is no tokenizer."""
 
     def __init__(self, content: bytes, special: Sequence[str], where: Path) -> None:
         self._where = where

@@ -153,11 +153,7 @@ class RamTagger(TorchTagger):
         return [_columns(subset, *rows[place]) for place, subset in enumerate(subsets)]
 
     def postprocess(self, raw: NDArray[np.float32] | SubsetLogits) -> LabelScores:
-        """Scores above the floor, of (labels,) logits or of a subset's.
-
-        Raises:
-            ValueError: a logit is not finite.
-        """
+        """Scores above the floor, of (labels,) logits or of a subset's. Raises ValueError: a logit is not finite."""
         return (
             self._above_floor(raw.ids, self._scores(raw.logits))
             if isinstance(raw, SubsetLogits)

@@ -243,11 +243,7 @@ def has_alignment(bundle: Bundle) -> bool:
 
 
 def read_part(bundle: Bundle) -> AlignmentPart:
-    """The alignment part of a bundle, all its bytes checked.
-
-    Raises:
-        Misconfigured: as `load_alignment`.
-    """
+    """The alignment part of a bundle, all its bytes checked. Raises Misconfigured: as `load_alignment`."""
     config = from_json(bundle.manifest.kind, bundle.manifest.architecture) if has_alignment(bundle) else None
     if not isinstance(config, Tag2TextConfig):
         raise Misconfigured(

@@ -144,11 +144,7 @@ def to_json(config: AnyConfig) -> dict[str, Any]:
 
 
 def from_json(kind: str, document: Mapping[str, Any]) -> AnyConfig:
-    """Read what `to_json` wrote.
-
-    Raises:
-        Misconfigured: another kind, or a size that is missing or is no number.
-    """
+    """Read what `to_json` wrote. Raises Misconfigured: another kind, or a size that is missing or is no number."""
     if kind not in PUBLISHED:
         raise Misconfigured(f"{kind!r} is no bundle of RAM, RAM++ or Tag2Text; those are {', '.join(PUBLISHED)}.")
     try:

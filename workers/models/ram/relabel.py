@@ -77,10 +77,7 @@ def with_matrix(
 
 
 def _require_open(bundle: Bundle) -> None:
-    """
-    Raises:
-        Misconfigured: the bundle's labels are learnt one by one.
-    """
+    """Raises Misconfigured: the bundle's labels are learnt one by one."""
     kind = PUBLISHED.get(bundle.manifest.kind)
     if kind is None or not kind.facts.clip:
         raise Misconfigured(

@@ -59,10 +59,7 @@ class Batch:
 
     @classmethod
     def of(cls, data: memoryview) -> Self:
-        """
-        Raises:
-            Malformed: the data have no head, or one of a format without batches.
-        """
+        """Raises Malformed: the data have no head, or one of a format without batches."""
         if len(data) > _MAGIC_AT and data[_MAGIC_AT] < 2:
             raise Malformed(
                 f"the message format v{data[_MAGIC_AT]}, from before Kafka 0.11, can't be read. Set the group's offset"
@@ -184,10 +181,7 @@ class _Cursor:
         return self._at == len(self._body)
 
     def record(self, head: Head, partition: Partition) -> ReadRecord:
-        """
-        Raises:
-            Malformed: no valid record follows.
-        """
+        """Raises Malformed: no valid record follows."""
         try:
             return self._record(head, partition)
         except IndexError:
