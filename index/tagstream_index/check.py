@@ -5,7 +5,6 @@ The topic is merged into temporary tables, as `run` merges it.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -20,18 +19,14 @@ from tagstream_index.loading import Loader
 from tagstream_index.merge import NO_ID, STAGING, TIME, Spaces, of
 from tagstream_index.outcomes import CONTENT, HEAD, Row
 from tagstream_index.settings import IndexSettings
-from workers.assembly.clients import security, servers
 from workers.assembly.progress import Counting, uncounted
-from workers.assembly.topic_reading import Foreign, drain, read_topic
+from workers.assembly.topic_reading import read_topic
 from workers.assembly.topics import state_of
-from workers.backends.kafka import between, extents
 from workers.errors import Broken, Unavailable
 from workers.types import Partition, ReadRecord
 
 SHOWN: Final = 100
 """Most subjects that are named."""
-_PLACES: Final = 10
-"""Random places per partition, at which a sample is read."""
 
 _COLUMNS: Final = (*HEAD, *CONTENT)
 _TABLES: Final = """
@@ -92,12 +87,10 @@ class Check:
     """Compares the tables with the topic, up to the indexed offsets.
 
     Args:
-        sample: how many records are compared, about; None: everything.
         note: gets sentences about records that are no outcomes.
     """
 
     settings: IndexSettings
-    sample: int | None
     counting: Counting = uncounted
     note: Callable[[str], object] = str
 
@@ -106,10 +99,7 @@ class Check:
         self._vectors: set[int] = set()
 
     def run(self) -> dict[str, Any]:
-        """Read and compare.
-
-        Returns:
-            What `--json` prints.
+        """Read and compare; returns what `--json` prints.
 
         Raises:
             Misconfigured: no tables of this version, or no such topic.
@@ -122,8 +112,7 @@ class Check:
             self._execute(_TABLES)
             before = self._indexed(state.id)
             loader = self._loader()
-            if self.sample is None:
-                self._read(loader, {}, before)
+            self._read(loader, {}, before)
             self._connection.isolation_level = IsolationLevel.REPEATABLE_READ
             with self._connection.transaction():
                 # In this snapshot the tables are at these offsets.
@@ -131,9 +120,7 @@ class Check:
                 beside, loader.spaces = loader.spaces.beside, self._spaces()
                 if loader.spaces.beside != beside:
                     raise Unavailable("postgresql", "the tables were swapped meanwhile", advice="Check again.")
-                if self.sample is not None:
-                    self._draw(loader, indexed, self.sample)
-                elif indexed != before:
+                if indexed != before:
                     self._read(loader, before, indexed)
                 return self._compare(loader.records, compacted=state.settings.get("cleanup.policy") == "compact")
 
@@ -179,24 +166,9 @@ class Check:
             self.note(line)
         loader.finish()
 
-    def _draw(self, loader: Loader, indexed: Mapping[Partition, int], count: int) -> None:
-        """Read about `count` records, at random places."""
-        address, login = servers(self.settings), security(self.settings)
-        reach = extents(address, [self._topic], security=login)
-        each = -(-count // (_PLACES * max(1, len(indexed))))
-        for _ in range(_PLACES if indexed else 0):
-            spans = {}
-            for place, end in indexed.items():
-                begin = min(reach[place].begin, end)
-                first = random.randint(begin, max(begin, end - each))
-                spans[place] = first, min(end, first + each)
-            with between(address, spans, security=login) as reading:
-                drain(reading, f"offsets of {self._topic}", Foreign().taking(loader.take), counting=self.counting)
-        loader.finish()
-
     def _compare(self, records: int, *, compacted: bool) -> dict[str, Any]:
         alone = self._connection.execute("select from progress where topic <> %s limit 1", (self._topic,)).rowcount == 0
-        whole = self.sample is None and compacted and alone
+        whole = compacted and alone
         values = {"whole": whole, "columns": list(_COLUMNS)}
         self._execute(_IMAGES_DIFFER, values)
         for number in self._vectors:
@@ -219,18 +191,13 @@ class Check:
         }
 
 
-def lines(report: Mapping[str, Any], *, every: bool) -> Iterator[str]:
-    """The report for people.
-
-    Args:
-        every: all of the topic was compared.
-    """
+def lines(report: Mapping[str, Any]) -> Iterator[str]:
+    """The report for people."""
     for each in report["subjects"]:
         yield f"{each['subject']}: {', '.join(each['fields'])}"
     if (more := report["differing"] - len(report["subjects"])) > 0:
         yield f"… and {more:,} more"
     yield from left_out.lines(report["left_out"])
-    unexplained = every and not report["rows_explained"]
-    told = ". Rows without a record were left out: the topic may lack outcomes" if unexplained else ""
+    told = "" if report["rows_explained"] else ". Rows without a record were left out: the topic may lack outcomes"
     compared = f"{report['compared']:,} of {counted(report['records'], 'record')} of {report['topic']}"
     yield f"{counted(report['differing'], 'image differs', 'images differ')}; compared: {compared}{told}"

@@ -143,27 +143,23 @@ def rebuild(
 
 
 @app.command("check")
-def check(
-    sample: Annotated[int, typer.Option(metavar="N", min=1, help="Compare about N records, at random places.")] = 1_000,
-    every: Annotated[bool, typer.Option("--all", help="Compare all of the topic, and all rows.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="The report as JSON.")] = False,
-) -> None:
+def check(as_json: Annotated[bool, typer.Option("--json", help="The report as JSON.")] = False) -> None:
     """Compare the tables with the enriched topic.
 
     Exits with 1 if they differ. Ignores records that are not indexed yet, and the history. Needs the right to make
-    temporary tables; with --all they hold a copy of the index.
+    temporary tables, which hold a copy of the index.
 
-    [dim]Everything:[/]  tagstream index check --all
+    [dim]For a program:[/]  tagstream index check --json
     """
     from tagstream_index.check import Check, lines
     from tagstream_index.settings import IndexSettings
 
     settings = needed_of(IndexSettings, "kafka_servers", "index_dsn")
-    report = Check(settings, None if every else sample, terminal.counting, terminal.note).run()
+    report = Check(settings, terminal.counting, terminal.note).run()
     if as_json:
         terminal.show_json(report)
     else:
-        for line in lines(report, every=every):
+        for line in lines(report):
             terminal.say(line)
     if report["differing"]:
         raise typer.Exit(FOUND)

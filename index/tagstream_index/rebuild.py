@@ -85,10 +85,7 @@ class Rebuild:
         self._unread = 0
 
     def run(self) -> dict[str, Any]:
-        """Build and swap.
-
-        Returns:
-            What `--json` prints.
+        """Build and swap; returns what `--json` prints.
 
         Raises:
             Misconfigured: no tables, the topic is not compacted, another rebuild runs, or views depend on the tables.

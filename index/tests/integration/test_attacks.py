@@ -12,7 +12,7 @@ from index.tests.support import Said, enriched, held, vector_of, with_tables, wr
 from index.tests.world import World, in_process, rows_are, turned
 from tagstream_index import Embedding, Query, connected, left_out, search
 from tagstream_index.check import Check
-from tagstream_index.database import Connection, connect, grant_reading, init
+from tagstream_index.database import Connection, grant_reading, init
 from tagstream_index.merge import MOST_SPACES, STAGING
 from tagstream_index.page import finding
 from tagstream_index.rebuild import Rebuild
@@ -48,7 +48,7 @@ def test_check_names_the_row_that_is_passed_over_and_status_tells_no_such_time(w
     assert world.command("run", "--until-idle", "1").returncode == 0
     world.tables.execute("update image set last_modified = '10000-01-01' where key = 'bad.jpg'")
     world.tables.execute("update progress set record_at = '0044-03-15 BC'")
-    (named,) = Check(world.settings, 10).run()["subjects"]
+    (named,) = Check(world.settings).run()["subjects"]
     assert named == {"subject": "photos/bad.jpg", "fields": ["last_modified", "last_modified can't be read"]}
     said = world.command("status", "--json")
     assert said.returncode == 0, said.stderr
@@ -99,7 +99,7 @@ def test_a_left_out_record_is_listed_by_its_place_and_a_reason_without_names(com
     ]
     assert not any(secret in str(reasons) for secret in ("Jane", "photos/", "other"))
     places = {(each["partition"], each["offset"]) for each in status}
-    read = Check(compacted.settings, None).run()["left_out"]
+    read = Check(compacted.settings).run()["left_out"]
     assert {(each["partition"], each["offset"]) for each in read} == places
     assert "left out: partition" in compacted.command("status").stdout
     assert "left out: partition" in compacted.command("check").stdout
@@ -178,7 +178,7 @@ def test_a_readers_rights_outlive_migrations_and_rebuilds_by_another_role(compac
         grant_reading(tables, schema, page)
         tables.execute("drop table left_out; delete from migration where number = 4")
         tables.execute("alter table space drop column made_at")
-        with closing(connect(by_all)) as connection:
+        with closing(connected(by_all, made=False)) as connection:
             assert init(connection, schema, None) == [4]
     compacted.publish([enriched("0", vector=vector_of(0), space="s0")])
     assert Rebuild(by_all, partial=False).run()["images"] == 1

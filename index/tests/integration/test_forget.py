@@ -71,7 +71,7 @@ def test_the_name_goes_from_all_tables_and_late_records_of_it_still_lose(compact
     compacted.publish([enriched("secret", 4), enriched("secret", 6)])
     indexed(compacted, indexer)  # the retraction too
     assert held(compacted.tables) == before
-    assert Check(compacted.settings, None).run()["differing"] == 0
+    assert Check(compacted.settings).run()["differing"] == 0
     Rebuild(compacted.settings, partial=False).run()
     assert held(compacted.tables) == before
     assert "secret" not in everything(compacted)

@@ -14,7 +14,7 @@ import pytest
 from index.tests.support import enriched, expected, held, lost_and_kept, retraction, settings_of, story, with_tables
 from index.tests.world import World, in_process, rows_are, turned
 from tagstream_index.check import Check
-from tagstream_index.database import connect, connected
+from tagstream_index.database import connected
 from tagstream_index.indexer import forget_removed
 from tagstream_index.settings import FOR_EVER
 from tagstream_testing.local.apache_kafka import ApacheKafka
@@ -104,7 +104,7 @@ def kill_and_move(compacted: World) -> None:
     compacted.reconnect()
     first.kill()
     eventually(rows_are(compacted, told), timeout_s=100, why=lambda: second.log_tail(40))
-    report = Check(compacted.settings, None).run()
+    report = Check(compacted.settings).run()
     assert (report["differing"], report["rows_explained"]) == (0, True)
 
 
@@ -124,7 +124,7 @@ def test_a_database_that_is_away_is_waited_for_in_bounded_memory(world: World, t
         assert kilobytes * 1024 < 400 * MIB
         own.start()
         eventually(indexer.is_ready)
-        with closing(connect(settings)) as tables:
+        with closing(connected(settings, made=False)) as tables:
             eventually(lambda: tables.execute("select count(*) from image").fetchone() == (len(told),), timeout_s=60)
 
 

@@ -52,4 +52,4 @@ def test_earlier_tables_are_migrated_searched_written_and_rebuilt(compacted: Wor
             (b64decode(each["key"]), b64decode(each["value"])) for each in lines if each["is"] == "images.enriched"
         )
     assert Rebuild(settings, partial=False).run()["images"] == 4
-    assert Check(settings, None).run()["differing"] == 0
+    assert Check(settings).run()["differing"] == 0

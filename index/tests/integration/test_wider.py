@@ -95,7 +95,7 @@ def test_a_rebuild_reads_them_anew_and_a_check_leaves_them_alone(compacted: Worl
     tables = compacted.reconnect()
     assert {*told(tables)} == {"beagle", "hound", "dog", "animal"}
     tables.execute("delete from wider")
-    assert Check(compacted.settings, None).run()["compared"] == 1
+    assert Check(compacted.settings).run()["compared"] == 1
     assert told(tables) == {}
 
 
