@@ -42,12 +42,12 @@ def init(
     [dim]For captions in German:[/]     tagstream index init --language german
     [dim]Let the page's role read:[/]  tagstream index init --reader page
     """
-    from tagstream_index.database import CALL_S, connect, grant_reading, mapped
+    from tagstream_index.database import CALL_S, connected, grant_reading, mapped
     from tagstream_index.database import init as make_tables
     from tagstream_index.settings import IndexSettings
 
     settings = needed_of(IndexSettings, "index_dsn")
-    with closing(connect(settings, statement_s=100 * CALL_S)) as connection, mapped():
+    with closing(connected(settings, statement_s=100 * CALL_S, made=False)) as connection, mapped():
         done = make_tables(connection, settings.index_schema, language)
         if reader is not None:
             grant_reading(connection, settings.index_schema, reader)

@@ -61,12 +61,18 @@ def mapped() -> Iterator[None]:
         raise unavailable(error) from error
 
 
-def connect(settings: IndexSettings, *, statement_s: float = CALL_S) -> Connection:
-    """A connection in autocommit mode to the schema TAGSTREAM_INDEX_SCHEMA. Raises as `mapped`.
+def connected(settings: IndexSettings | None = None, *, statement_s: float = CALL_S, made: bool = True) -> Connection:
+    """A connection in autocommit mode to the schema TAGSTREAM_INDEX_SCHEMA.
 
     Args:
+        settings: None: read from the environment.
         statement_s: the server's limit for one statement; 0: no limit.
+        made: require tables of this version.
+
+    Raises:
+        Unavailable, Misconfigured: as `mapped` and `require_tables`.
     """
+    settings = settings or needed_of(IndexSettings, "index_dsn")
     try:
         connection = psycopg.connect(
             settings.index_dsn.get_secret_value(),
@@ -85,26 +91,9 @@ def connect(settings: IndexSettings, *, statement_s: float = CALL_S) -> Connecti
             set_all = "select set_config(name, value, false) from unnest(%s::text[], %s::text[]) as set (name, value)"
             connection.execute(set_all, ([*limits], [*limits.values()]))
             set_json_dumps(orjson.dumps, connection)
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-def connected(settings: IndexSettings | None = None, *, statement_s: float = CALL_S) -> Connection:
-    """A connection to tables of this version.
-
-    Args:
-        settings: None: read from the environment.
-
-    Raises:
-        Unavailable, Misconfigured: as `connect`, and the schema has no tables of this version.
-    """
-    settings = settings or needed_of(IndexSettings, "index_dsn")
-    connection = connect(settings, statement_s=statement_s)
-    try:
-        with limited(connection):
-            require_tables(connection, settings.index_schema)
+        if made:
+            with limited(connection):
+                require_tables(connection, settings.index_schema)
     except BaseException:
         connection.close()
         raise
@@ -153,17 +142,10 @@ def require_tables(connection: Connection, schema: str) -> None:
     if connection.execute("select to_regclass('migration')").fetchone() == (None,):
         raise Misconfigured(f"the schema {schema!r} has no tables of the index: run `tagstream index init`")
     (there,) = connection.execute("select max(number) from migration").fetchone() or (None,)
-    newest = migrations()[-1][0]
-    if there is None or there < newest:
-        raise Misconfigured(
-            f"the tables in the schema {schema!r} are of version {there}, and {newest} is needed: "
-            "run `tagstream index init`"
-        )
-    if there > newest:
-        raise Misconfigured(
-            f"the tables in the schema {schema!r} are of version {there}, and this program knows {newest}: "
-            "run the newer version of tagstream"
-        )
+    if (there or 0) != (newest := migrations()[-1][0]):
+        remedy = "`tagstream index init`" if (there or 0) < newest else "the newer version of tagstream"
+        wrong = f"the tables in the schema {schema!r} are of version {there}, and this program knows {newest}"
+        raise Misconfigured(f"{wrong}: run {remedy}")
     register_vector(connection)
 
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 import psycopg
 from psycopg import sql
 
-from tagstream_index.database import LOCK, become_owner, connect, init, mapped, require_tables
+from tagstream_index.database import LOCK, become_owner, connected, init, mapped, require_tables
 from tagstream_index.loading import Loader
 from tagstream_index.merge import BELIEVED, NO_ID, STAGING, TIME, Spaces, merge_staged, of
 from tagstream_index.outcomes import HEAD
@@ -94,7 +94,7 @@ class Rebuild:
         """
         began = time.monotonic()
         state = state_of(self.settings, self._topic)
-        with closing(connect(self.settings, statement_s=0)) as self._connection, mapped():
+        with closing(connected(self.settings, statement_s=0, made=False)) as self._connection, mapped():
             language = self._allowed(compacted=state.settings.get("cleanup.policy") == "compact")
             indexes = self._make(language)
             loader = Loader(Spaces(self._connection, indexed=False))
@@ -122,7 +122,7 @@ class Rebuild:
         """The numbers that `run` would read and replace; changes nothing. Raises as `run`."""
         state = state_of(self.settings, self._topic)
         ends = extents(servers(self.settings), [self._topic], security=security(self.settings))
-        with closing(connect(self.settings)) as self._connection, mapped():
+        with closing(connected(self.settings, made=False)) as self._connection, mapped():
             self._allowed(compacted=state.settings.get("cleanup.policy") == "compact")
             images, gone = self._connection.execute(COUNTS).fetchone() or (0, 0)
         offsets = sum(each.end - each.begin for each in ends.values())

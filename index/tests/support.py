@@ -17,7 +17,7 @@ from schemas.enriched_image import version_key
 from schemas.stored_scores import EMBEDDING_HEADER, SCORES_HEADER, StoredEmbedding
 from schemas.text import Headers
 from schemas.version import microseconds
-from tagstream_index.database import Connection, connect, connected, init
+from tagstream_index.database import Connection, connected, init
 from tagstream_index.merge import STAGING, Spaces, merge, serialise_versions
 from tagstream_index.outcomes import Row, read_row
 from tagstream_index.settings import IndexSettings
@@ -283,7 +283,7 @@ def settings_of(server: PostgreSQL, schema: str, **others: Any) -> IndexSettings
 
 def with_tables(settings: IndexSettings, language: str | None = None) -> Connection:
     """A connection to new tables, ready to merge."""
-    with closing(connect(settings)) as first:
+    with closing(connected(settings, made=False)) as first:
         init(first, settings.index_schema, language)
     connection = connected(settings)
     connection.execute(STAGING)

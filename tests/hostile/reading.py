@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from tagstream_index.database import connect
+from tagstream_index.database import connected
 from tagstream_index.settings import IndexSettings
 from tagstream_testing.local.demo_retag import PLAN, tagstream
 from tagstream_testing.local.demo_search import IndexProcess, PageProcess
@@ -154,7 +154,7 @@ class Reading:
                 self.page_s.append(time.monotonic() - started)
 
     def _read_rows(self) -> None:
-        with closing(connect(self._settings)) as tables:
+        with closing(connected(self._settings, made=False)) as tables:
             text = "select key, last_modified from image where key like 'good-%' and not gone"
             before = {key for key, _ in tables.execute(text)}
             while not self._ended.wait(0.2):

@@ -23,7 +23,7 @@ from index.tests.support import (
     written,
 )
 from tagstream_index import database
-from tagstream_index.database import Connection, connect, init, limited, migrations, require_tables
+from tagstream_index.database import Connection, connected, init, limited, migrations, require_tables
 from tagstream_index.merge import MOST_SPACES, Move, Moved, Spaces, advance, merge, serialise_versions
 from tagstream_index.settings import IndexSettings
 from tagstream_testing.local.postgresql import PostgreSQL
@@ -54,7 +54,7 @@ def one(connection: Connection, query: str) -> object:
 
 
 def test_tables_are_made_once_with_the_language_that_was_chosen(settings: IndexSettings) -> None:
-    with closing(connect(settings)) as connection:
+    with closing(connected(settings, made=False)) as connection:
         with pytest.raises(Misconfigured, match="tagstream index init"):
             require_tables(connection, settings.index_schema)
         with pytest.raises(Misconfigured, match=r"no text search configuration 'klingon': .*english"):
@@ -111,7 +111,7 @@ def test_two_who_make_tables_at_once_make_them_once(settings: IndexSettings) -> 
     done: list[list[int]] = []
 
     def make() -> None:
-        with closing(connect(settings)) as connection:
+        with closing(connected(settings, made=False)) as connection:
             done.append(init(connection, settings.index_schema, None))
 
     threads = [threading.Thread(target=make) for _ in range(3)]
@@ -274,7 +274,7 @@ def test_offsets_advance_only_from_the_expected_one_and_of_the_same_topic(tables
 
 
 def test_a_database_that_hangs_is_given_up_in_time(settings: IndexSettings) -> None:
-    with closing(connect(settings)) as connection:
+    with closing(connected(settings, made=False)) as connection:
         backend = connection.info.backend_pid
         os.kill(backend, signal.SIGSTOP)
         started = time.monotonic()
@@ -296,17 +296,17 @@ def test_errors_of_the_database_are_sentences_with_a_remedy(settings: IndexSetti
         (f"{settings.index_dsn.get_secret_value()}_absent", "does not exist"),
     ):
         with pytest.raises(Unavailable, match=says) as away:
-            connect(at(settings, dsn))
+            connected(at(settings, dsn), made=False)
         assert "TAGSTREAM_INDEX_DSN" in away.value.advice
         assert "secret" not in str(away.value)
     with pytest.raises(Misconfigured, match="TAGSTREAM_INDEX_DSN") as unread:
-        connect(at(settings, "postgresql://a:secret@b/c?no_such=1"))
+        connected(at(settings, "postgresql://a:secret@b/c?no_such=1"), made=False)
     assert "secret" not in str(unread.value)
 
 
 def test_a_user_without_rights_gets_a_sentence(settings: IndexSettings) -> None:
     name = settings.index_schema
-    with closing(connect(settings)) as connection:
+    with closing(connected(settings, made=False)) as connection:
         connection.execute(f"create role {name} nosuperuser".encode())
         connection.execute(f"set role {name}".encode())
         with pytest.raises(Misconfigured, match="does not allow"), limited(connection):

@@ -12,7 +12,7 @@ from index.tests.support import enriched, written
 from index.tests.world import World
 from tagstream_index import Embedding, Query, connected, search
 from tagstream_index.check import Check
-from tagstream_index.database import connect, init
+from tagstream_index.database import init
 from tagstream_index.drawing import draw
 from tagstream_index.merge import STAGING
 from tagstream_index.rebuild import Rebuild
@@ -26,7 +26,7 @@ def test_earlier_tables_are_migrated_searched_written_and_rebuilt(compacted: Wor
     settings = compacted.settings.model_copy(update={"index_schema": f"{compacted.settings.index_schema}_old"})
     earlier = (FILES / "tables.sql").read_text().replace("old.", f"{settings.index_schema}.")
     earlier = earlier.replace("SCHEMA old;", f"SCHEMA {settings.index_schema};")
-    with closing(connect(settings)) as connection:
+    with closing(connected(settings, made=False)) as connection:
         connection.execute(earlier.encode())
         connection.execute("update progress set topic = %s", (compacted.topic,))
         assert init(connection, settings.index_schema, None) == [2, 3, 4, 5, 6]

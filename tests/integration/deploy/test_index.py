@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from index.tests.support import settings_of
-from tagstream_index.database import connect
+from tagstream_index.database import connected
 from tagstream_testing.local.apache_kafka import ApacheKafka
 from tagstream_testing.local.postgresql import PostgreSQL
 from tests.fixtures import Unique
@@ -45,5 +45,5 @@ def test_its_containers_make_the_tables_and_the_index_and_write_only_to_tmp(
             command, env={"PATH": os.environ["PATH"], **environment}, capture_output=True, text=True, timeout=100
         )
         assert ran.returncode == 0, ran.stderr
-    with closing(connect(settings_of(postgresql, topic.replace("-", "_")))) as tables:
+    with closing(connected(settings_of(postgresql, topic.replace("-", "_")), made=False)) as tables:
         assert tables.execute("select count(*) from progress").fetchone() == (1,)
