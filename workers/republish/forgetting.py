@@ -95,11 +95,7 @@ class Forgetting(TemporaryTables):
         self._add(record, subject, key, kind, _NO_VERSION if version is None else version)
 
     def take_correction(self, record: ReadRecord) -> None:
-        """Note a record of the corrections topic.
-
-        Raises:
-            ValueError: it is no correction.
-        """
+        """Note a record of the corrections topic. Raises ValueError: it is no correction."""
         subject = _text(record.key) if record.value is None else read_correction(record.value).subject
         if self._chosen.has(subject):
             self._add(record, subject, subject, _TOMBSTONE if record.value is None else _OTHER)

@@ -42,11 +42,7 @@ class Stale(SortedRows):
         self._topic = ""
 
     def take(self, record: ReadRecord) -> None:
-        """Note a record of the enriched topic.
-
-        Raises:
-            ValueError: it is no outcome.
-        """
+        """Note a record of the enriched topic. Raises ValueError: it is no outcome."""
         if record.key is None:
             raise ValueError("no key")
         self._topic = record.topic
@@ -92,11 +88,7 @@ def _behind(group: Iterable[tuple[int, ...]]) -> list[int]:
 
 
 def repeat(record: ReadRecord) -> Message:
-    """A copy of a record whose coordinates name that record.
-
-    Raises:
-        ValueError: readers would refuse it.
-    """
+    """A copy of a record whose coordinates name that record. Raises ValueError: readers would refuse it."""
     headers = tuple([(name, value) for name, value in record.headers if value is not None])
     if record.value is None:
         return Message(record.topic, record.key, None, headers)
