@@ -604,6 +604,9 @@ def test_five_pictures_get_a_tag_at_once(opened: Open, corrected: str) -> None:
     accessible(page)
     page.get_by_role("link", name="Show “holiday”").click()
     expect(page.locator(".tile")).to_have_count(5)
+    page.go_back()
+    page.get_by_role("button", name="Undo").click()
+    expect(page.locator("h1")).to_have_text("Remove “holiday” from 5 pictures?")
 
 
 def test_keys_select_and_all_is_all_of_the_answer(opened: Open, corrected: str) -> None:
