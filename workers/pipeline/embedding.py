@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas import enriched_image
-from schemas.dead_letter import Failure, Reason, Stage
+from schemas.dead_letter import Reason, Stage
 from schemas.options import Options, Want
 from schemas.stored_scores import EMBEDDING_HEADER, StoredEmbedding
 from workers.errors import Misconfigured
@@ -150,25 +150,3 @@ class EmbeddingRole:
     def header(self, image: Annotation) -> tuple[str, bytes] | None:
         found: StoredEmbedding | None = image.results.get(self.name)
         return None if found is None or self.name in image.event.options.want else (EMBEDDING_HEADER, found.encode())
-
-
-class NoEmbedding:
-    """The role of embeddings without a model for them."""
-
-    name: Want = "embedding"
-
-    def __init__(self, tagger: Tagger | None) -> None:
-        self._tagger = "no tagger" if tagger is None else f"the tagger {tagger.name}"
-
-    def needs(self, options: Options) -> frozenset[Want]:
-        return frozenset()
-
-    def refusal(self, image: Annotation) -> Failure | None:
-        if self.name not in image.event.options.want:
-            return None
-        detail = f"this worker runs {self._tagger}, which gives no embeddings; compact, RAM, RAM++ and dual encoders do"
-        index = image.event.index
-        return Failure(index=index, stage=_STAGE, reason=_REASON, detail=detail, want=self.name)
-
-    def render(self, image: Annotation) -> Mapping[str, Any]:
-        return {}

@@ -8,6 +8,7 @@ of the picture, which come with its pixels.
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypedDict
 
 from schemas.dead_letter import Failure, Reason, Stage
@@ -15,10 +16,10 @@ from schemas.options import Options, Want
 from workers.pipeline.annotation import Annotation, OptionRules, option_parts
 from workers.pipeline.cache_entries import result_key
 from workers.pipeline.captioning import Captioning, Template, TemplateCaptioning
-from workers.pipeline.embedding import Embedder, EmbeddingRole, NoEmbedding
+from workers.pipeline.embedding import Embedder, EmbeddingRole
 from workers.pipeline.facts import FactsResult
 from workers.pipeline.published import StoredOutcome
-from workers.pipeline.tagging import NoTags, Tagging
+from workers.pipeline.tagging import Tagging
 from workers.pipeline.task import Attempt
 from workers.ports import Captioner, CorrectionLog, Model, Tagger
 from workers.types import FactsMode
@@ -45,6 +46,31 @@ class Rule(Role, Protocol):
     def refusal(self, image: Annotation) -> Failure | None:
         """The reason why a wanted result is missing, or None."""
         ...
+
+
+@dataclass(slots=True)
+class Absent:
+    """The role of a result that this worker can't give.
+
+    Args:
+        fields: of the output, empty.
+    """
+
+    name: Want
+    why: str
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+    def needs(self, options: Options) -> frozenset[Want]:
+        return frozenset()
+
+    def refusal(self, image: Annotation) -> Failure | None:
+        if self.name not in image.event.options.want:
+            return None
+        index = image.event.index
+        return Failure(index=index, stage="annotate", reason="annotate-failed", detail=self.why, want=self.name)
+
+    def render(self, image: Annotation) -> Mapping[str, Any]:
+        return self.fields
 
 
 class Result(Protocol):
@@ -230,11 +256,16 @@ def make_roles(
     tagger, captioner = models.get("tagger"), models.get("captioner")
     tagging = Tagging(tagger, corrections, keep_scores) if tagger is not None and tagger.labels else None
     made: list[ModelRole] = [tagging] if tagging is not None else []
-    rules: list[Rule] = [NoTags(tagger)] if tagger is not None and tagging is None else []
+    rules: list[Rule] = []
+    if tagger is not None and tagging is None:
+        why = f"the tagger {tagger.name} has no labels; `tagstream models labels` gives it some"
+        rules.append(Absent("tags", why, {"tags": (), "corrections": None}))
     if isinstance(tagger, Embedder):
         made.append(EmbeddingRole(tagger, keep=keep_scores))
     else:
-        rules.append(NoEmbedding(tagger))
+        runs = "no tagger" if tagger is None else f"the tagger {tagger.name}"
+        why = f"this worker runs {runs}, which gives no embeddings; compact, RAM, RAM++ and dual encoders do"
+        rules.append(Absent("embedding", why))
     if captioner is not None:
         made.append(Captioning(captioner, tagging))
     elif template is not None:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from schemas import writing
 from schemas.correction import Word
-from schemas.dead_letter import Failure, Reason, Stage
+from schemas.dead_letter import Reason, Stage
 from schemas.enriched_image import CorrectedTags
 from schemas.options import Options, Want
 from schemas.stored_scores import SCORES_HEADER, PackedScores, encode_pairs
@@ -27,28 +27,6 @@ from workers.types import SCORE_PAIR, LabelScores, Pixels, Subset
 def _scored_labels(image: Annotation, results: Mapping[str, Any]) -> str | None:
     """The option rule for scores: only the labels of a profile change them."""
     return image.profile.subset.digest if image.profile.subset is not None else None
-
-
-class NoTags:
-    """The role of tags with a tagger that has no labels."""
-
-    name: Want = "tags"
-
-    def __init__(self, tagger: Tagger) -> None:
-        self._tagger = tagger
-
-    def needs(self, options: Options) -> frozenset[Want]:
-        return frozenset()
-
-    def refusal(self, image: Annotation) -> Failure | None:
-        if self.name not in image.event.options.want:
-            return None
-        detail = f"the tagger {self._tagger.name} has no labels; `tagstream models labels` gives it some"
-        index = image.event.index
-        return Failure(index=index, stage="annotate", reason="annotate-failed", detail=detail, want=self.name)
-
-    def render(self, image: Annotation) -> Mapping[str, Any]:
-        return {"tags": (), "corrections": None}
 
 
 _OPTION_RULES: OptionRules = {"want": changes_nothing, "guide_tags": changes_nothing, "profile": _scored_labels}
