@@ -89,10 +89,6 @@ class Use:
     agreement: Callable[[Any, Golden], Agreement | None]
 
 
-def _tag(tagger: Tagger, images: Sequence[Pixels]) -> Sequence[Any]:
-    return tagger.forward(images)
-
-
 def _tags_agree(tagger: Tagger, golden: Golden) -> Agreement | None:
     if not golden.outputs.size:
         return None
@@ -113,7 +109,7 @@ def _captions_agree(captioner: Captioner, golden: Golden) -> Agreement | None:
 
 
 USES: Final = {
-    "tagger": Use(_tag, _tags_agree),
+    "tagger": Use(lambda tagger, images: tagger.forward(images), _tags_agree),
     "captioner": Use(_caption, _captions_agree),
 }
 

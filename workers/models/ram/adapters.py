@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
+from schemas.text import first_fault
 from workers.errors import Broken, Misconfigured
 from workers.models.added import pooled
 from workers.models.bundle import Bundle, Golden
@@ -359,18 +360,12 @@ def _tags(tagger: RamTagger, logits: NDArray[np.float32]) -> list[str]:
 
 
 def _decoding(bundle: Bundle) -> CaptionDecoding:
-    given = bundle.manifest.options.get("decoding", {})
-    known = {field.name for field in fields(CaptionDecoding)}
     try:
-        if isinstance(given, dict) and (unknown := sorted(given.keys() - known)):
-            raise ValueError(f"{unknown[0]} is not one of {', '.join(sorted(known))}")
-        return _DECODING.validate_python(given)
+        return _DECODING.validate_python(bundle.manifest.options.get("decoding", {}), extra="forbid")
     except ValidationError as error:
-        first = error.errors()[0]
-        reason = ": ".join([*map(str, first["loc"]), first["msg"]])
-    except ValueError as error:
-        reason = str(error)
-    raise Misconfigured(f"{bundle.folder}: the option `decoding` can't be read: {reason}.")
+        known = ", ".join(field.name for field in fields(CaptionDecoding))
+        why = f"{first_fault(error)}; it has {known}"
+        raise Misconfigured(f"{bundle.folder}: the option `decoding` can't be read: {why}.") from None
 
 
 _DECODING = TypeAdapter(CaptionDecoding)
