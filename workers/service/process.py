@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import NoReturn, Protocol, Self, TextIO
 from urllib.parse import quote
 
@@ -200,13 +200,9 @@ def _log_lines(pipe: int) -> None:
     with open(pipe, "rb") as written:
         while line := written.readline(TEXT_CHARS):
             with suppress(Exception):  # without memory this line is lost, and later ones are not
-                _log_line(line)
-
-
-def _log_line(line: bytes) -> None:
-    if text := line.decode("utf-8", "replace").strip():
-        metrics.STDERR_LINES.add(1, of="worker")
-        logger.warning("a library wrote: %s", text)
+                if text := line.decode("utf-8", "replace").strip():
+                    metrics.STDERR_LINES.add(1, of="worker")
+                    logger.warning("a library wrote: %s", text)
 
 
 class Slot:
@@ -236,9 +232,7 @@ class Slot:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, stack: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __repr__(self) -> str:

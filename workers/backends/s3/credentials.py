@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import TypeAlias
 from xml.etree import ElementTree
 
 import urllib3
@@ -37,16 +37,6 @@ _REFUSED_S = 10.0
 """After the store refused them, new credentials are requested, but no sooner than this."""
 _SHORTEST_LIFE_S = 60.0
 """Least time that credentials are used, even if they have expired by our clock."""
-
-
-class Renewable(Protocol):
-    """A provider of credentials that the store can refuse before their time."""
-
-    def retrieve(self) -> Credentials: ...
-
-    def renew(self) -> None:
-        """Get other credentials for the next request: the store refused these."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +153,10 @@ class WebIdentityCredentials(Provider):
             case _:
                 said = f"{where} answers no credentials"
         return Unavailable("s3", said, fault="access", advice=f"{said}: {remedy}")
+
+
+Renewable: TypeAlias = FileCredentials | KeyFiles | WebIdentityCredentials
+"""Its `renew` gets other credentials for the next request: the store refused these."""
 
 
 def _keys_of(profile: str, text: str) -> Credentials:
