@@ -6,6 +6,7 @@ import io
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -92,8 +93,8 @@ def _of_a_batch(models: Mapping[str, Model], device: Device, images: int, tell: 
 def _decoded(
     decoding: Decoding, photos: Sequence[Path], max_bytes: int, tell: Tell, note: Callable[[str], None]
 ) -> tuple[Decoded, ...]:
-    bodies: Sequence[Callable[[], bytes]] = [_reader(path, max_bytes) for path in photos] or [
-        _drawer(size) for size in SIZES
+    bodies: Sequence[Callable[[], bytes]] = [partial(read_regular_file, path, max_bytes) for path in photos] or [
+        partial(drawn, size) for size in SIZES
     ]
     found = []
     for number, body in enumerate(bodies):
@@ -116,14 +117,6 @@ def _one(decoding: Decoding, body: bytes) -> Decoded:
         decoding.decode(body, header.format)
         times.append(time.process_time() - started)
     return Decoded(megapixels=header.width * header.height / 1e6, core_s=max(1e-6, min(times)))
-
-
-def _reader(path: Path, max_bytes: int) -> Callable[[], bytes]:
-    return lambda: read_regular_file(path, max_bytes)
-
-
-def _drawer(megapixels: float) -> Callable[[], bytes]:
-    return lambda: drawn(megapixels)
 
 
 def drawn(megapixels: float) -> bytes:

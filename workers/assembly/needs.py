@@ -32,7 +32,12 @@ def needed(*fields: str, worker: bool = False, **overrides: str) -> Settings:
     from workers.environment import examine
 
     settings, wrong = examine({**os.environ, **overrides}, *fields)
-    _ask(wrong, (*_tls_files(settings), *(_of_a_worker(settings) if worker else ())))
+    questions = [*_tls_files(settings)]
+    if worker:
+        from workers.assembly.requirements import of_a_worker  # only a worker needs them
+
+        questions += of_a_worker(settings)
+    _ask(wrong, questions)
     return settings
 
 
@@ -77,12 +82,6 @@ def with_models(tagger: str | None, captioner: str | None, device: str | None) -
     settings = read_here(**named, **place)
     _ask([], of_models(settings))
     return settings
-
-
-def _of_a_worker(settings: Settings) -> Iterator[Callable[[], object]]:
-    from workers.assembly.requirements import of_a_worker  # only a worker needs them
-
-    yield from of_a_worker(settings)
 
 
 def _tls_files(settings: Settings) -> Iterator[Callable[[], object]]:

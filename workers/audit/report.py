@@ -57,6 +57,9 @@ class AuditFinding:
         return {"record": self.record, "detail": self.detail, "output": self.output}
 
 
+_NUMBERS: Final = ("records", "events", "outcomes", "remade", "other", "strange", "tombstones", "in_flight")
+
+
 @dataclass(slots=True)
 class AuditReport:
     """Filled in as an audit goes on.
@@ -100,14 +103,7 @@ class AuditReport:
                 {"topic": place.topic, "partition": place.number, "from": first, "to": end}
                 for place, (first, end) in sorted(self.ranges.items())
             ],
-            "records": self.records,
-            "events": self.events,
-            "outcomes": self.outcomes,
-            "remade": self.remade,
-            "other": self.other,
-            "strange": self.strange,
-            "tombstones": self.tombstones,
-            "in_flight": self.in_flight,
+            **{name: getattr(self, name) for name in _NUMBERS},
             "faults": {
                 fault: {"count": self.counts[fault], "first": [one.as_json() for one in self.findings[fault]]}
                 for fault in FAULTS

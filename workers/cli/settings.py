@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 from rich.text import Text
 
 from workers.cli import terminal
@@ -45,7 +44,7 @@ def settings(
             typer.echo(terminal.as_json(document))
     else:
         console = terminal.console()
-        console.print(_table(console.width))
+        console.print(terminal.listing(("variable", "default", "meaning"), _rows(), 2, console.width))
 
 
 def _documents() -> Iterator[dict[str, Any]]:
@@ -59,10 +58,6 @@ def _documents() -> Iterator[dict[str, Any]]:
             "meaning": info.description or "",
             "secret": is_secret(field),
         }
-
-
-def _table(width: int) -> Table:
-    return terminal.listing(("variable", "default", "meaning"), _rows(), 2, width)
 
 
 def _rows() -> Iterator[Sequence[str | Text]]:
