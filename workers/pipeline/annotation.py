@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 from schemas.correction import Word
@@ -36,16 +36,7 @@ class Annotation:
     selected: tuple[LabelScores, Sequence[tuple[int, float]]] | None = None
 
     def copy(self) -> Annotation:
-        return Annotation(
-            self.event,
-            self.profile,
-            self.sha256,
-            dict(self.results),
-            set(self.hits),
-            self.roles,
-            self.word,
-            self.word_asked,
-        )
+        return replace(self, results=dict(self.results), hits=set(self.hits), selected=None)
 
 
 _FIELDS = tuple(Options.model_fields)

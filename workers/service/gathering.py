@@ -7,7 +7,7 @@ import re
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from http import HTTPStatus
@@ -54,14 +54,9 @@ class Gathering:
         self._pool = ThreadPoolExecutor(len(parts), "ask")
 
     def answer(self, request: PageRequest) -> Answer:
-        merge: Callable[[str, Mapping[int, Answer]], Answer] | None = {
-            "/livez": _report,
-            "/startupz": _report,
-            "/readyz": _report,
-            "/metrics": _metrics,
-        }.get(request.path)
-        if merge is None:
+        if request.path not in ("/livez", "/startupz", "/readyz", "/metrics"):
             return not_found()
+        merge = _metrics if request.path == "/metrics" else _report
         answers = self._pool.map(partial(ask, request=request), self._parts)
         found = {part.number: answer for part, answer in zip(self._parts, answers, strict=True)}
         for number, answer in found.items():
