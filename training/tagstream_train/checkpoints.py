@@ -49,7 +49,7 @@ def load(folder: Path, plan: Plan, identity: Mapping[str, str]) -> dict[str, Any
     path = folder / NAME
     if not path.exists():
         return None
-    found = read_saved(path, mapped=True, remedy=_REMEDY)
+    found = read_saved(path, remedy=_REMEDY)
     if not isinstance(found, dict) or found.get("format") != _FORMAT:
         raise Misconfigured(f"{path} is no checkpoint of this version; {_REMEDY}.")
     _compare(path, found["identity"], dict(identity))

@@ -303,7 +303,6 @@ class ProbingBreaker:
 
     Args:
         name: the server behind it, for the log.
-        dependency: the server behind it, for the metrics: "redis".
         probe: whether the dependency answers. Must be bounded in time and not raise.
     """
 
@@ -312,7 +311,6 @@ class ProbingBreaker:
         name: str,
         probe: Callable[[], bool],
         *,
-        dependency: str = "redis",
         first_pause_s: float = 0.2,
         last_pause_s: float = 5.0,
     ) -> None:
@@ -320,7 +318,6 @@ class ProbingBreaker:
         self._probe = probe
         self._lock = threading.Lock()
         self._breaker = Breaker(first_pause_s, last_pause_s, opens_after=1, jitter=0.0)
-        self._dependency = dependency
         self._closing = threading.Event()
         metrics.BREAKERS.add(self._states)
 
@@ -354,7 +351,7 @@ class ProbingBreaker:
 
     def _states(self) -> list[metrics.Reading]:
         now = self._breaker.state
-        return [(float(state == now), {"dependency": self._dependency, "state": state}) for state in STATES]
+        return [(float(state == now), {"dependency": "redis", "state": state}) for state in STATES]
 
     def _probe_until_well(self) -> None:
         told = False

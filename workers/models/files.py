@@ -109,11 +109,12 @@ def disk_faults(path: Path) -> Iterator[None]:
         raise OSError(number, os.strerror(number), str(path)) from error
 
 
-def read_saved(path: Path, *, mapped: bool, remedy: str) -> object:
+def read_saved(path: Path, *, remedy: str) -> object:
     """The content of a file of the operator's own; code in it is refused, its memory is not bounded.
 
+    Tensors stay in the file until they are used, where its format allows it.
+
     Args:
-        mapped: leave tensors in the file until they are used, where its format allows it.
         remedy: what to do about a file that can't be read, for the complaint.
 
     Raises:
@@ -126,7 +127,7 @@ def read_saved(path: Path, *, mapped: bool, remedy: str) -> object:
     try:
         with path.open("rb") as file:
             archived = file.read(2) == b"PK"  # before version 1.6 torch.save wrote no archives
-        return torch.load(path, map_location="cpu", mmap=mapped and archived, weights_only=True)
+        return torch.load(path, map_location="cpu", mmap=archived, weights_only=True)
     except Exception as error:  # noqa: BLE001  # torch's unpickler raises whatever a wrong opcode makes Python raise
         said = str(error) or type(error).__name__
         if named := re.search(r"GLOBAL (\S{1,100})", said):

@@ -16,7 +16,7 @@ from dataclasses import replace
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Protocol, TypedDict, Unpack
+from typing import Any, Protocol
 
 from workers.errors import Misconfigured
 from workers.models.bundle import Bundle, pinned
@@ -40,19 +40,6 @@ BUILDERS: dict[str, str] = {
     **dict.fromkeys(PUBLISHED, "workers.models.ram.adapters"),
     **dict.fromkeys(KINDS, "workers.models.dual.adapters"),
 }
-
-
-class LoadOptions(TypedDict, total=False):
-    """Options of `load`."""
-
-    device: str
-    precision: str
-    state_dir: Path | None
-    cache_dir: Path | None
-    allow: Iterable[str] | None
-    threads: int | None
-    digest: str
-    pinned_by: str
 
 
 class Build(Protocol):
@@ -111,13 +98,13 @@ def load(
     return model
 
 
-def load_tagger(name_or_folder: str | Path, **options: Unpack[LoadOptions]) -> Tagger:
+def load_tagger(name_or_folder: str | Path, **options: Any) -> Tagger:
     """As `load`."""
     tagger: Tagger = load("tagger", name_or_folder, **options)
     return tagger
 
 
-def load_captioner(name_or_folder: str | Path, **options: Unpack[LoadOptions]) -> Captioner:
+def load_captioner(name_or_folder: str | Path, **options: Any) -> Captioner:
     """As `load`."""
     captioner: Captioner = load("captioner", name_or_folder, **options)
     return captioner

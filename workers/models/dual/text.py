@@ -85,14 +85,11 @@ class TextEncoder:
         return f"<TextEncoder {self.name} ({self.space}) on {self._device.name}>"
 
 
-def open_text(
-    bundle: Bundle | Path | str, *, device: str = "cpu", precision: Precision = "fp32", threads: int | None = None
-) -> TextEncoder:
+def open_text(bundle: Bundle | Path | str, *, device: str = "cpu", precision: Precision = "fp32") -> TextEncoder:
     """Open the text tower of a bundle; all its bytes are checked.
 
     Args:
         precision: to compute in; vectors are fp32 in any.
-        threads: that a CPU computes with; None: one a core.
 
     Raises:
         Misconfigured: no bundle of a dual encoder, one that came without its text tower, a changed file, or int8.
@@ -108,7 +105,7 @@ def open_text(
     config = from_json(opened.manifest.kind, opened.manifest.architecture)
     tokens = TokenIds(opened.beside(TOKENIZER, MAX_TOKENIZER_BYTES).read_bytes(), config, opened.folder / TOKENIZER)
     tower = filled(TextTower, config, read_tensors(opened.beside(TEXT)), opened.folder / TEXT)
-    place = choose_device(device, threads=threads)
+    place = choose_device(device)
     table = tower.tokens  # most of the file; a sentence needs a few rows, so it stays mapped
     del tower.tokens
     tower = place.place(tower, precision)

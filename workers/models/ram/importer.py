@@ -149,7 +149,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     Raises:
         Misconfigured: it can't be read, or holds no model.
     """
-    document = read_saved(path, mapped=True, remedy="download it again")
+    document = read_saved(path, remedy="download it again")
     model = document.get("model", document) if isinstance(document, dict) else None
     found = model.items() if isinstance(model, dict) else ()
     tensors = {name: value for name, value in found if isinstance(name, str) and isinstance(value, Tensor)}

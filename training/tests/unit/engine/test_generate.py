@@ -29,7 +29,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 @pytest.fixture(scope="module")
 def models(bundle: Bundle) -> tuple[Tagger, Captioner]:
     options = {"device": "cpu", "precision": "fp32", "threads": 1}
-    return load_tagger(bundle.folder, **options), load_captioner(bundle.folder, **options)  # type: ignore[arg-type]
+    return load_tagger(bundle.folder, **options), load_captioner(bundle.folder, **options)
 
 
 @pytest.fixture
