@@ -6,6 +6,7 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import accumulate
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
@@ -17,6 +18,9 @@ from tagstream_index.searching import LIVE, Found, Place, Ranking, Searcher
 
 COUNTED: Final = 5_000
 """Only the newest hits are counted."""
+_PART_BYTES: Final = 4 << 20
+"""Of the names in a part: it is held as long as its reader takes, and a picture may have 15,000."""
+_NAME_BYTES: Final = 100
 _MOST_TAGS, _BUCKETS = 1_000, 24
 _OF_ONE: Final = 64
 """Tags of one picture that are counted, the best ones: an outcome may have a million."""
@@ -85,12 +89,14 @@ class Result:
         self._by_time = self.ranking is None and (self.by_day or query.order == "time")
 
     def part(self, limit: int, *, after: Place | None = None, before: Place | None = None) -> Page:
-        """Images after or before a place; without one the first ones."""
+        """Images after or before a place, else the first ones: fewer if large."""
         place, back = after or before, before is not None
         if self.ranking is not None:
             found = self._ranked(self.ranking, place, limit + 1, back=back)
         else:
             found = self._searcher.rows(self.query, limit + 1, place=place, back=back)
+        sizes = accumulate(_NAME_BYTES * len(each.names) + sum(map(len, each.names)) for each in found[:limit])
+        limit = max(1, sum(size <= _PART_BYTES for size in sizes))
         more, found = len(found) > limit, found[:limit]
         return Page(found[::-1], more, True) if back else Page(found, place is not None, more)
 

@@ -30,8 +30,8 @@ MOST: Final = 500
 """Pictures of one correction."""
 LISTED: Final = 10_000
 """Pictures of a list."""
-_PART: Final = 100
-"""Pictures that are read, and held in memory, at once."""
+_PART, _BY_ID = 100, 10
+"""Pictures that are read, and held in memory, at once: of an answer, which bounds them, and by id."""
 _SHOWN: Final = 24
 _AGAIN_S: Final = 2
 _KINDS: Final = {"csv": "text/csv; charset=utf-8", "json": "application/json"}
@@ -133,17 +133,19 @@ class Many:
         def part(first: int) -> tuple[Sequence[Found], str]:
             with self._site.pool.searching() as searcher:
                 if subjects is not None:
-                    return list(searcher.of_subjects(subjects[first : first + _PART]).values()), "ids"
+                    return list(searcher.of_subjects(subjects[first : first + _BY_ID]).values()), "ids"
                 _, result = asked.result(searcher)
                 found = result.part(_PART, after=result.place_of(after))
                 return found.found, result.cursor(found.found[-1]) if found.later else ""
 
-        for first in range(0, LISTED if subjects is None else max(1, len(subjects)), _PART):
+        first, last = 0, LISTED if subjects is None else max(1, len(subjects))
+        while first < last:
             async with self._site.turns.turn(who, mine):
                 found, after = await run_in_threadpool(part, first)
             yield found
             if not after:
                 return
+            first += len(found) if subjects is None else _BY_ID
 
 
 def _digest(do: str, tag: str, pictures: Sequence[Seen]) -> str:

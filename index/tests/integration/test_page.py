@@ -897,12 +897,14 @@ def test_a_list_is_a_file_that_no_spreadsheet_runs(browse: Browse, tables: Conne
     assert client.post("/many", data={"do": "json", "of": "photos/gone.jpg"}).json() == []
 
 
-@pytest.mark.parametrize("sort", ["", "best"])
+@pytest.mark.parametrize(
+    ("sort", "bound"), [("", (many, "_PART", 2)), ("best", (many, "_PART", 2)), ("", (finding, "_PART_BYTES", 250))]
+)
 def test_a_list_comes_in_parts_up_to_its_bound(
-    browse: Browse, tables: Connection, monkeypatch: pytest.MonkeyPatch, sort: str
+    browse: Browse, tables: Connection, monkeypatch: pytest.MonkeyPatch, sort: str, bound: tuple[Any, str, int]
 ) -> None:
     written(tables, *(photo(f"{n}.jpg", "dog", day=n) for n in range(1, 16)))
-    monkeypatch.setattr(many, "_PART", 2)
+    monkeypatch.setattr(*bound)
     monkeypatch.setattr(many, "LISTED", 10)
     client, parts = browse(), list[int]()
     part = Result.part
