@@ -133,9 +133,7 @@ def _base64(data: bytes) -> str:
 
 
 def _period(when: str) -> str:
-    if "-" not in when:
-        return when
-    return f"{datetime.fromisoformat(f'{when}-01'[:10]):{'%-d ' if when.count('-') == 2 else ''}%b %Y}"
+    return f"{datetime.fromisoformat(f'{when}-01-01'[:10]):{('%Y', '%b %Y', '%-d %b')[when.count('-')]}}"
 
 
 def lines(text: str) -> Markup:
