@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 if TYPE_CHECKING:
     from schemas.dead_letter import Reason, Stage
@@ -19,8 +19,6 @@ Fault: TypeAlias = Literal[
     "object",  # a reason that is the object's alone
 ]
 """What the answer of a dependency that failed says about the cause."""
-
-FAULTS: Final[tuple[Fault, ...]] = get_args(Fault)
 
 
 class TagstreamError(Exception):

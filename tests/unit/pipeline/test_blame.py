@@ -1,11 +1,12 @@
 """Who is blamed for a failure: the store or the object, the device or one image."""
 
 import itertools
+from typing import get_args
 
 import pytest
 
 from tests.support.harness import POISON, Harness
-from workers.errors import FAULTS, Broken, Fault
+from workers.errors import Broken, Fault
 from workers.pipeline.annotator import Ceiling
 from workers.pipeline.stages.fetch import Evidence, blame
 
@@ -25,7 +26,9 @@ def known(
 
 ALL = [
     known(fault, before=before, others_read=others, failing_s=failing_s)
-    for fault, before, others, failing_s in itertools.product(FAULTS, (None, *FAULTS), (True, False), (0.0, 1e6))
+    for fault, before, others, failing_s in itertools.product(
+        get_args(Fault), (None, *get_args(Fault)), (True, False), (0.0, 1e6)
+    )
 ]
 
 

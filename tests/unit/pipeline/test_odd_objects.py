@@ -7,6 +7,7 @@ import math
 import random
 from collections.abc import Sequence
 from concurrent.futures import Future
+from typing import get_args
 
 import pytest
 from hypothesis import given, settings
@@ -19,9 +20,9 @@ from tests.support.harness import BUCKET, png
 from tests.support.inline_intake import InlineIntake
 from tests.support.manual_pipeline import ManualPipeline
 from tests.support.readers import read
-from workers.backends.s3.answers import KNOWN_CODES, S3Answer, meaning
+from workers.backends.s3.answers import MEANINGS, S3Answer, meaning
 from workers.breaker import OPENS_AFTER
-from workers.errors import FAULTS, Fault, Gone, Superseded, TagstreamError, Unavailable
+from workers.errors import Fault, Gone, Superseded, TagstreamError, Unavailable
 from workers.pipeline.flow.bucket_breakers import REFUSES_ALL, TELL_AFTER_S
 from workers.pipeline.options import WorkerOptions
 from workers.pipeline.stages.fetch import REFUSALS
@@ -30,7 +31,7 @@ from workers.types import Fetched, Job, Outcome, Transform
 UNREADABLE_S = 60.0
 ANSWERS = [
     *(S3Answer(status) for status in (103, 201, 204, 206, *range(300, 309), *range(400, 432), 451, *range(500, 512))),
-    *(S3Answer(400, code) for code in sorted(KNOWN_CODES)),
+    *(S3Answer(400, code) for code in sorted(MEANINGS)),
     *(
         S3Answer(status, code)
         for status, code in (
@@ -43,8 +44,8 @@ ANSWERS = [
         )
     ),
 ]
-OUTAGES: list[Fault] = [fault for fault in FAULTS if fault != "object"]
-ODD: list[Fault] = [fault for fault in FAULTS if fault != "access"]
+OUTAGES: list[Fault] = [fault for fault in get_args(Fault) if fault != "object"]
+ODD: list[Fault] = [fault for fault in get_args(Fault) if fault != "access"]
 """Answers of a store about one object, without wrong credentials: the client then asks about another name."""
 LONGEST_PAUSE_S = 10.0
 

@@ -62,11 +62,9 @@ _CODES_OF: Final[Mapping[Meaning, str]] = {
 """Every other code, as InvalidArgument (an odd key) or InvalidRequest (an object that is encrypted with its owner's
 key), is "refused": a gateway may give it for everything, and only a comparison with other objects shows the cause."""
 
-_MEANINGS: Final[Mapping[str, Meaning]] = {
+MEANINGS: Final[Mapping[str, Meaning]] = {
     code: meaning for meaning, codes in _CODES_OF.items() for code in codes.split()
 }
-
-KNOWN_CODES: Final[frozenset[str]] = frozenset(_MEANINGS)
 
 _CODE = re.compile(rb"<(?:[A-Za-z0-9]{1,16}:)?Code>\s{0,16}([A-Za-z0-9_.-]{1,100})")
 _MESSAGE = re.compile(rb"<(?:[A-Za-z0-9]{1,16}:)?Message>([^<]{1,200})")
@@ -107,8 +105,8 @@ def meaning(answer: S3Answer) -> Meaning:
     """The cause of a failure, by this one answer."""
     if answer.code == "InvalidArgument" and "version id" in answer.message.lower():
         return "gone"  # an ill-formed version id, which has no code of its own
-    if answer.code in _MEANINGS:
-        return _MEANINGS[answer.code]
+    if answer.code in MEANINGS:
+        return MEANINGS[answer.code]
     return _by_status(answer.status, answer.code)
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from workers.backends.s3.answers import KNOWN_CODES, S3Answer, advice, meaning, read_answer
+from workers.backends.s3.answers import MEANINGS, S3Answer, advice, meaning, read_answer
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_an_ill_formed_version_id_counts_as_a_missing_version() -> None:
 
 
 def test_a_code_means_the_same_whatever_the_status() -> None:
-    for code in KNOWN_CODES:
+    for code in MEANINGS:
         assert len({meaning(S3Answer(status, code)) for status in (200, 301, 400, 403, 404, 409, 500, 503)}) == 1
 
 
