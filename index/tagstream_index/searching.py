@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -39,6 +40,8 @@ from state
 """.encode()
 _SET_LOCAL: Final = "select set_config(name, value, true) from unnest(%s::text[], %s::text[]) as set (name, value)"
 _TSQUERY: Final = "websearch_to_tsquery(%(language)s::regconfig, %(words)s)"
+_AGAIN: Final = re.compile(r"(?:-\s*){2,}")
+"""PostgreSQL nests them, at most 32."""
 _LOWEST: Final = "(select min(scores[array_position(names, tag)]) from unnest(%(tags)s::text[]) tag)"
 _BEST: Final = "(select max(s) from unnest(names, scores) as tag (n, s) where n = any(%({})s::text[]))"
 _BEST_OF_ALL: Final = "coalesce(scores[1], 0)"  # tags are ordered by score
@@ -317,10 +320,10 @@ class Searcher:
         single = [each for each in conditions if each.wants_tag and len(each.values) == 1]
         others = [(f"{each.kind}{n}", each) for n, each in enumerate(conditions) if each not in single]
         best = [_BEST.format(name) for name, each in others if each.wants_tag]
-        values: dict[str, Any] = {"language": self._language, "words": storable(query.words)}
+        values: dict[str, Any] = {"language": self._language, "words": _AGAIN.sub("-", storable(query.words))}
         where, rank = [LIVE], "null::real"
         if query.about is not None:
-            values["words"] = storable(query.excluded)
+            values["words"] = _AGAIN.sub("-", storable(query.excluded))
             where += [f"not words @@ {_TSQUERY}"] if query.excluded else []
         elif query.words.strip():
             rank = f"ts_rank_cd(words, {_TSQUERY})"
