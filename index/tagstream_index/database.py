@@ -142,10 +142,17 @@ def require_tables(connection: Connection, schema: str) -> None:
     if connection.execute("select to_regclass('migration')").fetchone() == (None,):
         raise Misconfigured(f"the schema {schema!r} has no tables of the index: run `tagstream index init`")
     (there,) = connection.execute("select max(number) from migration").fetchone() or (None,)
-    if (there or 0) != (newest := migrations()[-1][0]):
-        remedy = "`tagstream index init`" if (there or 0) < newest else "the newer version of tagstream"
-        wrong = f"the tables in the schema {schema!r} are of version {there}, and this program knows {newest}"
-        raise Misconfigured(f"{wrong}: run {remedy}")
+    newest = migrations()[-1][0]
+    if there is None or there < newest:
+        raise Misconfigured(
+            f"the tables in the schema {schema!r} are of version {there}, and {newest} is needed: "
+            "run `tagstream index init`"
+        )
+    if there > newest:
+        raise Misconfigured(
+            f"the tables in the schema {schema!r} are of version {there}, and this program knows {newest}: "
+            "run the newer version of tagstream"
+        )
     register_vector(connection)
 
 
