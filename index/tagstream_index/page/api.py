@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import orjson
 from pydantic import ValidationError
@@ -25,13 +25,11 @@ from tagstream_index.page.correcting import Corrector, Crowded, Refused, seen
 from tagstream_index.page.finding import similar, why_empty
 from tagstream_index.page.one import one
 from tagstream_index.page.pictures import NoPicture
+from tagstream_index.page.site import Parts
 from tagstream_index.page.typed import read
 from tagstream_index.searching import Searcher
 from workers import __version__
 from workers.errors import TagstreamError
-
-if TYPE_CHECKING:
-    from tagstream_index.page.server import Site
 
 COPIES: Final = 60
 """Copies of a picture in an answer."""
@@ -44,7 +42,7 @@ _Wish = TypeVar("_Wish", bound=documents.Parameters)
 class Api:
     """The addresses below /api."""
 
-    _site: Site
+    _site: Parts
 
     def mount(self) -> Mount:
         in_turn = self._site.in_turn

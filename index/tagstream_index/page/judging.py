@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -17,12 +17,10 @@ from tagstream_index.page.access import form_of
 from tagstream_index.page.asked import PAGE, field, number
 from tagstream_index.page.changes import SIDES
 from tagstream_index.page.showing import address
+from tagstream_index.page.site import Parts
 from tagstream_index.review import MOST, Review, judge, lines
 from tagstream_index.searching import Found
 from workers.assembly.choices import CHOICES, Choice
-
-if TYPE_CHECKING:
-    from tagstream_index.page.server import Site
 
 _STALE: Final = "The file is about other pictures by now: nothing was saved."
 
@@ -31,13 +29,7 @@ _STALE: Final = "The file is about other pictures by now: nothing was saved."
 class Judging:
     """The pages of changes and of a review, and their verdicts."""
 
-    _site: Site
-
-    @property
-    def possible(self) -> bool:
-        """Whether there is something to judge."""
-        changes = self._site.changes
-        return self._site.review is not None or (changes is not None and changes.choices is not None)
+    _site: Parts
 
     def routes(self) -> list[Route]:
         in_turn = self._site.in_turn
@@ -98,7 +90,7 @@ class Judging:
     async def judge(self, request: Request) -> Response:
         """Keep verdicts; then the pictures again, or for the script the result alone."""
         path, form = request.scope["path"], await form_of(request, MOST + 10)
-        if not self.possible or not self._site.access.may_send(request, form.get("key", "")):
+        if not self._site.judged or not self._site.access.may_send(request, form.get("key", "")):
             return self._site.page(request, "login.html", 403, wrong="", back="/")
         places = {name[1:]: verdict for name, verdict in form.items() if re.fullmatch("v[0-9]{1,9}", name)}
         said = {int(place): verdict for place, word in places.items() for verdict in CHOICES if verdict == word}

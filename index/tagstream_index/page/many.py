@@ -7,7 +7,7 @@ import hashlib
 import io
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import orjson
 from starlette.concurrency import run_in_threadpool
@@ -20,11 +20,9 @@ from tagstream_index.page.access import pairs_of
 from tagstream_index.page.asked import SUBJECT_CHARS, field, typed
 from tagstream_index.page.correcting import Corrector, Refused, Seen, seen
 from tagstream_index.page.showing import address
+from tagstream_index.page.site import Parts
 from tagstream_index.query import storable
 from tagstream_index.searching import Found
-
-if TYPE_CHECKING:
-    from tagstream_index.page.server import Site
 
 MOST: Final = 500
 """Pictures of one correction."""
@@ -47,7 +45,7 @@ _FORMULAS: Final = ("=", "+", "-", "@", "\t", "\r", "\n")
 class Many:
     """The addresses of what is done with several pictures."""
 
-    _site: Site
+    _site: Parts
 
     def routes(self) -> list[Route]:
         return [Route("/many", self.many, methods=["POST"]), Route("/sent", self.sent)]

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import anyio
@@ -14,64 +12,34 @@ from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 from tagstream_index.copies import copies_of, count_copies
 from tagstream_index.page import finding
-from tagstream_index.page.access import COOKIE, KEPT_S, LOOPBACK, Access, Guard, form_of, reader
+from tagstream_index.page.access import COOKIE, KEPT_S, LOOPBACK, Guard, form_of
 from tagstream_index.page.api import Api
-from tagstream_index.page.asked import PAGE, Asked, field, subject, trouble, typed
-from tagstream_index.page.changes import Changes
-from tagstream_index.page.completing import NAME_CHARS, Names
-from tagstream_index.page.correcting import Corrector, Refused, seen
+from tagstream_index.page.asked import PAGE, field, subject, trouble, typed
+from tagstream_index.page.completing import NAME_CHARS
+from tagstream_index.page.correcting import Refused, seen
 from tagstream_index.page.facets import shown
 from tagstream_index.page.judging import Judging
 from tagstream_index.page.many import Many
-from tagstream_index.page.meaning import Sentences
-from tagstream_index.page.one import Bundles, copy_rows, one
-from tagstream_index.page.pictures import AT_ONCE, NoPicture, Pictures, Size, size_of
-from tagstream_index.page.pool import Pool
-from tagstream_index.page.showing import address, by_month, templates
-from tagstream_index.page.turns import Turns
-from tagstream_index.page.typed import Typed
-from tagstream_index.searching import Found
+from tagstream_index.page.one import copy_rows, one
+from tagstream_index.page.pictures import NoPicture, size_of
+from tagstream_index.page.showing import address, by_month
+from tagstream_index.page.site import Parts
 from workers.errors import Misconfigured, TagstreamError
 
 _SWEEP_S: Final = 300.0
 _BOX: Final = b'<svg xmlns="http://www.w3.org/2000/svg" width="1" height="1"/>'
 _AGAIN_S: Final = 5
-_OFFERED: Final = 40
-"""Names of tags that a page without a script offers: the most frequent ones."""
 
 
-@dataclass
-class Site:
-    """The pages by address.
-
-    Args:
-        corrector: None: nothing can be corrected.
-        changes, review: None: there is no such page.
-        sentences: None: words don't rank by meaning.
-    """
-
-    pool: Pool
-    pictures: Pictures
-    bundles: Bundles
-    access: Access
-    corrector: Corrector | None
-    changes: Changes | None = None
-    sentences: Sentences | None = None
-    review: Path | None = None
-
-    def __post_init__(self) -> None:
-        self._templates = templates()
-        self._making = anyio.CapacityLimiter(AT_ONCE)
-        self.turns = Turns()
-        self.names = Names(self.pool, self.bundles)
-        self._judging = Judging(self)
+class Site(Parts):
+    """The pages by address."""
 
     def application(self, *, hosts: Collection[str] = (), behind_proxy: bool = False) -> ASGIApp:
         """
@@ -79,7 +47,7 @@ class Site:
             hosts: as `Guard` takes them.
             behind_proxy: a proxy says from which addresses requests come.
         """
-        self._behind_proxy = behind_proxy
+        self.behind_proxy = behind_proxy
         routes = [
             *Many(self).routes(),
             Route("/", self.in_turn(self.grid)),
@@ -87,7 +55,7 @@ class Site:
             Route("/picture", self.in_turn(self.picture)),
             Route("/image", self.image),
             Route("/original", self.original),
-            *self._judging.routes(),
+            *Judging(self).routes(),
             Route("/correct", self.correct, methods=["POST"]),
             Route("/login", self.login, methods=["GET", "POST"]),
             Route("/logout", self.logout, methods=["POST"]),
@@ -105,18 +73,6 @@ class Site:
         for part in (self.pictures, self.names, self.pool, self.corrector, self.sentences):
             if part is not None:
                 part.close()
-
-    def in_turn(self, show: Callable[[Request], Response]) -> Callable[[Request], Awaitable[Response]]:
-        async def shown(request: Request) -> Response:
-            async with self.turns.turn(self.reader(request), request.scope["path"]):
-                if await request.is_disconnected():  # it has waited for too long
-                    return Response(status_code=499)
-                return await run_in_threadpool(show, request)
-
-        return shown
-
-    def reader(self, request: Request) -> str:
-        return reader(request, self.access.session(request), behind_proxy=self._behind_proxy)
 
     def grid(self, request: Request) -> Response:
         """A part of the result."""
@@ -193,34 +149,13 @@ class Site:
             headers = {"cache-control": "no-store", "x-tagstream-reason": reason}
             return Response(_BOX, error.status, headers, "image/svg+xml")
 
-    async def jpeg(self, request: Request, of: str, size: Size) -> Response:
-        """A picture as JPEG. Raises NoPicture."""
-        tile, jpeg = await run_in_threadpool(self._kept, of, size)
-        if jpeg is None:
-            async with self._making:
-                if await request.is_disconnected():  # it was scrolled past
-                    return Response(status_code=499)
-                jpeg = await run_sync(self.pictures.make, tile, size)
-        return Response(jpeg, media_type="image/jpeg", headers={"cache-control": "private, max-age=3600"})
-
     def original(self, request: Request) -> Response:
         """Leads to the original in the store for five minutes."""
         of = subject(request)
         try:
-            return RedirectResponse(self.pictures.original(self._tile(of)), 303, {"cache-control": "no-store"})
+            return RedirectResponse(self.pictures.original(self.tile(of)), 303, {"cache-control": "no-store"})
         except NoPicture as error:
             raise HTTPException(error.status) from error
-
-    def _kept(self, subject: str, size: Size) -> tuple[Found, bytes | None]:
-        tile = self._tile(subject)
-        return tile, self.pictures.there(tile, size)
-
-    def _tile(self, subject: str) -> Found:
-        with self.pool.searching() as searcher:
-            tile = searcher.of_subjects([subject]).get(subject)
-        if tile is None:
-            raise NoPicture("this picture was removed")
-        return tile
 
     @asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
@@ -299,36 +234,6 @@ class Site:
     def ready(self, _: Request) -> Response:
         with self.pool.lent():
             return PlainTextResponse("ok\n")
-
-    def asked(self, request: Request) -> Asked:
-        """The search of an address."""
-        return self.about(typed(request))
-
-    def about(self, asked: Asked) -> Asked:
-        """The search with a vector, if words rank by meaning."""
-        if self.sentences is None or asked.by == "words" or not (sentence := asked.typed.query().sentence):
-            return asked
-        about = self.sentences.vector(sentence)
-        if about is None:
-            return asked.by_words("The model is busy. This is the result by words alone.")
-        return asked._replace(about=about)
-
-    def page(self, request: Request, name: str, status: int = 200, **values: Any) -> HTMLResponse:
-        person, has_forms = self.access.person(request), self.corrector is not None or self._judging.possible
-        editor = person is not None and person.editor
-        common = {
-            "here": address(request.scope["path"], **request.query_params),
-            "who": "" if person is None else person.name,
-            "logged_in": self.access.session(request) is not None,
-            "may_correct": editor and self.corrector is not None,
-            "may_log_in": not editor and self.access.possible and has_forms,
-            "has_changes": self.changes is not None,
-            "has_review": self.review is not None,
-            "form_key": self.access.form_key(request),
-            "known": [] if self.access.to_read and person is None else self.names.begun("", _OFFERED),
-        }
-        empty = {**Asked(Typed()).shown, "fresh": None}
-        return HTMLResponse(self._templates.get_template(name).render(empty | common | values), status)
 
     def _problem(self, request: Request, error: TagstreamError) -> Response:
         """A page that says why nothing is shown, and reloads."""
