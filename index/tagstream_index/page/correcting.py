@@ -169,7 +169,7 @@ class Corrector:
             logger.warning("corrections did not arrive: %s", error)
             failure = str(error)
         except Exception:  # the pool would keep it to itself
-            logger.exception("corrections did not arrive")
+            logger.exception("corrections did not arrive: the page failed")
         finally:
             for each in (each for batch in taken for each in batch if not each.ended):
                 each.failure = failure
