@@ -21,6 +21,8 @@ TEMPLATES: Final = ("{}", "a photo of {}")
 BACKGROUND: Final = ("a photo", "an image", "a picture of something", "an object", "a place", "a person", "text")
 """Background sentences of CLIP's labels; SigLIP has a bias instead."""
 _MAX_BYTES: Final = 16 * 1024**2
+_LONG_NUMBER: Final = re.compile(r"[0-9A-Fa-f_]{4300}")
+"""tomllib takes a hundred bytes or more for each digit."""
 _HEADER: Final = re.compile(r"^[ \t]*\[\[[ \t]*label[ \t]*\]\]", re.MULTILINE)
 
 
@@ -131,6 +133,8 @@ def read_label_file(path: Path) -> LabelFile:
 def _toml(path: Path, text: str) -> tuple[dict[str, Any], list[int]]:
     """The document, and the line of each label."""
     try:
+        if _LONG_NUMBER.search(text):
+            raise ValueError
         document = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise Misconfigured(f"{path} is not TOML: {str(error) or 'nested too deep'}.") from None

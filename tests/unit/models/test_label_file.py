@@ -1,6 +1,7 @@
 """Label files: the allowed content, and the sentence for each fault."""
 
 import hashlib
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,17 @@ def test_an_error_is_reported_with_its_line(tmp_path: Path, case: str) -> None:
         read_label_file(path)
     assert str(told.value).startswith(str(path))
     assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("number", ["9" * 300_000, "0x" + "_f" * 150_000, "1." + "0" * 300_000])
+def test_a_long_number_takes_no_memory(tmp_path: Path, number: str) -> None:
+    path = written(tmp_path, f"{LABEL}share = {number}")
+    tracemalloc.start()
+    with pytest.raises(Misconfigured, match="more digits"):
+        read_label_file(path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 24 << 20, "16 MiB are the buffer for a file"
 
 
 def test_a_list_of_too_many_labels_is_refused_at_the_first_of_them(tmp_path: Path) -> None:
