@@ -57,6 +57,7 @@ class TorchTagger:
 
     Args:
         network: built from the bundle's weights and placed on the device by the caller.
+        exclusive: the labels exclude each other, and the network gives the logits of all. Not with `columns`.
         columns: labels of the network's columns; None: all of the bundle's, or those of `subset`. Where labels exclude
             each other, their scores are a softmax over all of them, and those of others a sigmoid each.
         features: normalised images to what an added layer reads, (n, width).
@@ -70,6 +71,7 @@ class TorchTagger:
         precision: Precision,
         network: Network,
         *,
+        exclusive: bool = False,
         columns: Columns | None = None,
         features: Network | None = None,
         subset: Sequence[int] | None = None,
@@ -96,6 +98,8 @@ class TorchTagger:
         self._logits = device.functions()(lambda images: network(normalise(images)))
         self._features = None if features is None else lambda images: features(normalise(images))
         self._ids = np.arange(len(self.labels), dtype=np.int32) if subset is None else np.asarray(subset, np.int32)
+        if exclusive and columns is None:
+            columns = Columns(len(self.labels), (), tuple(self._ids.tolist()), exclusive=True)
         self._exclusive = columns.own if columns is not None and columns.exclusive else 0
         """Number of first columns that exclude each other."""
         self._columns: NDArray[np.int32] = self._ids if columns is None else np.array(columns.of_all, np.int32)
