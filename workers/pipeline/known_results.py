@@ -283,9 +283,10 @@ class KnownResults:
         hashes: dict[str, dict[tuple[str, str], bytes]] = {}
         contents: dict[tuple[str, str], str] = {}
         forget: dict[str, None] = {}
+        purged: set[str] = set()
         for write in writes:
             for gone in write.forget:
-                hashes.pop(gone, None)
+                purged |= {contents[place] for place in hashes.pop(gone, ())}
                 values.pop(gone, None)
                 forget[gone] = None
             values.update(write.values)
@@ -295,17 +296,18 @@ class KnownResults:
                 hashes.setdefault(place[0], {})[place] = value
                 contents[place] = write.content
         if forget:
-            self._cache.forget([*forget, *(self._results_of(list(forget)) if self._purges else ())])
+            self._cache.forget([*forget, *(self._results_of(list(forget), purged) if self._purges else ())])
         if values or hashes:
             self._cache.remember(
                 values, {place: value for fields in hashes.values() for place, value in fields.items()}
             )
             self._note_lately(contents)
 
-    def _results_of(self, sources: Sequence[str]) -> Iterator[str]:
-        """Keys of the results of all contents that these source hashes name."""
+    def _results_of(self, sources: Sequence[str], more: Set[str]) -> Iterator[str]:
+        """Keys of the results of all contents that these source hashes name, and of `more` contents."""
         values = [value for found in self._cache.hashes(sources) for value in found.values()]
-        contents = list({facts.sha256 for value in values if (facts := entries.unpack_facts(value)) is not None})
+        named = {facts.sha256 for value in values if (facts := entries.unpack_facts(value)) is not None}
+        contents = list(named | more)
         indexes = [entries.index_hash(content) for content in contents]
         for content, index, keys in zip(contents, indexes, self._cache.hashes(indexes), strict=True):
             yield index

@@ -188,11 +188,14 @@ def test_a_removal_that_purges_leaves_nothing_of_the_object_and_its_contents(cac
     assert purging.sources([new(key="b.png", etag="etag")]) == [other.facts]
 
 
-def test_an_arrival_and_a_purging_removal_settled_together_leave_no_sequencer(cache: Counting) -> None:
+def test_an_arrival_and_a_purging_removal_settled_together_leave_nothing(cache: Counting) -> None:
     purging = KnownResults(cache, make_roles({"tagger": TAGGER}), STORE, purges=True)
     task = finished(etag="etag", sequencer="0A")
+    purging.remember([purging.values(task)])
     purging.settle([purging.arrival(task), purging.removal(task.task.event)])
-    assert cache.lookup([entries.sequencer_key(STORE, task.task.event)]) == [None]
+    keys = [entries.sequencer_key(STORE, task.task.event), *purging.values(task)]
+    assert cache.lookup(keys) == [None] * len(keys)
+    assert cache.hashes([entries.index_hash(FACTS.sha256)]) == [{}]
 
 
 def test_no_index_is_written_and_no_hash_read_unless_a_removal_purges(known: KnownResults, cache: Counting) -> None:

@@ -48,10 +48,11 @@ class LookupStage(QueueStage):
         self._results = results
         self._progress = progress
         self._endings = endings
-        # The order of the queues matters: invalidations come before writes, and writes before lookups.
+        # The order of the queues matters: invalidations come before writes, results before removals that may purge them,
+        # and writes before lookups.
         self._doubted: StageQueue[Collection[str]] = self._queue(self._invalidate)
-        self._committed: StageQueue[Sequence[CacheWrite]] = self._queue(self._write_committed)
         self._computed: StageQueue[Computed] = self._queue(self._write_computed)
+        self._committed: StageQueue[Sequence[CacheWrite]] = self._queue(self._write_committed)
         self.events: StageQueue[Task] = self._queue(self._by_source)
         self._loaded: StageQueue[LoadedTask] = self._queue(self._find_rejections)
         self._inspected: StageQueue[InspectedTask] = self._queue(self._by_content)
@@ -131,8 +132,8 @@ class LookupStage(QueueStage):
 
     def wind_up(self) -> None:
         self._invalidate(self._doubted.take(len(self._doubted)))
-        self._write_committed(self._committed.take(len(self._committed)))
         self._write_computed(self._computed.take(len(self._computed)))
+        self._write_committed(self._committed.take(len(self._committed)))
 
     # ---- lookup thread ----------------------------------------------------------------------------------------
 
