@@ -48,8 +48,8 @@ class LookupStage(QueueStage):
         self._results = results
         self._progress = progress
         self._endings = endings
-        # The order of the queues matters: invalidations come before writes, results before removals that may purge them,
-        # and writes before lookups.
+        # The order of the queues matters: invalidations come before writes, results before removals that may purge
+        # them, and writes before lookups.
         self._doubted: StageQueue[Collection[str]] = self._queue(self._invalidate)
         self._computed: StageQueue[Computed] = self._queue(self._write_computed)
         self._committed: StageQueue[Sequence[CacheWrite]] = self._queue(self._write_committed)
