@@ -304,7 +304,7 @@ class KnownResults:
             self._note_lately(contents)
 
     def _results_of(self, sources: Sequence[str], more: Set[str]) -> Iterator[str]:
-        """Keys of the results of all contents that these source hashes name, and of `more` contents."""
+        """Keys of the results of the hashes' and `more` contents."""
         values = [value for found in self._cache.hashes(sources) for value in found.values()]
         named = {facts.sha256 for value in values if (facts := entries.unpack_facts(value)) is not None}
         contents = list(named | more)
