@@ -110,7 +110,7 @@ def test_a_correction_that_is_applied_is_shown_without_a_run_of_the_model(place:
 def test_a_hundred_corrections_are_shown_in_seconds_and_hold_no_other(place: Place, live: WorkerProcess) -> None:
     keys = [f"{number}.jpg" for number in range(101)]
     for key in keys:
-        place.site.upload(key, photo(int(key[:-4])))
+        place.site.upload(key, photo(1_000 + int(key[:-4])))
     place.site.send([(place.site.own(key), ()) for key in keys])
     eventually(lambda: place.site.outputs() and not place.site.behind(), 90, live.said)
     *many, other = [Applying(correction(place.site.name, key, added=["a kite"])) for key in keys]
