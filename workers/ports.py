@@ -11,6 +11,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, Protocol, runtime_checkable
 
+from pydantic import BaseModel
+
 from schemas.correction import Word
 from workers.types import (
     Assignment,
@@ -18,6 +20,7 @@ from workers.types import (
     DecodedImage,
     Facts,
     Fetched,
+    ImageAbout,
     Job,
     LabelScores,
     Membership,
@@ -435,6 +438,23 @@ class Captioner(Model, Protocol):
         ...
 
     def postprocess(self, raw: Any) -> Caption: ...
+
+
+@runtime_checkable
+class ResultModel(Model, Protocol):
+    """The model of a result that another package adds (`schemas.result_kinds`)."""
+
+    def forward(self, images: Sequence[Pixels], about: Sequence[ImageAbout]) -> Sequence[Any]:
+        """As `Tagger.forward`; `about` goes with images one by one. A self-test image has the size of its pixels."""
+        ...
+
+    def postprocess(self, raw: Any) -> BaseModel:
+        """One answer as the kind's `result`. Any thread.
+
+        Raises:
+            ValueError: the answer contains NaN (a broken device).
+        """
+        ...
 
 
 class Clock(Protocol):

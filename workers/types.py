@@ -326,6 +326,20 @@ class Transform:
     exif_transpose: bool = False
 
 
+class ImageAbout(NamedTuple):
+    """An image's size and format, for models whose answers depend on them.
+
+    Args:
+        format, width, height: as in `Facts`: of the stored file, before any turn.
+        orientation: as EXIF counts, 1 to 8; None: unknown.
+    """
+
+    format: str
+    width: int
+    height: int
+    orientation: int | None = None
+
+
 FactsMode: TypeAlias = Literal["on", "off", "place"]
 """TAGSTREAM_FACTS: whether the facts of pictures are read, and whether the place is among them."""
 FACTS_VERSION: Final = "1"

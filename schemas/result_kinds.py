@@ -1,0 +1,62 @@
+"""Kinds of results that other packages add, such as the text in a picture or a score of one's own.
+
+A package adds a kind by an entry point of the group `tagstream.roles`: its name is the kind's name, its value a
+subclass of `ResultKind`. A kind is *light*: the index, the search page and `tagstream schemas export` import it, so its
+module imports no torch. `build` alone imports the model. The package is the operator's own code, and trusted.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from pydantic import BaseModel
+
+GROUP = "tagstream.roles"
+
+
+class ResultKind(ABC):
+    """What tagstream needs to know of a kind of result, without its model."""
+
+    name: ClassVar[str]
+    """`[a-z-]{1,32}`: in an event's `want`, in TAGSTREAM_ROLES, in the outcome's `results`, in searches `NAME:word`."""
+    result: ClassVar[type[BaseModel]]
+    """The result as outcomes publish it: a JSON object."""
+    bundle_kind: ClassVar[str]
+    """The `kind` of the bundles that `build` takes."""
+    template: ClassVar[str] = ""
+    """A part of a Jinja template in SVG, drawn over the picture on its page. It gets `result` as JSON values. Lengths are
+    pixels of the stored file; the page turns them as the image's orientation says. Empty: nothing is drawn."""
+
+    def words(self, result: dict[str, Any]) -> str:
+        """The text by which searches find the image, a line each; by default that of the field `text`.
+
+        Args:
+            result: JSON values from a record, unchecked. Anything may be raised for a result of another shape.
+        """
+        text = result.get("text")
+        return text if isinstance(text, str) else ""
+
+    def rows(self, result: dict[str, Any]) -> Sequence[tuple[str, str]]:
+        """Name and text of each row beside the picture on its page; by default those of `words`, if there are any.
+
+        Args:
+            result: as of `words`.
+        """
+        words = self.words(result)
+        return ((self.name, words),) if words else ()
+
+    @abstractmethod
+    def build(self, bundle: Any, device: Any, precision: Any) -> Any:
+        """Build the model of a bundle, on its device and not run yet: a `workers.ports.ResultModel`.
+
+        Args:
+            bundle: `workers.models.bundle.Bundle`.
+            device: `workers.models.device.Device`.
+            precision: `workers.models.device.Precision`.
+
+        Raises:
+            Misconfigured: the weights do not fit, or the device lacks the precision.
+        """
+        ...
