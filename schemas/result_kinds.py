@@ -1,4 +1,4 @@
-"""Kinds of results that other packages add, such as the text in a picture or a score of one's own.
+"""Kinds of results that other packages add, as text in pictures.
 
 A package adds a kind by an entry point of the group `tagstream.roles`: its name is the kind's name, its value a
 subclass of `ResultKind`. A kind is *light*: the index, the search page and `tagstream schemas export` import it, so its
@@ -17,7 +17,7 @@ GROUP = "tagstream.roles"
 
 
 class ResultKind(ABC):
-    """What tagstream needs to know of a kind of result, without its model."""
+    """A kind of result, without its model."""
 
     name: ClassVar[str]
     """`[a-z-]{1,32}`: in an event's `want`, in TAGSTREAM_ROLES, in the outcome's `results`, in searches `NAME:word`."""
@@ -26,8 +26,8 @@ class ResultKind(ABC):
     bundle_kind: ClassVar[str]
     """The `kind` of the bundles that `build` takes."""
     template: ClassVar[str] = ""
-    """A part of a Jinja template in SVG, drawn over the picture on its page. It gets `result` as JSON values. Lengths are
-    pixels of the stored file; the page turns them as the image's orientation says. Empty: nothing is drawn."""
+    """A part of a Jinja template in SVG, drawn over the picture on its page. It gets `result` as JSON values. Lengths
+    are pixels of the stored file; the page turns them as the image's orientation says. Empty: nothing is drawn."""
 
     def words(self, result: dict[str, Any]) -> str:
         """The text by which searches find the image, a line each; by default that of the field `text`.
@@ -49,7 +49,7 @@ class ResultKind(ABC):
 
     @abstractmethod
     def build(self, bundle: Any, device: Any, precision: Any) -> Any:
-        """Build the model of a bundle, on its device and not run yet: a `workers.ports.ResultModel`.
+        """Build a bundle's model on its device: a `workers.ports.ResultModel`, not run yet.
 
         Args:
             bundle: `workers.models.bundle.Bundle`.

@@ -17,6 +17,7 @@ FILES = (
     "workers/__init__.py",
     "pyproject.toml",
     "index/pyproject.toml",
+    "ocr/pyproject.toml",
     "testing/pyproject.toml",
     "training/pyproject.toml",
     "Dockerfile",

@@ -26,6 +26,7 @@ PLACES = (
     "docs",
     ".github",
     "index",
+    "ocr",
     "testing",
     "training",
 )
@@ -96,9 +97,9 @@ PHRASES = {
 """Phrases of documentation, docstrings, comments and help that need a second reading."""
 FIRST_WORDS = 12
 """The most words of the first clause of a docstring, up to its first full stop, colon or semicolon."""
-CODE = ("workers", "schemas", "index", "testing", "training")
+CODE = ("workers", "schemas", "index", "ocr", "testing", "training")
 """The homes whose docstrings are checked."""
-TESTS = ("tests/", "index/tests/", "testing/tests/", "training/tests/")
+TESTS = ("tests/", "index/tests/", "ocr/tests/", "testing/tests/", "training/tests/")
 """Docstrings whose first lines are not checked."""
 AS_THEY_ARE = ("CHANGELOG.md", "benchmarks/RESULTS.md")
 """Texts in which phrases are not checked."""

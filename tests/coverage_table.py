@@ -11,7 +11,7 @@ REPORT = Path("build/coverage.json")
 def package_of(path: str) -> str:
     """`workers/intake/scan/blocks.py` → `workers/intake`; a module outside the packages belongs to their parent."""
     top, *rest = PurePath(path).parts
-    return f"{top}/{rest[0]}" if top in ("workers", "index", "testing", "training") and len(rest) > 1 else top
+    return f"{top}/{rest[0]}" if top in ("workers", "index", "ocr", "testing", "training") and len(rest) > 1 else top
 
 
 def main() -> None:

@@ -12,7 +12,12 @@ import pytest
 pytestmark = pytest.mark.slow
 
 CHECKOUT = Path(__file__).parents[2]
-HOMES = {"index": "tagstream_index", "testing": "tagstream_testing", "training": "tagstream_train"}
+HOMES = {
+    "index": "tagstream_index",
+    "ocr": "tagstream_ocr",
+    "testing": "tagstream_testing",
+    "training": "tagstream_train",
+}
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +57,8 @@ FORBIDDEN = [
     ("workers/cli/spoiled.py", "import tagstream_testing.local.stack"),
     ("workers/models/spoiled.py", "import tagstream_testing"),
     ("workers/cli/spoiled.py", "import tagstream_index"),
+    ("workers/models/spoiled.py", "import tagstream_ocr"),
+    ("tagstream_ocr/spoiled.py", "import workers.cli.terminal"),
     ("tagstream_index/spoiled.py", "import tagstream_testing"),
     ("tagstream_index/spoiled.py", "import redis"),
     ("workers/types.py", "import workers.ports"),
@@ -75,7 +82,7 @@ def test_each_forbidden_import_is_found(copy: Path) -> None:
 def test_only_the_environment_module_reads_our_variables() -> None:
     """Ruff forbids os.environ, except in modules of pyproject.toml that need variables of other programs."""
     root = Path(__file__).parents[2]
-    homes = ("workers", "schemas", "index/tagstream_index", "training/tagstream_train")
+    homes = ("workers", "schemas", "index/tagstream_index", "ocr/tagstream_ocr", "training/tagstream_train")
     files = [path for home in homes for path in (root / home).rglob("*.py")]
     read = {
         (str(path.relative_to(root)), name)

@@ -126,6 +126,7 @@ def built(kind: str, project: Path, out: Path) -> Path:
 PACKAGES = {
     ".": {"workers", "schemas"},
     "index": {"tagstream_index"},
+    "ocr": {"tagstream_ocr"},
     "schemas": {"tagstream_schemas"},
     "testing": {"tagstream_testing"},
     "training": {"tagstream_train"},
@@ -157,8 +158,9 @@ def test_a_wheel_made_from_the_source_distribution_is_whole(project: str, tmp_pa
     assert {f"{package}/py.typed" for package in packages} <= content
     metadata = wheel.read(about["METADATA"]).decode().splitlines()
     assert f"Version: {__version__}" in metadata
-    if project in {"index", "testing", "training"}:
+    if project in {"index", "ocr", "testing", "training"}:
         assert f"Requires-Dist: tagstream=={__version__}" in metadata
+    if project in {"index", "testing", "training"}:
         assert "[tagstream.commands]" in wheel.read(about["entry_points.txt"]).decode()
     elif project == ".":
         assert {"workers/page/page.css", "workers/page/page.js"} <= content

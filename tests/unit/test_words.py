@@ -85,7 +85,14 @@ def test_words_that_only_contain_a_banned_one_are_left_alone() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "home", ["workers schemas", "index/tagstream_index", "testing/tagstream_testing", "training/tagstream_train"]
+    "home",
+    [
+        "workers schemas",
+        "index/tagstream_index",
+        "ocr/tagstream_ocr",
+        "testing/tagstream_testing",
+        "training/tagstream_train",
+    ],
 )
 def test_a_class_of_a_home_has_a_name_of_its_own(home: str) -> None:
     defined_in: dict[str, list[str]] = {}
