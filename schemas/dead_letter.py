@@ -17,6 +17,7 @@ from typing import Annotated, Any, Final, Literal, NamedTuple, TypeAlias, get_ar
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from .printable import printable
+from .result_kinds import RoleName
 from .text import OR_LATER, READS, Headers, first_fault
 
 Stage: TypeAlias = Literal["parse", "fetch", "decode", "annotate", "caption", "publish"]
@@ -58,7 +59,11 @@ DecodeReason: TypeAlias = Literal[
 ]
 """Of the image."""
 
-AnnotateReason: TypeAlias = Literal["annotate-failed", "kills-worker"]
+AnnotateReason: TypeAlias = Literal[
+    "annotate-failed",
+    "kills-worker",
+    "role-not-here",  # wants a result that this worker does not give
+]
 CaptionReason: TypeAlias = Literal["caption-failed"]
 PublishReason: TypeAlias = Literal["result-too-large", "skipped-by-operator"]
 
@@ -136,9 +141,8 @@ class Failure(BaseModel):
     detail: Annotated[str, BeforeValidator(_one_line)] = Field(
         max_length=DETAIL_MAX, description="One line for a person."
     )
-    want: str | None = Field(
+    want: RoleName | None = Field(
         default=None,
-        pattern="^[a-z-]{1,32}$",
         exclude_if=lambda value: value is None,
         description="The result that is missing, as `options.want` calls it. Absent: not one of them alone.",
     )

@@ -8,16 +8,18 @@ later versions may add some. A whole number is one in JSON: text and `1e3` are i
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any, Final, Literal, Self, TypeAlias
 from urllib.parse import quote
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, WithJsonSchema, model_validator
 from pydantic_core import to_json
 
 from .dead_letter import Reason
-from .options import Options, Want
+from .options import Options, OwnWant
+from .result_kinds import RoleName
 from .text import BY_MAX, OR_LATER, READS, Bucket, Key, Moment, OutcomeVersion, Sequencer, Short, subject
 
 Status: TypeAlias = Literal["complete", "partial"]
@@ -279,9 +281,30 @@ class Thresholds(_Exact):
 class OutcomeOptions(_Exact):
     """The results that the event wanted, as a retag needs them."""
 
-    want: tuple[Want, ...] = Field(description="The event's wishes, or else the worker's default.")
+    want: tuple[OwnWant, ...] = Field(description="The event's wishes, or else the worker's default.")
     guide_tags: tuple[str, ...] = Field(default=(), fail_fast=True)
     profile: str | None = Field(default=None, description="The event's profile; null: the default one.")
+    results: tuple[RoleName, ...] | None = Field(
+        default=None,
+        fail_fast=True,
+        exclude_if=lambda value: value is None,
+        description="Wanted results of kinds that packages add. Absent: none.",
+    )
+
+
+def _of_json(value: Mapping[str, Any]) -> Mapping[str, Any]:
+    json.dumps(value, allow_nan=False)
+    return value
+
+
+class AddedResult(_Exact):
+    """A result of a kind that a package adds."""
+
+    model: ModelRef
+    cache: HitOrMiss | None = Field(default=None, description="null: no lookup was made.")
+    value: Annotated[Mapping[str, Any], AfterValidator(_of_json), WithJsonSchema({"type": "object"})] = Field(
+        description="A JSON object as its kind defines it."
+    )
 
 
 class Cache(_Exact):
@@ -334,6 +357,11 @@ class EnrichedImage(_Output):
         default=None,
         exclude_if=lambda value: value is None,
         description="Absent: not wanted, or status is partial.",
+    )
+    results: Mapping[RoleName, AddedResult] | None = Field(
+        default=None,
+        exclude_if=lambda value: value is None,
+        description="Results of kinds that packages add, by name. Absent: none was wanted, or status is partial.",
     )
     corrections: CorrectedTags | None = Field(
         default=None,
@@ -463,6 +491,7 @@ def enriched_id(
     options: Options,
     status: Status,
     corrections: CorrectedTags | None = None,
+    results: Mapping[str, str] | None = None,
 ) -> str:
     """What an enriched image is known by: equal for a redelivery, different for a new upload of the same bytes.
 
@@ -475,11 +504,16 @@ def enriched_id(
          [tagger digest or null, captioner digest or null, thresholds digest],
          [want, guide_tags, profile or null], status]
 
-    and, where persons corrected its tags, ["corrections", added, removed] as one more element at its end.
+    where `want` is that of the outcome; where the event wants results of added kinds, ["results", names, digests] as
+    one more element, with `options.results` and the digest of each one's model, or null for a missing result; and then,
+    where persons corrected its tags, ["corrections", added, removed].
 
     Every field of `models` and of `options` is part of it, in the order of the schema: other options, another id.
 
     The precision is not part of it: the same weights are the same model.
+
+    Args:
+        results: digest of the model of each result of an added kind, by name.
     """
     parts: list[Any] = [
         "enriched-image/1",
@@ -488,9 +522,11 @@ def enriched_id(
         ["etag", etag] if version_id is None else ["version", version_id],
         ["event", event_id] if sequencer is None else ["sequencer", sequencer],
         [*(_digest(getattr(models, use)) for use in USES), thresholds.digest],
-        [getattr(options, name) for name in _OPTIONS],
+        [options.own, *(getattr(options, name) for name in _OPTIONS if name != "want")],
         status,
     ]
+    if wanted := options.results:
+        parts.append(["results", wanted, [(results or {}).get(name) for name in wanted]])
     if corrections is not None:
         parts.append(["corrections", corrections.added, corrections.removed])
     return hashlib.sha256(to_json(parts)).hexdigest()

@@ -6,14 +6,17 @@ from typing import Annotated, Final, Literal, TypeAlias, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from .result_kinds import RoleName
 from .text import Short, TagName
 
-Want: TypeAlias = Literal["tags", "caption", "embedding"]
-WANTS: Final[tuple[Want, ...]] = get_args(Want)
+Want: TypeAlias = RoleName
+OwnWant: TypeAlias = Literal["tags", "caption", "embedding"]
+"""The results that need no added kind."""
+WANTS: Final[tuple[OwnWant, ...]] = get_args(OwnWant)
 
 
 def _each_once(want: tuple[Want, ...]) -> tuple[Want, ...]:
-    return tuple(sorted(set(want), reverse=True))
+    return tuple(sorted(set(want).intersection(WANTS), reverse=True)) + tuple(sorted(set(want).difference(WANTS)))
 
 
 class Options(BaseModel):
@@ -24,7 +27,7 @@ class Options(BaseModel):
     # Lists are read up to their first fault: an error for each of a million items would take a gigabyte.
     want: Annotated[
         tuple[Want, ...], Field(min_length=1, max_length=16, fail_fast=True), AfterValidator(_each_once)
-    ] = ("tags", "caption")
+    ] = Field(default=("tags", "caption"), description="tags, caption, embedding, or names of added kinds.")
     guide_tags: tuple[TagName, ...] = Field(
         default=(),
         max_length=50,
@@ -33,3 +36,13 @@ class Options(BaseModel):
         "without control characters and blanks at their ends; empty: its own.",
     )
     profile: Short | None = Field(default=None, description="The name of a threshold profile; null: the default one.")
+
+    @property
+    def own(self) -> tuple[Want, ...]:
+        """The wanted results among `WANTS`: an outcome's `options.want`."""
+        return tuple([name for name in self.want if name in WANTS])
+
+    @property
+    def results(self) -> tuple[Want, ...]:
+        """The wanted results of added kinds: an outcome's `options.results`."""
+        return tuple([name for name in self.want if name not in WANTS])

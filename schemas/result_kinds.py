@@ -7,13 +7,28 @@ module imports no torch. `build` alone imports the model. The package is the ope
 
 from __future__ import annotations
 
+import importlib.metadata
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Any, ClassVar
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Annotated, Any, ClassVar, Final, TypeAlias
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
-GROUP = "tagstream.roles"
+GROUP: Final = "tagstream.roles"
+
+NAME_PATTERN: Final = "^[a-z-]{1,32}$"
+RoleName: TypeAlias = Annotated[str, Field(pattern=NAME_PATTERN)]
+"""The name of a result: `tags`, `caption`, `embedding`, or that of an added kind."""
+
+RESERVED: Final = frozenset(
+    [
+        *("tags", "caption", "embedding", "tagger", "captioner", "facts", "source"),
+        *("tag", "score", "bucket", "key", "since", "before", "taken", "is", "model"),  # filters of searches
+    ]
+)
+"""Names that no added kind may have. A later filter of searches goes before a kind of its name."""
 
 
 class ResultKind(ABC):
@@ -60,3 +75,26 @@ class ResultKind(ABC):
             Misconfigured: the weights do not fit, or the device lacks the precision.
         """
         ...
+
+
+@cache
+def kinds() -> Mapping[str, ResultKind]:
+    """The added kinds by name, in alphabetical order; loaded once.
+
+    Raises:
+        ValueError: a package can't be loaded, or its kind may not have this name. The text names the package.
+    """
+    found: dict[str, ResultKind] = {}
+    for entry in sorted(importlib.metadata.entry_points(group=GROUP), key=lambda entry: entry.name):
+        package = entry.dist.name if entry.dist is not None else entry.value
+        remedy = f"correct or uninstall the package {package}"
+        try:
+            kind = entry.load()()
+        except Exception as error:
+            raise ValueError(f"the kind {entry.name!r} can't be loaded ({error!r}); {remedy}") from error
+        if not isinstance(kind, ResultKind) or kind.name != entry.name:
+            raise ValueError(f"{entry.value} is no ResultKind of the name {entry.name!r}; {remedy}")
+        if not re.fullmatch(NAME_PATTERN, kind.name) or kind.name in RESERVED | found.keys():
+            raise ValueError(f"a kind can't have the name {kind.name!r}: it is taken, or not {NAME_PATTERN}; {remedy}")
+        found[kind.name] = kind
+    return found

@@ -12,7 +12,17 @@ from typing import Any, TypeAlias
 
 from pydantic import BaseModel
 
-from .enriched_image import Cache, CaptionText, EnrichedImage, EventRef, ImageFacts, Source, Tag
+from .enriched_image import (
+    AddedResult,
+    Cache,
+    CaptionText,
+    EnrichedImage,
+    EventRef,
+    ImageFacts,
+    OutcomeOptions,
+    Source,
+    Tag,
+)
 
 Fields: TypeAlias = dict[str, Any]
 """A JSON object. Any writer of JSON takes it that writes tuples as arrays."""
@@ -44,4 +54,6 @@ image_facts = writer(ImageFacts)
 tag = writer(Tag)
 caption_text = writer(CaptionText)
 cache = writer(Cache)
+added_result = writer(AddedResult)
+outcome_options = writer(OutcomeOptions)
 enriched_image = writer(EnrichedImage)

@@ -20,7 +20,7 @@ from tests.support.waiting import eventually
 from workers.backends.kafka.types import Delivery
 from workers.intake import Limits
 from workers.pipeline.profiles import default_profiles
-from workers.pipeline.roles import ModelsByUse, make_roles
+from workers.pipeline.roles import ModelRole, ModelsByUse, make_roles
 from workers.pipeline.worker import Worker, WorkerOptions
 from workers.ports import CorrectionLog, Publisher, RecordSource, SystemClock
 from workers.types import Caption, FactsMode, Headers, LabelScores, Pixels, Polled, Subset, Transform
@@ -177,6 +177,7 @@ class Harness:
         self.tagger = ColourTagger()
         self.captioner: EchoCaptioner | None = None
         self.corrections: CorrectionLog | None = None
+        self.added: Sequence[ModelRole] = ()
         self.refused_keys: Callable[[], str | None] = lambda: ""
         self.keep_scores = True
         self.facts: FactsMode = "off"
@@ -240,7 +241,14 @@ class Harness:
         models = ModelsByUse(tagger=self.tagger)
         if self.captioner is not None:
             models["captioner"] = self.captioner
-        roles = make_roles(models, template, self.corrections, keep_scores=self.keep_scores, facts=self.facts)
+        roles = make_roles(
+            models,
+            template,
+            self.corrections,
+            keep_scores=self.keep_scores,
+            facts=self.facts,
+            added=self.added,
+        )
         transforms = [role.model.transform for role in roles.models]
 
         def publisher(source: RecordSource) -> MemoryPublisher:

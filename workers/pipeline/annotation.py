@@ -53,6 +53,10 @@ def changes_nothing(image: Annotation, results: Mapping[str, Any]) -> None:
     """The rule for an option that does not change the result."""
 
 
+NO_OPTIONS: OptionRules = dict.fromkeys(_FIELDS, changes_nothing)
+"""The rules of a role whose result depends on the image alone."""
+
+
 def option_parts(rules: OptionRules, image: Annotation, results: Mapping[str, Any]) -> tuple[str, ...]:
     """The parts of all options that change a result, as `name=value`."""
     found = [(name, rules[name](image, results)) for name in _FIELDS]

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
+from pydantic import BaseModel
 
 from schemas.enriched_image import CaptionText
 from schemas.text import first_fault
 from workers.errors import Broken
-from workers.ports import Captioner, Model, Tagger
+from workers.ports import Captioner, Model, ResultModel, Tagger
 from workers.types import Caption, LabelScores
+
+_RESULT_BYTES_MAX: Final = 1 << 20
+_RESULT_COMMAS_MAX: Final = 100_000
+"""Separators in a result: pydantic may make an error, of hundreds of bytes, for each item between them."""
 
 
 def one_each(model: Model, answers: Sequence[Any], images: int) -> Sequence[Any]:
@@ -59,6 +64,32 @@ def caption_of(captioner: Captioner, raw: Any) -> Caption:
     except ValueError as error:
         raise _mistake(captioner, f"returned a caption that can't be published ({first_fault(error)})") from None
     return Caption(shown.text, shown.score, shown.method)
+
+
+def result_of(model: ResultModel, shape: type[BaseModel], raw: Any) -> dict[str, Any]:
+    """Postprocess an added kind's answer to JSON values, and check it.
+
+    Raises:
+        ValueError: it does not read back as its kind's result (NaN, lone surrogates), or is too large.
+        Broken: it is of another class.
+    """
+    answer: object = model.postprocess(raw)
+    if not isinstance(answer, shape):
+        raise _mistake(model, f"returned a {type(answer).__name__} for a {shape.__name__}")
+    value = result_in(shape, answer.model_dump_json().encode())
+    if value is None:
+        raise ValueError(f"{model.name}: its {shape.__name__} has numbers that JSON lacks, or is above 1 MiB")
+    return value
+
+
+def result_in(shape: type[BaseModel], data: bytes) -> dict[str, Any] | None:
+    """An added kind's result as JSON values; None: invalid, or of more than 1 MiB."""
+    if len(data) > _RESULT_BYTES_MAX or data.count(b",") > _RESULT_COMMAS_MAX:
+        return None
+    try:
+        return shape.model_validate_json(data).model_dump(mode="json")
+    except ValueError:
+        return None
 
 
 def _mistake(model: Model, what: str) -> Broken:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from schemas import writing
-from schemas.dead_letter import Failure, Reason, Stage
+from schemas.dead_letter import Reason, Stage
 from schemas.options import Options, Want
 from workers.pipeline import cache_entries as entries
 from workers.pipeline.annotation import Annotation, OptionRules, changes_nothing
@@ -124,9 +124,6 @@ class TemplateCaptioning:
 
     def needs(self, options: Options) -> frozenset[Want]:
         return _needs_of_caption(options)
-
-    def refusal(self, image: Annotation) -> Failure | None:
-        return None
 
     def render(self, image: Annotation) -> Mapping[str, Any]:
         if self.name not in image.event.options.want:

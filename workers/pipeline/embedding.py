@@ -20,7 +20,7 @@ from schemas.options import Options, Want
 from schemas.stored_scores import EMBEDDING_HEADER, StoredEmbedding
 from workers.errors import Misconfigured
 from workers.pipeline import cache_entries as entries
-from workers.pipeline.annotation import Annotation, OptionRules, changes_nothing
+from workers.pipeline.annotation import NO_OPTIONS, Annotation
 from workers.pipeline.answers import one_each
 from workers.pipeline.published import NotStored, StoredOutcome
 from workers.pipeline.task import Attempt
@@ -36,9 +36,6 @@ _HEADER = struct.Struct("<4sI")
 _MAGIC = b"tse1"
 _ROUNDING = 0.01
 """Largest difference between 1 and the length of a rounded vector."""
-
-
-_OPTION_RULES: OptionRules = {"want": changes_nothing, "guide_tags": changes_nothing, "profile": changes_nothing}
 
 
 @runtime_checkable
@@ -70,7 +67,7 @@ class EmbeddingRole:
     reason = _REASON
     essential = False
     kind = "embedding"
-    option_rules = _OPTION_RULES
+    option_rules = NO_OPTIONS
     in_general = False
 
     def __init__(self, embedder: Embedder, *, keep: bool = True) -> None:

@@ -24,6 +24,7 @@ NeedReason: TypeAlias = Literal[
     "guide",
     "embedding",
     "facts",
+    "results",
 ]
 """Why an outcome can't be remade without the image: a closed list."""
 NEEDS: Final[tuple[NeedReason, ...]] = get_args(NeedReason)

@@ -13,10 +13,11 @@ from pydantic import BaseModel
 from schemas import writing
 from schemas.dead_letter import Failure
 from schemas.enriched_image import (
+    USES,
+    Cache,
     EventRef,
     GoneSource,
     HitOrMiss,
-    ModelRef,
     Models,
     Retraction,
     Skip,
@@ -27,6 +28,7 @@ from schemas.enriched_image import (
     version_key,
 )
 from schemas.image_event import ImageEvent
+from schemas.options import Options
 from schemas.stored_scores import STORED_HEADERS
 from schemas.text import version_or_none
 from schemas.version import VERSION_HEADER, version_of
@@ -36,10 +38,12 @@ from workers.pipeline.dead_letters import dead_letters
 from workers.pipeline.facts import FACTS, image_of
 from workers.pipeline.options import WorkerOptions
 from workers.pipeline.profiles import Profile
-from workers.pipeline.roles import Roles, reference
+from workers.pipeline.roles import Roles, model_ref, reference
 from workers.pipeline.task import AnnotatedTask, CompleteTask
-from workers.ports import Clock, Model
+from workers.ports import Clock
 from workers.types import Content, Coordinates, Document, Facts, Headers, Message, Outcome, OutcomeKind
+
+_CACHED = tuple(Cache.model_fields)
 
 
 class Renderer:
@@ -60,10 +64,11 @@ class Renderer:
         self._options = options
         self._limits = max_message_bytes
         self._clock = clock
-        self._models = Models(**{role.use: _reference(role.model) for role in roles.models})
+        self._models = Models(**{role.use: model_ref(role.model) for role in roles.models if role.use in USES})
         self._models_written = self._models.model_dump()
         self._thresholds: dict[str, Thresholds] = {}
         self._essential = {role.name for role in roles.models if role.essential}
+        self._added = {role.name for role in roles.models if role.use not in USES}
 
     def postprocess(self, task: AnnotatedTask) -> CompleteTask:
         """Turn the models' raw answers into results.
@@ -87,8 +92,7 @@ class Renderer:
         lost = tuple(failure for failure in complete.failures if failure.want in self._essential)
         if lost:
             return lost
-        refusals = [refusal for rule in self._roles.rules if (refusal := rule.refusal(complete.annotation)) is not None]
-        failures = (*complete.failures, *refusals)
+        failures = (*complete.failures, *self._roles.refusals(complete.annotation))
         document = self.enriched(
             complete.annotation,
             complete.facts,
@@ -140,13 +144,14 @@ class Renderer:
         *,
         failures: Sequence[Failure] = (),
         timings_ms: Mapping[str, float],
-        cache: writing.Fields,
+        cache: Mapping[str, HitOrMiss | None],
         stored: Headers = (),
         models: Models | None = None,
     ) -> Document:
         """Build an enriched image. All values were checked before.
 
         Args:
+            cache: `hit` or `miss` by role, and of `source`; null: no lookup was made.
             stored: headers that store results for `tagstream retag`.
             models: the models that made the results; None: this worker's.
         """
@@ -155,6 +160,8 @@ class Renderer:
         version_id = version_or_none(facts.version_id) or event.version_id
         thresholds = self._thresholds_of(image.profile)
         parts = self.parts(image)
+        added = parts.pop("results", {})
+        results = {name: writing.added_result(**each, cache=cache.get(name)) for name, each in added.items()}
         fields = writing.enriched_image(
             id=enriched_id(
                 bucket=event.bucket,
@@ -168,6 +175,7 @@ class Renderer:
                 options=event.options,
                 status=status,
                 corrections=parts.get("corrections"),
+                results={name: each["model"]["digest"] for name, each in added.items()},
             ),
             subject=subject,
             document_id=subject,
@@ -177,12 +185,13 @@ class Renderer:
             event=_event_ref(where, event),
             source=_source(event, facts, version_id),
             image=image_of(facts, image.results.get(FACTS)),
-            options=vars(event.options),
+            options=_options(event.options),
             models=self._models_written if models is None else models.model_dump(),
             thresholds={"profile": thresholds.profile, "digest": thresholds.digest},
             timings_ms=timings_ms,
             produced_at=moment(self._clock.wall()),
-            cache=cache,
+            cache=writing.cache(**{name: cache[name] for name in _CACHED if name in cache}),
+            results=results or None,
             **parts,
         )
         kind: OutcomeKind = "enriched" if status == "complete" else "partial"
@@ -190,10 +199,13 @@ class Renderer:
         return Document(kind, subject.encode(), _json(fields), content=content, version=version, stored=stored)
 
     def parts(self, image: Annotation) -> dict[str, Any]:
-        """The output fields of all roles."""
-        parts: dict[str, Any] = {}
+        """The output fields of all roles; results of added kinds without `cache`."""
+        parts: dict[str, Any] = {"tags": ()}
         for role in self._roles.all:
             parts.update(role.render(image))
+        if wanted := image.event.options.results:
+            known = self._added & image.results.keys()
+            parts["results"] = {name: image.results[name] for name in wanted if name in known}
         return parts
 
     def _version(self, complete: CompleteTask) -> int:
@@ -213,13 +225,13 @@ class Renderer:
             known = self._thresholds[profile.name] = Thresholds(profile=profile.name, digest=profile.digest)
         return known
 
-    def _cache(self, complete: CompleteTask) -> writing.Fields:
+    def _cache(self, complete: CompleteTask) -> Mapping[str, HitOrMiss | None]:
         image = complete.annotation
         event, hits, results = image.event, image.hits, image.results
         shown = [role.name for role in self._roles.models if role.name in results and self._roles.wants(image, role)]
         levels = {name: _hit(name in hits) for name in shown}
         source = _hit(complete.task.source_hit) if event.version_id or event.etag else None
-        return writing.cache(source=source, **levels)
+        return {"source": source, **levels}
 
     def rendered(self, entry: Entry, index: int, outcomes: Sequence[Outcome]) -> tuple[Rendered | Failure, ...]:
         """Build the messages of one event; failures stay for the dead letter.
@@ -337,9 +349,10 @@ def _too_much(index: int) -> Failure:
     return Failure(index=index, stage="parse", reason="too-many-records", detail=detail)
 
 
-def _reference(model: Model) -> ModelRef:
-    return ModelRef(
-        name=model.name, digest=model.digest, precision=model.precision, random_weights=model.random_weights
+def _options(options: Options) -> writing.Fields:
+    own, added = options.own, options.results
+    return writing.outcome_options(
+        want=own, guide_tags=options.guide_tags, profile=options.profile, results=added or None
     )
 
 

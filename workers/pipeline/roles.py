@@ -8,11 +8,12 @@ of the picture, which come with its pixels.
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Protocol, TypedDict
 
 from schemas.dead_letter import Failure, Reason, Stage
-from schemas.options import Options, Want
+from schemas.enriched_image import ModelRef
+from schemas.options import WANTS, Options, Want
+from workers.errors import closest
 from workers.pipeline.annotation import Annotation, OptionRules, option_parts
 from workers.pipeline.cache_entries import result_key
 from workers.pipeline.captioning import Captioning, Template, TemplateCaptioning
@@ -38,39 +39,6 @@ class Role(Protocol):
     def render(self, image: Annotation) -> Mapping[str, Any]:
         """The output fields; empty values if the event does not want them."""
         ...
-
-
-class Rule(Role, Protocol):
-    """A role without a model: it uses the results of other roles."""
-
-    def refusal(self, image: Annotation) -> Failure | None:
-        """The reason why a wanted result is missing, or None."""
-        ...
-
-
-@dataclass(slots=True)
-class Absent:
-    """The role of a result that this worker can't give.
-
-    Args:
-        fields: of the output, empty.
-    """
-
-    name: Want
-    why: str
-    fields: Mapping[str, Any] = field(default_factory=dict)
-
-    def needs(self, options: Options) -> frozenset[Want]:
-        return frozenset()
-
-    def refusal(self, image: Annotation) -> Failure | None:
-        if self.name not in image.event.options.want:
-            return None
-        index = image.event.index
-        return Failure(index=index, stage="annotate", reason="annotate-failed", detail=self.why, want=self.name)
-
-    def render(self, image: Annotation) -> Mapping[str, Any]:
-        return self.fields
 
 
 class Result(Protocol):
@@ -108,7 +76,7 @@ class ModelRole(Role, Result, Protocol):
     name: Want
     model: Model
     use: str
-    """The field of the model in the output's `models`."""
+    """The field of the model in the output's `models`; the name of an added kind, which has none there."""
     stage: Stage
     reason: Reason
     """The reason in a dead letter after a failure of the model."""
@@ -165,14 +133,22 @@ class Roles:
 
     Args:
         models: roles with a model; each comes after the roles that it needs.
+        rules: roles without a model, which use the results of others.
         facts: of the picture; None: they are off.
+        lacks: why the worker can't give a result, by its name.
     """
 
-    def __init__(self, models: Sequence[ModelRole], rules: Sequence[Rule] = (), facts: Result | None = None) -> None:
+    def __init__(
+        self,
+        models: Sequence[ModelRole],
+        rules: Sequence[Role] = (),
+        facts: Result | None = None,
+        lacks: Mapping[Want, str] | None = None,
+    ) -> None:
         self.models = tuple(models)
-        self.rules = tuple(rules)
         self.facts = facts
         self.all: tuple[Role, ...] = (*models, *rules)
+        self._lacks = lacks or {}
         self.results: tuple[Result, ...] = tuple(models) if facts is None else (*models, facts)
         self._computed = frozenset(role.name for role in models)
         self._by_products = tuple(role for role in models if role.comes_with is not None)
@@ -189,6 +165,23 @@ class Roles:
             if role.name in names:
                 names |= role.needs(options)
         return tuple(role for role in self.models if role.name in names)
+
+    def refusals(self, image: Annotation) -> list[Failure]:
+        """A failure for each wanted result that this worker can't give."""
+        options = image.event.options
+        refused: list[tuple[Want, Reason, str]] = [
+            (name, "annotate-failed", self._lacks[name]) for name in options.want if name in self._lacks
+        ]
+        for name in options.results:
+            if name not in self._computed:
+                near = closest(name, (*WANTS, *self._computed))
+                hint = f"did you mean {near}?" if near else "TAGSTREAM_ROLES names the added ones"
+                refused.append((name, "role-not-here", f"this worker has no role {name}; {hint}"))
+        index = image.event.index
+        return [
+            Failure(index=index, stage="annotate", reason=reason, detail=detail, want=name)
+            for name, reason, detail in refused
+        ]
 
     def missing(self, image: Annotation) -> tuple[ModelRole, ...]:
         """The roles to run: needed roles without a result, and free ones (`comes_with`)."""
@@ -244,6 +237,7 @@ def make_roles(
     *,
     keep_scores: bool = True,
     facts: FactsMode = "off",
+    added: Sequence[ModelRole] = (),
 ) -> Roles:
     """Create the roles for these models.
 
@@ -252,27 +246,35 @@ def make_roles(
         corrections: manual tag corrections, which override the tagger.
         keep_scores: whether output records store scores and embeddings in headers, for `tagstream retag`.
         facts: whether outcomes tell facts of their pictures.
+        added: the roles of added kinds, in the order in which they run.
     """
     tagger, captioner = models.get("tagger"), models.get("captioner")
     tagging = Tagging(tagger, corrections, keep_scores) if tagger is not None and tagger.labels else None
     made: list[ModelRole] = [tagging] if tagging is not None else []
-    rules: list[Rule] = []
+    rules: list[Role] = []
+    lacks: dict[Want, str] = {}
     if tagger is not None and tagging is None:
-        why = f"the tagger {tagger.name} has no labels; `tagstream models labels` gives it some"
-        rules.append(Absent("tags", why, {"tags": (), "corrections": None}))
+        lacks["tags"] = f"the tagger {tagger.name} has no labels; `tagstream models labels` gives it some"
     if isinstance(tagger, Embedder):
         made.append(EmbeddingRole(tagger, keep=keep_scores))
     else:
         runs = "no tagger" if tagger is None else f"the tagger {tagger.name}"
         why = f"this worker runs {runs}, which gives no embeddings; compact, RAM, RAM++ and dual encoders do"
-        rules.append(Absent("embedding", why))
+        lacks["embedding"] = why
     if captioner is not None:
         made.append(Captioning(captioner, tagging))
     elif template is not None:
         rules.append(TemplateCaptioning(template, tagging))
-    return Roles(made, rules, None if facts == "off" else FactsResult(facts))
+    return Roles([*made, *added], rules, None if facts == "off" else FactsResult(facts), lacks)
 
 
 def reference(model: Model) -> str:
     """A model's name and the start of its digest: `ram 3f2a9c0d1e4b`."""
     return f"{model.name} {model.digest[:12]}"
+
+
+def model_ref(model: Model) -> ModelRef:
+    """A model as outcomes name it."""
+    return ModelRef(
+        name=model.name, digest=model.digest, precision=model.precision, random_weights=model.random_weights
+    )

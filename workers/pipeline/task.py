@@ -28,12 +28,14 @@ from schemas.image_event import ImageEvent
 from workers.pipeline.annotation import Annotation
 from workers.pipeline.cache_entries import CacheWrite
 from workers.pipeline.commit.ledger import Entry
+from workers.pipeline.facts import FACTS
 from workers.pipeline.profiles import Profile
 from workers.ports import Model
-from workers.types import Facts, Fetched, Job, LogFields, Pixels, Transform
+from workers.types import Facts, Fetched, ImageAbout, Job, LogFields, Pixels, Transform
 
 _NAMED = 3
 """Largest number of tasks that a log line names."""
+_NO_IMAGE = ImageAbout("png", 1, 1)
 
 Ending: TypeAlias = Literal["done", "dropped"]
 
@@ -158,6 +160,7 @@ class Attempt:
 
     Args:
         pixels: returns the image in a model's input format.
+        about: format, size and orientation of the image; not those of self-test images.
         task: the image's task; None: the image belongs to no record.
         known_good: whether this is a self-test: `pixels` then returns each model's self-test image.
         answers: raw answer of each model, by role.
@@ -167,6 +170,7 @@ class Attempt:
     pixels: Callable[[Model], Pixels]
     task: Task | None = None
     known_good: bool = False
+    about: ImageAbout = _NO_IMAGE
     answers: dict[str, Any] = field(default_factory=dict)
     failures: dict[str, Failure] = field(default_factory=dict)
 
@@ -178,7 +182,9 @@ class DecodedTask(DescribedTask):
     images: dict[Transform, Pixels]
 
     def attempt(self) -> Attempt:
-        return Attempt(self.annotation.copy(), lambda model: self.images[model.transform], self.task)
+        facts, told = self.facts, self.annotation.results.get(FACTS)
+        about = ImageAbout(facts.format, facts.width, facts.height, None if told is None else told.orientation)
+        return Attempt(self.annotation.copy(), lambda model: self.images[model.transform], self.task, about=about)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -49,6 +49,7 @@ REASONS: Final[Mapping[str, str]] = {
     "guide": "a model wrote the caption under other tags",
     "embedding": "the record carries no embedding of today's tagger",
     "facts": "the outcome lacks the facts of its picture",
+    "results": "the record lacks a wanted result of today's model",
     "unknown-profile": "its profile is not known today",
     "corrections-not-read": "people corrected it, and TAGSTREAM_CORRECTIONS_TOPIC is not set",
 }

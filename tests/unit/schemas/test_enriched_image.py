@@ -14,7 +14,9 @@ from pydantic import ValidationError
 
 from schemas.dialects.words import UnreadableDocument, document
 from schemas.enriched_image import (
+    AddedResult,
     CaptionText,
+    CorrectedTags,
     EnrichedImage,
     EventRef,
     GoneSource,
@@ -174,6 +176,23 @@ def test_a_fact_beyond_its_bound_is_not_written(name: str, values: list[Any]) ->
     for value in values:
         with pytest.raises(ValidationError, match=name):
             with_facts(**{name: value})
+
+
+RESULTS: dict[str, Any] = {"ocr": {"model": TAGGER, "cache": "hit", "value": {"text": "a", "lines": [{"score": 0.5}]}}}
+
+
+def test_results_of_added_kinds_are_written_and_read_whatever_their_values_are() -> None:
+    options = {"want": ("tags",), "results": ("ocr",)}
+    written = enriched(results=RESULTS, options=options)
+    assert read_output(written.to_bytes()) == written
+    assert json.loads(written.to_bytes())["results"]["ocr"]["value"] == RESULTS["ocr"]["value"]
+    assert not {"results", "options"} & json.loads(enriched().to_bytes()).keys()
+
+
+@pytest.mark.parametrize("value", [{"a": [float("nan")]}, {"a": float("-inf")}, [], "text", None])
+def test_a_result_is_a_json_object(value: Any) -> None:
+    with pytest.raises(ValidationError):
+        AddedResult(model=TAGGER, value=value)
 
 
 @pytest.mark.parametrize("value", [b"", b"{}", b"[]", b'{"schema": "enriched-image/9"}', b'{"schema": "skipped/1"}'])
@@ -359,6 +378,22 @@ def test_a_redelivery_has_the_same_id() -> None:
 )
 def test_whatever_makes_another_result_makes_another_id(fields: dict[str, Any]) -> None:
     assert identify(**fields) != identify()
+
+
+def test_results_of_added_kinds_are_one_more_element_before_the_corrections() -> None:
+    written = (
+        '["enriched-image/1","photos","a.jpg",["etag","abc"],["sequencer","0A"],'
+        f'["{"c" * 64}",null,"t1"],[["tags"],[],null],"complete",["results",["faces","ocr"],[null,"{"f" * 64}"]],'
+        '["corrections",["dog"],[]]]'
+    )
+    made = identify(
+        models=Models(tagger=TAGGER),
+        options=Options(want=("ocr", "tags", "faces")),
+        results={"ocr": "f" * 64},
+        corrections=CorrectedTags(added=("dog",)),
+    )
+    assert made == hashlib.sha256(written.encode()).hexdigest()
+    assert identify(results={"ocr": "f" * 64}) == identify(), "what is not wanted does not count"
 
 
 OTHER_OPTIONS: dict[str, Any] = {"want": ("tags",), "guide_tags": ("dog",), "profile": "default"}

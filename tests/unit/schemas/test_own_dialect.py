@@ -42,6 +42,12 @@ def test_every_field_is_read() -> None:
     assert read.subject == "photos/a.jpg"
 
 
+def test_names_of_added_kinds_may_be_wanted_and_come_after_todays() -> None:
+    options = event(own(options={"want": ["zebra", "a-b", "caption", "tags", "embedding", "a-b"]})).options
+    assert options.want == ("tags", "embedding", "caption", "a-b", "zebra")
+    assert (options.own, options.results) == (("tags", "embedding", "caption"), ("a-b", "zebra"))
+
+
 def test_without_options_tags_and_caption_are_wanted() -> None:
     assert event(own()).options == Options(want=("tags", "caption"), guide_tags=(), profile=None)
 
@@ -87,7 +93,10 @@ UNFIT_TAGS = ["a\0b", "\x1b[2J", "a\nb", "a\u202eb", "a\u200bb", " dog", "dog ",
         ({"key": "ü" * 513}, "key"),
         ({"id": None}, "id"),
         ({"options": {"want": []}}, "options.want"),
-        ({"options": {"want": ["poem"]}}, "options.want.0"),
+        ({"options": {"want": ["Poem"]}}, "options.want.0"),
+        ({"options": {"want": ["p" * 33]}}, "options.want.0"),
+        ({"options": {"want": ["poem\n"]}}, "options.want.0"),
+        ({"options": {"want": ["tags"] * 17}}, "options.want"),
         ({"options": {"guide_tags": ["x"] * 51}}, "options.guide_tags"),
         *(({"options": {"guide_tags": ["dog", tag]}}, "options.guide_tags.1") for tag in UNFIT_TAGS),
         ({"options": "tags"}, "options"),
@@ -171,7 +180,7 @@ _FIELDS = st.fixed_dictionaries(
         "options": st.fixed_dictionaries(
             {},
             optional={
-                "want": st.lists(st.sampled_from(["tags", "caption", "poem"]), max_size=3) | json_values,
+                "want": st.lists(st.sampled_from(["tags", "caption", "poem", "Poem"]), max_size=3) | json_values,
                 "guide_tags": st.lists(st.text(max_size=3), max_size=3) | json_values,
                 "profile": json_values,
             },

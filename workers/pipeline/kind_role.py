@@ -1,0 +1,93 @@
+"""The role of a kind of result that another package adds (`schemas.result_kinds`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from schemas import writing
+from schemas.dead_letter import Reason, Stage
+from schemas.enriched_image import ModelRef
+from schemas.options import Options, Want
+from schemas.result_kinds import ResultKind
+from workers.pipeline import cache_entries as entries
+from workers.pipeline.annotation import NO_OPTIONS, Annotation
+from workers.pipeline.answers import one_each, result_in, result_of
+from workers.pipeline.published import NotStored, StoredOutcome
+from workers.pipeline.roles import model_ref
+from workers.pipeline.task import Attempt
+from workers.ports import Model, ResultModel, SelfTested
+from workers.types import ImageAbout, Pixels
+
+
+class KindRole:
+    """The role of one added kind. Its results are fields of `results.NAME`: `model` and `value`."""
+
+    stage: Stage = "annotate"
+    reason: Reason = "annotate-failed"
+    essential = False
+    option_rules = NO_OPTIONS
+    in_general = False
+    comes_with: Want | None = None
+
+    def __init__(self, kind: ResultKind, model: ResultModel) -> None:
+        self.name: Want = kind.name
+        self.use = kind.name
+        self.kind = f"result-{kind.name}"
+        self.model: Model = model
+        self.made_by = entries.digest(model.digest, repr(model.transform), model.precision)
+        self._model = model
+        self._result = kind.result
+        self._reference = model_ref(model).model_dump()
+
+    def needs(self, options: Options) -> frozenset[Want]:
+        return frozenset()
+
+    def pack(self, value: writing.Fields) -> bytes:
+        return orjson.dumps(value["value"])
+
+    def unpack(self, value: bytes | None) -> writing.Fields | None:
+        found = None if value is None else result_in(self._result, value)
+        return None if found is None else {"model": self._reference, "value": found}
+
+    def restore(self, outcome: StoredOutcome, image: Annotation) -> writing.Fields:
+        """The result of the outcome, with the reference to its model, if of this model."""
+        found = (outcome.fields.get("results") or {}).get(self.name)
+        if found is None or found["model"]["digest"] != self.model.digest:
+            raise NotStored("results")
+        restored = self.unpack(orjson.dumps(found["value"]))
+        if restored is None:
+            raise NotStored("results")
+        return {**restored, "model": ModelRef.model_validate(found["model"], extra="ignore").model_dump()}
+
+    def run(self, attempts: Sequence[Attempt]) -> Sequence[Any]:
+        images = [attempt.pixels(self._model) for attempt in attempts]
+        about = [_about(one) if a.known_good else a.about for a, one in zip(attempts, images, strict=True)]
+        return one_each(self._model, self._model.forward(images, about), len(attempts))
+
+    def finish(self, answer: Any) -> writing.Fields:
+        return {"model": self._reference, "value": result_of(self._model, self._result, answer)}
+
+    def self_test(self, attempt: Attempt) -> None:
+        image = self._model.self_test_image()
+        self.finish(self._model.forward([image], [_about(image)])[0])
+
+    def check_self_test(self, answer: Any) -> None:
+        self.finish(answer)
+        if isinstance(self._model, SelfTested):
+            self._model.check_self_test(answer)
+
+    def render(self, image: Annotation) -> Mapping[str, Any]:
+        """Nothing: the renderer collects the results of all kinds in one field."""
+        return {}
+
+    def header(self, image: Annotation) -> None:
+        return None
+
+
+def _about(image: Pixels) -> ImageAbout:
+    """The facts of a self-test image."""
+    height, width, _ = image.shape
+    return ImageAbout("png", width, height, 1)
