@@ -13,7 +13,6 @@ from pydantic import BaseModel
 from schemas import writing
 from schemas.dead_letter import Failure
 from schemas.enriched_image import (
-    USES,
     Cache,
     EventRef,
     GoneSource,
@@ -64,11 +63,11 @@ class Renderer:
         self._options = options
         self._limits = max_message_bytes
         self._clock = clock
-        self._models = Models(**{role.use: model_ref(role.model) for role in roles.models if role.use in USES})
+        self._models = Models(**{role.use: model_ref(role.model) for role in roles.own})
         self._models_written = self._models.model_dump()
         self._thresholds: dict[str, Thresholds] = {}
         self._essential = {role.name for role in roles.models if role.essential}
-        self._added = {role.name for role in roles.models if role.use not in USES}
+        self._added = {role.name for role in roles.added}
 
     def postprocess(self, task: AnnotatedTask) -> CompleteTask:
         """Turn the models' raw answers into results.

@@ -152,6 +152,9 @@ class Roles:
         self.results: tuple[Result, ...] = tuple(models) if facts is None else (*models, facts)
         self._computed = frozenset(role.name for role in models)
         self._by_products = tuple(role for role in models if role.comes_with is not None)
+        self.own = tuple([role for role in models if role.name in WANTS])
+        self.added = tuple([role for role in models if role.name not in WANTS])
+        """The roles of kinds that other packages add."""
 
     def warm_up(self) -> None:
         """Warm up each model once. Runs on the device thread."""
