@@ -45,4 +45,4 @@ class Options(BaseModel):
     @property
     def results(self) -> tuple[Want, ...]:
         """The wanted results of added kinds: an outcome's `options.results`."""
-        return tuple([name for name in self.want if name not in WANTS])
+        return tuple(sorted([name for name in self.want if name not in WANTS]))

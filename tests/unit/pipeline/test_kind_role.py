@@ -158,7 +158,7 @@ MODEL = {"name": "bright", "digest": "b" * 64, "precision": "bf16", "random_weig
         b" " * (1 << 20) + json.dumps(VALUE).encode(),
         b'{"mean": [%s]}' % (b"1," * 100_001),
     ],
-    ids=repr,
+    ids=lambda value: repr(value)[:20],
 )
 def test_a_cached_value_that_is_no_such_result_is_a_miss(value: bytes | None) -> None:
     assert ROLE.unpack(value) is None
