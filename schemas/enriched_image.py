@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any, Final, Literal, Self, TypeAlias
@@ -19,7 +20,7 @@ from pydantic_core import to_json
 
 from .dead_letter import Reason
 from .options import Options, OwnWant
-from .result_kinds import RoleName
+from .result_kinds import NAME_PATTERN, RoleName
 from .text import BY_MAX, OR_LATER, READS, Bucket, Key, Moment, OutcomeVersion, Sequencer, Short, subject
 
 Status: TypeAlias = Literal["complete", "partial"]
@@ -292,6 +293,12 @@ class OutcomeOptions(_Exact):
     )
 
 
+def _role_name(name: str) -> str:
+    if not re.fullmatch(NAME_PATTERN, name):
+        raise ValueError(f"a result's name must be {NAME_PATTERN}")
+    return name
+
+
 def _of_json(value: Mapping[str, Any]) -> Mapping[str, Any]:
     json.dumps(value, allow_nan=False)
     return value
@@ -358,7 +365,7 @@ class EnrichedImage(_Output):
         exclude_if=lambda value: value is None,
         description="Absent: not wanted, or status is partial.",
     )
-    results: Mapping[RoleName, AddedResult] | None = Field(
+    results: Mapping[Annotated[str, AfterValidator(_role_name)], AddedResult] | None = Field(
         default=None,
         exclude_if=lambda value: value is None,
         description="Results of kinds that packages add, by name. Absent: none was wanted, or status is partial.",

@@ -53,7 +53,7 @@ class KindRole:
         return None if found is None else {"model": self._reference, "value": found}
 
     def restore(self, outcome: StoredOutcome, image: Annotation) -> writing.Fields:
-        """The result of the outcome, with the reference to its model, if of this model."""
+        """The outcome's result and reference, if of this model."""
         found = (outcome.fields.get("results") or {}).get(self.name)
         if found is None or found["model"]["digest"] != self.model.digest:
             raise NotStored("results")

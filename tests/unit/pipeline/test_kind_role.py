@@ -93,7 +93,7 @@ def test_a_failing_image_keeps_its_tags_and_leaves_a_dead_letter(harness: Harnes
     image = run(harness, "a.png")
     assert (image.status, image.reason, image.results) == ("partial", "annotate-failed", None)
     assert image.tags
-    ((failure,),) = [letter.failures for letter in harness.dead()]
+    ((failure,),) = [dead_letter.failures for dead_letter in harness.dead()]
     assert (failure.stage, failure.reason, failure.want) == ("annotate", "annotate-failed", "brightness")
 
 
@@ -127,7 +127,7 @@ def test_a_role_that_the_worker_lacks_makes_a_partial_image_and_a_dead_letter(
     assert image.options is not None
     assert image.options.results == tuple(sorted(["brightness", want]))
     assert (bool(image.tags), list(image.results or ())) == (True, ["brightness"])
-    ((failure,),) = [letter.failures for letter in harness.dead()]
+    ((failure,),) = [dead_letter.failures for dead_letter in harness.dead()]
     assert (failure.stage, failure.reason, failure.want) == ("annotate", "role-not-here", want)
     assert said in failure.detail
 

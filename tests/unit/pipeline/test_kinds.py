@@ -232,7 +232,6 @@ def test_a_template_is_filled_with_the_guide_or_the_tags_best_first() -> None:
         ("a and b", ("a", "b")),
     ]
     assert template.render(tagged(want=("tags",))) == {"caption": None}
-    assert template.refusal(tagged()) is None
     alone = TemplateCaptioning(lambda names: Caption(f"{len(names)} tags", None, "template"), None)
     assert alone.render(tagged())["caption"]["text"] == "0 tags"
 

@@ -74,7 +74,7 @@ MAKE: dict[str, tuple[str, Callable[[int], Any]]] = {
     "members": ("neither", lambda n: {f"{number:x}": 1 for number in range(n // 10)}),
     "equal members": ("neither", lambda n: b"{" + b'"a":1,' * (n // 6) + b'"a":2}'),
     "records": ("at most 1,000", lambda n: b'{"Records":[' + b'{"a":1},' * (n // 8) + b"{}]}"),
-    "wishes": ("options.want.0", lambda n: own(options={"want": ["x"] * (n // 5)})),
+    "wishes": ("at most 16", lambda n: own(options={"want": ["x"] * (n // 5)})),
     "guides of another type": ("options.guide_tags.0", lambda n: own(options={"guide_tags": [1] * (n // 3)})),
     "guides": ("at most 50", lambda n: own(options={"guide_tags": ["a"] * (n // 5)})),
     "version": ("version_id", lambda n: own(version_id="a" * n)),

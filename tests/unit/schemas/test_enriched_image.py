@@ -189,6 +189,12 @@ def test_results_of_added_kinds_are_written_and_read_whatever_their_values_are()
     assert not {"results", "options"} & json.loads(enriched().to_bytes()).keys()
 
 
+@pytest.mark.parametrize("name", ["", "OCR", "a" * 33, "ocr\n"])
+def test_a_result_has_the_name_of_a_kind(name: str) -> None:
+    with pytest.raises(ValidationError, match="a result's name"):
+        enriched(results={name: RESULTS["ocr"]})
+
+
 @pytest.mark.parametrize("value", [{"a": [float("nan")]}, {"a": float("-inf")}, [], "text", None])
 def test_a_result_is_a_json_object(value: Any) -> None:
     with pytest.raises(ValidationError):
