@@ -66,7 +66,7 @@ class BrightnessModel:
 
 
 @contextmanager
-def given_kinds(*given: type) -> Iterator[None]:
+def given_kinds(*given: Any) -> Iterator[None]:
     """Let `kinds()` find these classes, by their attribute `name`, and no others."""
     points = [importlib.metadata.EntryPoint(one.name, f"{one.__module__}:{one.__qualname__}", GROUP) for one in given]
     with patch.object(importlib.metadata, "entry_points", lambda group: points):
