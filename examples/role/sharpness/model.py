@@ -1,8 +1,9 @@
 """The model, by numpy. `python -m sharpness.model FOLDER` makes its bundle."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +23,7 @@ class SharpnessModel:
 
     def __init__(self, bundle: Bundle) -> None:
         self.name, self.digest, self.transform = bundle.name, bundle.digest, bundle.transform
-        self._limits = bundle.manifest.options
+        self._limits: Mapping[str, Any] = bundle.manifest.options
 
     def forward(self, images: Sequence[Pixels], about: Sequence[ImageAbout]) -> list[np.float32]:
         return [self._deviation(*each) for each in zip(images, about, strict=True)]
@@ -37,7 +38,7 @@ class SharpnessModel:
         if not np.isfinite(raw):
             raise ValueError(f"{self.name}: {raw}")
         word = next((word for word in ("sharp", "soft") if raw >= self._limits[word]), "blurred")
-        return Sharpness(text=word, score=round(float(raw), 1))
+        return Sharpness.model_validate({"text": word, "score": round(float(raw), 1)})
 
     def self_test_image(self) -> Pixels:
         return sample_image(self.transform.size)
