@@ -1,4 +1,4 @@
-"""Checks that every tagger and captioner must pass, of any package.
+"""Checks for taggers, captioners and added kinds of results of any package.
 
 Each check takes a `load` function and raises `NotConforming` with a sentence. With pytest:
 
@@ -7,11 +7,16 @@ Each check takes a `load` function and raises `NotConforming` with a sentence. W
         check(load_mine)
 
 where `load_mine(allow)` returns a fresh tagger that has not been warmed up; `allow` is a list of label names or None.
+`KIND_CHECKS` take the kind itself and a function without arguments (docs/guide/roles.md).
 """
 
 from __future__ import annotations
 
 import math
+import os
+import re
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -20,18 +25,21 @@ import numpy as np
 
 from schemas.image_event import ImageEvent
 from schemas.options import WANTS, Options
+from schemas.result_kinds import NAME_PATTERN, RESERVED, ResultKind
 from workers.errors import Broken
 from workers.models.tagger import sample_image
 from workers.models.tune import USES
 from workers.pipeline.annotation import Annotation
+from workers.pipeline.kind_role import KindRole
 from workers.pipeline.profiles import default_profiles
-from workers.pipeline.roles import ModelsByUse, make_roles
+from workers.pipeline.roles import ModelRole, ModelsByUse, make_roles
 from workers.pipeline.task import Attempt
-from workers.ports import Captioner, Model, SubsetTagger, Tagger
-from workers.types import Caption, LabelScores, Pixels, Subset
+from workers.ports import Captioner, Model, ResultModel, SubsetTagger, Tagger
+from workers.types import Caption, ImageAbout, LabelScores, Pixels, Subset
 
 LoadTagger = Callable[[Sequence[str] | None], Tagger]
 LoadCaptioner = Callable[[], Captioner]
+LoadResultModel = Callable[[], ResultModel]
 
 EIGHT = 8
 
@@ -210,12 +218,14 @@ def what_any_use_gives_can_be_kept_and_shown(use: str, load: Callable[[], Model]
     """
     model = load()
     models: Any = {use: model}
-    images = _images(model, 3)
-    attempts = [_attempt(models, image) for image in images]
     roles = make_roles(models).models
     _require(bool(roles), f"nothing is made of a {use}")
+    _check_kept_and_shown(roles, [_attempt(models, image) for image in _images(model, 3)])
+
+
+def _check_kept_and_shown(roles: Sequence[ModelRole], attempts: Sequence[Attempt]) -> None:
     for role in roles:
-        for attempt, answer in zip(attempts, _as_many(role.run(attempts), images), strict=True):
+        for attempt, answer in zip(attempts, _as_many(role.run(attempts), attempts), strict=True):
             result = attempt.annotation.results[role.name] = role.finish(answer)
             _require(role.unpack(role.pack(result)) is not None, f"its {role.name} could not be published")
             role.render(attempt.annotation)
@@ -236,9 +246,13 @@ def any_use_recognises_its_own_self_test(use: str, load: Callable[[], Model]) ->
     model = load()
     model.warm_up()
     models: Any = {use: model}
+    _check_self_test_among_others(make_roles(models).models, model, models)
+
+
+def _check_self_test_among_others(roles: Sequence[ModelRole], model: Model, models: ModelsByUse) -> None:
     tests = [_attempt(models, model.self_test_image(), known_good=True) for _ in range(2)]
     others = [_attempt(models, image) for image in _images(model, EIGHT - 1)[1:]]
-    for role in make_roles(models).models:
+    for role in roles:
         for batch in (tests[:1], [tests[0], *others, tests[1]]):
             answers = role.run(batch)
             for answer in (answers[0], answers[-1]):
@@ -246,6 +260,78 @@ def any_use_recognises_its_own_self_test(use: str, load: Callable[[], Model]) ->
                     role.check_self_test(answer)
                 except (ValueError, Broken) as error:
                     raise NotConforming(f"of {len(batch)}, it does not know its own answer again: {error}") from error
+
+
+def a_kind_is_light_and_its_name_is_free(kind: ResultKind, load: LoadResultModel) -> None:
+    """Index and search page import it: it brings no torch, and no word of theirs is its name."""
+    free = re.fullmatch(NAME_PATTERN, kind.name) and kind.name not in RESERVED
+    _require(bool(free), f"its name {kind.name!r} is taken, or not {NAME_PATTERN}")
+    brings = f"import sys, {type(kind).__module__}; sys.exit('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", brings], env={"PYTHONPATH": os.pathsep.join(sys.path)}, check=False)
+    _require(done.returncode == 0, f"its module {type(kind).__module__} imports torch, or does not import alone")
+
+
+def a_kinds_model_says_what_it_is_and_warms_up(kind: ResultKind, load: LoadResultModel) -> None:
+    model = load()
+    _check_identity(model)
+    _check_warm_up(model)
+    _check_self_test_image(model)
+
+
+def a_kinds_results_can_be_kept_found_and_shown(kind: ResultKind, load: LoadResultModel) -> None:
+    """The cache gives results back; words and rows are texts."""
+    model = load()
+    role = KindRole(kind, model)
+    try:
+        _check_kept_and_shown([role], [_attempt({}, image) for image in _images(model, 3)])
+    except (ValueError, Broken) as error:
+        raise NotConforming(f"a result could not be published: {error}") from error
+    (result,) = _results(model, [model.self_test_image()])
+    _require(isinstance(kind.words(result), str), "its words are no text")
+    for row in kind.rows(result):
+        _require(len(row) == 2 and all(isinstance(text, str) for text in row), f"a row is {row!r}")
+
+
+def a_kinds_result_is_the_same_alone_and_in_company(kind: ResultKind, load: LoadResultModel) -> None:
+    model = load()
+    _require(len(model.forward([], [])) == 0, "no images did not give an empty list")
+    one = model.self_test_image()
+    images = [one, *_images(model, 3)[1:], np.full_like(one, 128)]
+    alone = [_results(model, [image])[0] for image in images]
+    tolerance = SAME_SCORE.get(model.precision, SAME_SCORE["int8"])
+    for given, expected in ((images, alone), (images[::-1], alone[::-1])):
+        found = _results(model, given)
+        _require(_alike(expected, found, tolerance), f"results alone and among {len(given)}: {expected} and {found}")
+
+
+def a_kinds_threads_may_differ(kind: ResultKind, load: LoadResultModel) -> None:
+    """It may be made, run and read on three different threads."""
+    model = load()
+    image = model.self_test_image()
+    (expected,) = _results(model, [image])
+    with ThreadPoolExecutor(1) as device, ThreadPoolExecutor(1) as finish:
+        (raw,) = device.submit(model.forward, [image], [_about(image)]).result()
+        found = finish.submit(model.postprocess, raw).result().model_dump(mode="json")
+    _require(found == expected, "results depend on the thread")
+
+
+def a_kind_refuses_what_is_no_number(kind: ResultKind, load: LoadResultModel) -> None:
+    """A broken device must be noticed. Only for answers that numpy can fill with it."""
+    model = load()
+    (raw,) = model.forward([model.self_test_image()], [_about(model.self_test_image())])
+    if not isinstance(raw, np.ndarray | np.floating) or raw.dtype.kind != "f":
+        return
+    try:
+        model.postprocess(np.full_like(raw, np.nan))
+    except ValueError:
+        return
+    raise NotConforming("NaN passed as a result")
+
+
+def a_kind_recognises_its_own_self_test(kind: ResultKind, load: LoadResultModel) -> None:
+    model = load()
+    model.warm_up()
+    _check_self_test_among_others([KindRole(kind, model)], model, {})
 
 
 MODEL_CHECKS: tuple[Callable[[str, Callable[[], Model]], None], ...] = (
@@ -275,6 +361,15 @@ CAPTIONER_CHECKS: tuple[Callable[[LoadCaptioner], None], ...] = (
     captions_come_back_with_their_length_and_order,
     a_caption_is_the_same_alone_and_among_eight,
     what_a_captioner_gives_can_be_kept_and_shown,
+)
+KIND_CHECKS: tuple[Callable[[ResultKind, LoadResultModel], None], ...] = (
+    a_kind_is_light_and_its_name_is_free,
+    a_kinds_model_says_what_it_is_and_warms_up,
+    a_kinds_results_can_be_kept_found_and_shown,
+    a_kinds_result_is_the_same_alone_and_in_company,
+    a_kinds_threads_may_differ,
+    a_kind_refuses_what_is_no_number,
+    a_kind_recognises_its_own_self_test,
 )
 
 
@@ -325,7 +420,27 @@ def _attempt(models: ModelsByUse, image: Pixels, *, known_good: bool = False) ->
     options = Options(want=WANTS)
     event = ImageEvent(id="1", dialect="own", action="enrich", index=0, bucket="bucket", key="key", options=options)
     profile = default_profiles(models.get("tagger"))["default"]
-    return Attempt(Annotation(event, profile, ""), lambda _: image, known_good=known_good)
+    return Attempt(Annotation(event, profile, ""), lambda _: image, about=_about(image), known_good=known_good)
+
+
+def _about(image: Pixels) -> ImageAbout:
+    return ImageAbout("png", image.shape[1], image.shape[0])
+
+
+def _results(model: ResultModel, images: Sequence[Pixels]) -> list[dict[str, Any]]:
+    raws = _as_many(model.forward(images, [_about(image) for image in images]), images)
+    return [model.postprocess(raw).model_dump(mode="json") for raw in raws]
+
+
+def _alike(one: Any, other: Any, tolerance: float) -> bool:
+    """Whether JSON values are equal, numbers within this share."""
+    if isinstance(one, float) and isinstance(other, float):
+        return abs(one - other) <= tolerance * max(1.0, abs(one))
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_alike(one[name], other[name], tolerance) for name in one)
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(_alike(*pair, tolerance) for pair in zip(one, other, strict=True))
+    return bool(one == other)
 
 
 def _as_many(raws: Sequence[Any], images: Sequence[Pixels]) -> Sequence[Any]:
