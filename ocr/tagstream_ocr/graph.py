@@ -193,7 +193,7 @@ def _reshape(given: Attributes, x: Tensor, shape: Tensor) -> Tensor:
 
 
 def _slice(given: Attributes, x: Tensor, starts: Tensor, ends: Tensor, axes: Tensor, *steps: Tensor) -> Tensor:
-    """Steps are 1 in all graphs of ours, and may be left out."""
+    """A part of some axes; steps are 1 in all of our graphs."""
     for start, end, axis in zip(starts.tolist(), ends.tolist(), axes.tolist(), strict=True):
         x = x[(slice(None),) * (axis % x.dim()) + (slice(start, end),)]
     return x

@@ -1,6 +1,7 @@
-"""Reads the networks' ONNX files, each of a known sha256, without the package `onnx`.
+"""Reads the networks' ONNX files, without the package `onnx`.
 
-They are protocol buffers: fields of a number, a wire type and a value. The numbers below are those of onnx.proto.
+Each has a known sha256. They are protocol buffers: fields of a number, a wire type and a value. The numbers below are
+those of onnx.proto.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ class OnnxNetwork:
 
 
 def read_network(content: bytes, prefix: str) -> OnnxNetwork:
-    """Read a file's graph, without its constants, identities and changes of integers' types.
+    """Read a file's graph.
+
+    It loses its constants, identities and changes of integers' types.
 
     Args:
         prefix: of all names.
