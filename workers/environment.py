@@ -17,6 +17,7 @@ from pydantic import ByteSize, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 
 from schemas.enriched_image import USES
+from schemas.options import WANTS
 from workers.errors import Misconfigured, closest
 from workers.settings import MIB, NO_SIZE, PREFIX, PinnedBundle, SecretUrl, Settings, expanded
 
@@ -73,6 +74,11 @@ def _contradictions(settings: Settings) -> Iterator[str]:
         named = PinnedBundle.of(getattr(settings, use))
         if named.digest and use not in settings.bundles():
             yield f"{variable(use)} has a digest, and {named.name_or_folder!r} is no bundle: leave the digest out"
+    if not {*WANTS, *settings.roles}.issuperset(settings.want):
+        yield (
+            f"TAGSTREAM_WANT={','.join(settings.want)}: it must name some of {', '.join(WANTS)} and of the roles in "
+            f"TAGSTREAM_ROLES ({', '.join(settings.roles) or 'none'})"
+        )
     outputs = [settings.output_topic, settings.dead_letter_topic, settings.skipped_topic]
     for topic in (*settings.input_topics, settings.corrections_topic):
         if topic and topic in outputs:
@@ -396,6 +402,7 @@ def shown(settings: Settings) -> dict[str, str]:
 def _as_text(value: object) -> str:
     writers: list[tuple[type | tuple[type, ...], Callable[[Any], str]]] = [
         (tuple, ",".join),
+        (dict, lambda bundles: ",".join(f"{role}={bundle}" for role, bundle in bundles.items())),
         (ByteSize, _size),
         (bool, lambda on: "on" if on else "off"),
         (float, lambda number: f"{number:g}" if number < 1e6 else f"{number:.0f}"),

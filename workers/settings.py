@@ -24,6 +24,7 @@ from pydantic import (
 
 from schemas.enriched_image import USES
 from schemas.options import WANTS
+from schemas.result_kinds import RoleName
 
 PREFIX = "TAGSTREAM_"
 MIB = 1024 * 1024
@@ -115,9 +116,24 @@ def _check_topic(topic: str) -> str:
 
 
 def _check_want(want: tuple[str, ...]) -> tuple[str, ...]:
-    if not want or not set(want) <= set(WANTS):
+    if not want:
         raise ValueError(f"it must name some of {', '.join(WANTS)}")
-    return tuple(name for name in WANTS if name in want)
+    return (*[name for name in WANTS if name in want], *dict.fromkeys(name for name in want if name not in WANTS))
+
+
+def _by_role(value: object) -> object:
+    """Bundles by role, of a text `role=bundle,…`."""
+    if not isinstance(value, str):
+        return value
+    found: dict[str, str] = {}
+    for each in filter(None, map(str.strip, value.split(","))):
+        name, _, bundle = map(str.strip, each.partition("="))
+        if not name or not bundle:
+            raise ValueError(f"{each!r} is not ROLE=BUNDLE, such as sharpness=bundles/sharpness")
+        if name in found:
+            raise ValueError(f"it has the role {name!r} twice")
+        found[name] = bundle
+    return found
 
 
 _PIN = "@sha256:"
@@ -191,6 +207,7 @@ Count = Annotated[int, Field(ge=1)]
 Workers = Annotated[int | Literal["auto"], BeforeValidator(_workers)]
 Seconds = Annotated[float, Field(gt=0, le=100 * 365 * 86400)]
 BundleName = Annotated[str, Field(min_length=1), AfterValidator(_check_pin)]
+Roles = Annotated[Mapping[RoleName, BundleName], BeforeValidator(_by_role)]
 Folder = Annotated[Path, AfterValidator(expanded)]
 Port = Annotated[Annotated[int, Field(ge=0, le=65535)] | None, BeforeValidator(_off)]
 OptionalFile = Annotated[Path | None, AfterValidator(lambda path: path and expanded(path))]
@@ -235,6 +252,11 @@ class WorkerPart(NamedTuple):
     of: int = 1
     folder: Path | None = None
     threads: int | None = None
+
+
+def setting_of(use: str) -> str:
+    """The setting that names a use's bundle: TAGSTREAM_TAGGER, or TAGSTREAM_ROLES=sharpness."""
+    return PREFIX + (use.upper() if use in USES else f"ROLES={use}")
 
 
 NO_BUNDLE: Mapping[str, tuple[str, ...]] = {"captioner": ("template", "none")}
@@ -380,10 +402,17 @@ class Settings(BaseModel):
         "template",
         "`template` (a caption made from the tags), `none`, or a bundle's folder, with or without a digest",
     )
+    roles: Roles = _setting(
+        "Models",
+        {},
+        "Further results that installed packages add, in the order in which they run: `role=bundle,…`, such as "
+        "`sharpness=bundles/sharpness`, each with or without a digest; empty: none",
+    )
     want: Annotated[Words, AfterValidator(_check_want)] = _setting(
         "Models",
         ("tags", "caption"),
-        "What an event gets that does not say, comma separated: `tags`, `caption`, `embedding`",
+        "What an event gets that does not say, comma separated: `tags`, `caption`, `embedding`, roles of "
+        "TAGSTREAM_ROLES",
     )
     facts: Annotated[Literal["on", "off", "place"], BeforeValidator(_lower)] = _setting(
         "Models",
@@ -515,9 +544,7 @@ class Settings(BaseModel):
     otlp_metrics: bool = False
 
     def bundles(self) -> dict[str, PinnedBundle]:
-        """The bundles of the live models, by what each is used as."""
-        return {
-            use: bundle
-            for use in USES
-            if (bundle := PinnedBundle.of(getattr(self, use))).name_or_folder not in NO_BUNDLE.get(use, ())
-        }
+        """The bundles of the live models, by what each is used as: one of `USES`, or a role."""
+        named = {use: PinnedBundle.of(getattr(self, use)) for use in USES}
+        own = {use: bundle for use, bundle in named.items() if bundle.name_or_folder not in NO_BUNDLE.get(use, ())}
+        return own | {role: PinnedBundle.of(text) for role, text in self.roles.items()}

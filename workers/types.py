@@ -339,6 +339,12 @@ class ImageAbout(NamedTuple):
     height: int
     orientation: int | None = None
 
+    @classmethod
+    def of(cls, pixels: Pixels) -> ImageAbout:
+        """Of a self-test image, which no file holds."""
+        height, width, _ = pixels.shape
+        return cls("png", width, height, 1)
+
 
 FactsMode: TypeAlias = Literal["on", "off", "place"]
 """TAGSTREAM_FACTS: whether the facts of pictures are read, and whether the place is among them."""
@@ -475,15 +481,17 @@ OUTCOME_KINDS: Final[tuple[OutcomeKind, ...]] = get_args(OutcomeKind)
 
 
 class Content(NamedTuple):
-    """The scores and caption length of one event, for the drift metrics.
+    """Scores and numbers of words of one event, for the drift metrics.
 
     Args:
         scores: of its tags that are no person's, a byte each, in tenths rounded down; None: it did not ask for tags.
         words: of its caption; None: it has none.
+        results: words of the result of each added role, by name.
     """
 
     scores: bytes | None
     words: int | None
+    results: Mapping[str, int] = {}
 
 
 class Document(NamedTuple):

@@ -22,7 +22,7 @@ from workers.files import read_regular_file
 from workers.intake.decoding import Decoding
 from workers.models.device import Device, choose_device
 from workers.models.load import open_bundle
-from workers.models.tune import USES
+from workers.models.tune import use_named
 from workers.ports import Model
 from workers.processors import processors
 from workers.settings import Settings
@@ -81,7 +81,7 @@ def _of_a_batch(models: Mapping[str, Model], device: Device, images: int, tell: 
         tell(doing, min(len(runs), TIMED), TIMED)
         started, used = time.perf_counter(), time.process_time()
         for use, model in models.items():
-            USES[use].trial(model, [model.self_test_image()] * images)
+            use_named(use).trial(model, [model.self_test_image()] * images)
         device.synchronise()
         seconds = time.perf_counter() - started
         runs.append((seconds, (time.process_time() - used) / seconds))

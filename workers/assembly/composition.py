@@ -7,13 +7,16 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
+from schemas.enriched_image import USES
 from workers import __version__
 from workers.assembly.clients import corrections, object_store, publisher, record_source, result_cache
 from workers.assembly.decoders import allowed_names, intake, judge, limits, profiles, scale_of_facts
 from workers.errors import Unavailable
 from workers.models.device import choose_device
 from workers.models.load import load
+from workers.models.result_kinds import added_kinds
 from workers.models.template import TemplateCaptioner
+from workers.pipeline.kind_role import KindRole
 from workers.pipeline.roles import ModelsByUse, make_roles
 from workers.pipeline.worker import Worker, WorkerOptions
 from workers.ports import Model, SystemClock, Tagger
@@ -46,7 +49,14 @@ def compose(
     models = load_models(settings) if models is None else models
     said = corrections(settings)
     template = TemplateCaptioner() if settings.captioner == "template" else None
-    roles = make_roles(models, template, said, keep_scores=settings.keep_scores, facts=settings.facts)
+    roles = make_roles(
+        models,
+        template,
+        said,
+        keep_scores=settings.keep_scores,
+        facts=settings.facts,
+        added=added_roles(settings, models),
+    )
     transforms = list(dict.fromkeys(role.model.transform for role in roles.models))
     device = choose_device(settings.device, threads=settings.part.threads, share=1 / settings.part.of).name
     store = object_store(settings)
@@ -70,7 +80,7 @@ def compose(
 
 
 def load_models(settings: Settings) -> ModelsByUse:
-    """The settings' models, by their use."""
+    """The settings' models, by their use; those of added roles too."""
     own: dict[str, Any] = {"tagger": {"allow": allowed_names(settings)}}
     models: Any = {
         use: load(
@@ -89,6 +99,15 @@ def load_models(settings: Settings) -> ModelsByUse:
     for model in models.values() if settings.max_batch else ():
         model.max_batch = min(settings.max_batch, model.max_batch or settings.max_batch)
     return cast(ModelsByUse, models)
+
+
+def added_roles(settings: Settings, models: Mapping[str, Any]) -> list[KindRole]:
+    """The roles of TAGSTREAM_ROLES, in order.
+
+    Args:
+        models: those of `load_models`.
+    """
+    return [KindRole(added_kinds()[name], models[name]) for name in settings.roles]
 
 
 def worker_options(
@@ -121,8 +140,10 @@ def patiently(make: Callable[[], Made], stopping: Callable[[], bool]) -> Made:
 
 def banner(settings: Settings, models: ModelsByUse, device: str) -> str:
     """One log line: version, models, device, topics, group and delivery."""
-    by_use: Mapping[str, Model | None] = {"tagger": models.get("tagger"), "captioner": models.get("captioner")}
-    used = ", ".join(f"{use} {_model(model) if model else getattr(settings, use)}" for use, model in by_use.items())
+    by_use: Any = models
+    used = ", ".join(
+        f"{use} {_model(by_use[use]) if use in by_use else getattr(settings, use)}" for use in (*USES, *settings.roles)
+    )
     if settings.sample < 1:
         used += f", a sample of {settings.sample:.2%} of the objects"
     skipped = settings.skipped_topic or "nowhere, counted only"

@@ -15,13 +15,14 @@ from workers.assembly.parts import found_here, wanted_processes
 from workers.assembly.requirements import opened, require_embedder
 from workers.assembly.topics import found_topics, topic_deviations, wanted_topics
 from workers.backends.kafka import require_topics
-from workers.environment import require, variable
+from workers.environment import require
 from workers.errors import TagstreamError, Unavailable
 from workers.models.bundle import pinned
 from workers.models.labels import label_ids
+from workers.models.result_kinds import kind_of
 from workers.pipeline.profiles import OFF
 from workers.service.process import Slot
-from workers.settings import Settings
+from workers.settings import Settings, setting_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,8 @@ def _questions(settings: Settings) -> Iterator[tuple[str, Callable[[], str]]]:
     yield "Redis", lambda: _redis(settings)
     for use in USES:
         yield use.capitalize(), lambda use=use: _bundle(settings, use)  # type: ignore[misc]
+    for role in settings.roles:
+        yield f"Role {role}", lambda role=role: _role(settings, role)  # type: ignore[misc]
     if "embedding" in settings.want:
         yield "Embeddings", lambda: f"{require_embedder(settings)} gives them"
     if settings.labels_file is not None:
@@ -116,14 +119,20 @@ def _redis(settings: Settings) -> str:
     return f"{settings.redis_url} answers{trust}"
 
 
-def _bundle(settings: Settings, field: str) -> str:
-    named = settings.bundles().get(field)
+def _bundle(settings: Settings, use: str) -> str:
+    named = settings.bundles().get(use)
     if named is None:
-        word: str = getattr(settings, field)
+        word: str = getattr(settings, use)
         return word
-    bundle = pinned(opened(named.name_or_folder), named.digest, variable(field))
-    is_pinned = f", pinned by {variable(field)}" if named.digest else ""
-    return f"{bundle.name}, {counted(bundle.manifest.labels, 'label')}, digest {bundle.digest}{is_pinned}"
+    bundle = pinned(opened(named.name_or_folder), named.digest, setting_of(use))
+    is_pinned = f", pinned by {setting_of(use)}" if named.digest else ""
+    labels = f", {counted(bundle.manifest.labels, 'label')}" if use in USES else ""
+    return f"{bundle.name}{labels}, digest {bundle.digest}{is_pinned}"
+
+
+def _role(settings: Settings, role: str) -> str:
+    kind_of(role, opened(settings.bundles()[role].name_or_folder))
+    return _bundle(settings, role)
 
 
 def _allowed(settings: Settings) -> str:

@@ -8,13 +8,14 @@ from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
-from workers.environment import require_readable, variable
+from workers.environment import require_readable
 from workers.errors import Misconfigured
 from workers.models.bundle import Bundle, compact_folder, require_pinned
 from workers.models.dual.config import KINDS, space_of
 from workers.models.labels import label_ids
+from workers.models.result_kinds import kind_of
 from workers.service.process import Slot
-from workers.settings import Settings
+from workers.settings import Settings, setting_of
 
 Question: TypeAlias = Callable[[], object]
 """Raises `Misconfigured` where the answer is no."""
@@ -35,8 +36,8 @@ def of_models(settings: Settings) -> Iterator[Question]:
     else:
         yield partial(_require_labels, settings, tagger)
         yield partial(_require_profiles, settings, tagger)
-    for field in settings.bundles():
-        yield partial(_require_bundle, settings, field)
+    for use in settings.bundles():
+        yield partial(_require_bundle, settings, use)
 
 
 def _tagger(settings: Settings) -> Bundle | None:
@@ -92,14 +93,16 @@ def _require_profiles(settings: Settings, tagger: Bundle) -> None:
     profiles(settings, tagger)
 
 
-def _require_bundle(settings: Settings, field: str) -> None:
+def _require_bundle(settings: Settings, use: str) -> None:
     """Require the bundle, whole and pinned; the compact one is made if it is missing.
 
     The content of its weights is compared when they are loaded.
     """
-    name, digest = settings.bundles()[field]
+    name, digest = settings.bundles()[use]
     if name != "compact" or digest:
-        require_pinned(opened(name), digest, variable(field))
+        require_pinned(opened(name), digest, setting_of(use))
+    if use in settings.roles:
+        kind_of(use, opened(name))
 
 
 def opened(name: str) -> Bundle:

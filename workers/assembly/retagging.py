@@ -24,7 +24,6 @@ from workers.assembly.requirements import opened
 from workers.assembly.topic_reading import Foreign, drain, read_topic
 from workers.assembly.topics import state_of
 from workers.backends.kafka import TopicState, between, group_watch, require_topics, tail
-from workers.environment import variable
 from workers.errors import Misconfigured
 from workers.models.bundle import require_pinned
 from workers.models.template import TemplateCaptioner
@@ -41,7 +40,7 @@ from workers.retag.planning import Newest, OutcomeChoice, Planning
 from workers.retag.remake import Remaker
 from workers.retag.report import PlanReport
 from workers.service.process import Slot, stop_on_signals
-from workers.settings import Settings
+from workers.settings import Settings, setting_of
 from workers.types import Partition, ReadRecord
 
 
@@ -54,7 +53,7 @@ def current_settings(settings: Settings) -> CurrentSettings:
     models: dict[str, UnloadedModel] = {}
     for use, (name, digest) in settings.bundles().items():
         bundle = opened(name)
-        require_pinned(bundle, digest, variable(use))
+        require_pinned(bundle, digest, setting_of(use))
         models[use] = UnloadedModel(bundle, allowed_names(settings) if use == "tagger" else None)
     tagger = models.get("tagger")
     template = TemplateCaptioner() if settings.captioner == "template" else None

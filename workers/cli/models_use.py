@@ -96,8 +96,9 @@ def verify(
 
     [dim]Before a roll-out:[/]  tagstream models verify bundles/ram
     """
-    from workers.environment import read_here, variable
+    from workers.environment import read_here
     from workers.models.load import open_bundle, uses_of
+    from workers.settings import setting_of
 
     settings = read_here()
     opened = open_bundle(bundle)
@@ -118,7 +119,7 @@ def verify(
         typer.echo(terminal.as_json({**_document(opened, bundle), "golden": golden}))
         return
     say(f"✓ {counted(len(opened.manifest.files), 'file')}, {size_of(opened)}: as they were when the bundle was made")
-    say(f"  to pin it: {' or '.join(variable(use) for use in uses)}={bundle}@sha256:{opened.digest}")
+    say(f"  to pin it: {' or '.join(map(setting_of, uses))}={bundle}@sha256:{opened.digest}")
     if opened.golden is None:
         note("the bundle has no golden answers: what it computes can't be checked.")
         return

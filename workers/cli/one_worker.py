@@ -96,8 +96,8 @@ class _Process:
             from workers.assembly.composition import Stopped, compose
 
             set_apart_what_is_imported()
-            named = ", ".join(f"{use} {getattr(self._settings, use)}" for use in USES)
-            logger.info("loading the models: %s", named)
+            uses = {use: getattr(self._settings, use) for use in USES} | {**self._settings.roles}
+            logger.info("loading the models: %s", ", ".join(f"{use} {bundle}" for use, bundle in uses.items()))
             worker = compose(
                 self._settings,
                 transactional_id=transactional_id,

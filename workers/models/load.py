@@ -6,7 +6,8 @@ group `tagstream.models`, whose name is the kind and whose value is a module wit
     build_tagger(bundle, device, precision, subset) -> Tagger        and/or
     build_captioner(bundle, device, precision) -> Captioner          and so on,
 
-and, where not every bundle has all these uses, `uses_of(bundle) -> Collection[str]`.
+and, where not every bundle has all these uses, `uses_of(bundle) -> Collection[str]`. An added role
+(`schemas.result_kinds`) is a use too, which its kind builds.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from dataclasses import replace
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from workers.errors import Misconfigured
 from workers.models.bundle import Bundle, pinned
@@ -27,8 +28,10 @@ from workers.models.execution import keep_in
 from workers.models.labels import label_ids
 from workers.models.precision import Tuned, resolve
 from workers.models.ram.config import PUBLISHED
-from workers.models.tune import USES, Agreement, Trial, tune
+from workers.models.result_kinds import added_kinds, kind_of
+from workers.models.tune import USES, Agreement, Trial, tune, use_named
 from workers.ports import Captioner, Model, Tagger
+from workers.settings import setting_of
 
 GROUP = "tagstream.models"
 COMPILED = "compiled"
@@ -69,7 +72,7 @@ def load(
     digest: str = "",
     pinned_by: str = "",
 ) -> Any:
-    """Return a bundle's model for one of `USES`, not warm yet.
+    """Return a bundle's model for one of `USES` or a role, unwarmed.
 
     Args:
         name_or_folder: "compact", or a bundle's folder.
@@ -87,7 +90,7 @@ def load(
             that others can write to.
         Broken: the CUDA device does not start.
     """
-    bundle = pinned(open_bundle(name_or_folder, cache_dir), digest, pinned_by or f"TAGSTREAM_{use.upper()}")
+    bundle = pinned(open_bundle(name_or_folder, cache_dir), digest, pinned_by or setting_of(use))
     build = _builder(bundle, use)
     place = choose_device(device, threads=threads, share=share)
     chosen = resolve(precision, bundle.digest, use, place, state_dir)
@@ -151,15 +154,19 @@ def tune_model(
 
 def with_golden(bundle: Bundle, use: str, model: Model) -> Agreement | None:
     """Compare a whole bundle's model with the bundle's golden answers; None if it has none for this use."""
-    return None if bundle.golden is None else USES[use].agreement(model, bundle.golden)
+    return None if bundle.golden is None else use_named(use).agreement(model, bundle.golden)
 
 
 def uses_of(bundle: Bundle) -> list[str]:
     """The uses of a bundle's model. Raises Misconfigured: nothing here knows the bundle's kind."""
-    module = _module(bundle.manifest.kind)
+    kind = bundle.manifest.kind
+    roles = [name for name, added in added_kinds().items() if added.bundle_kind == kind]
+    if roles and not (kind in BUILDERS or entry_points(group=GROUP, name=kind)):
+        return roles
+    module = _module(kind)
     offered: Callable[[Bundle], Collection[str]] = getattr(module, "uses_of", lambda _: USES)
     of_this = offered(bundle)
-    return [use for use in USES if use in of_this and hasattr(module, f"build_{use}")]
+    return [*(use for use in USES if use in of_this and hasattr(module, f"build_{use}")), *roles]
 
 
 def open_bundle(name_or_folder: str | Path, cache_dir: Path | None = None) -> Bundle:
@@ -169,11 +176,14 @@ def open_bundle(name_or_folder: str | Path, cache_dir: Path | None = None) -> Bu
 
 def kinds() -> list[str]:
     """Every kind of bundle that can be built here."""
-    return sorted({*BUILDERS, *(point.name for point in entry_points(group=GROUP))})
+    others = {point.name for point in entry_points(group=GROUP)}
+    return sorted({*BUILDERS, *others, *(kind.bundle_kind for kind in added_kinds().values())})
 
 
 def _builder(bundle: Bundle, use: str) -> Build:
-    """`build_<use>` of the bundle's kind, imported only when it is needed."""
+    """The bundle kind's `build_<use>` or the role's `build`, imported when needed."""
+    if use in added_kinds():
+        return cast(Build, kind_of(use, bundle).build)  # without options, which none gives for a role
     kind = bundle.manifest.kind
     if use not in (uses := uses_of(bundle)):
         raise Misconfigured(

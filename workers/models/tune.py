@@ -1,6 +1,7 @@
 """Tries a model's uses, and finds its fastest precision and execution.
 
-A use is a field of the event's `models`, a setting of the worker, and a function `build_<use>` of a builder.
+A use is a field of the event's `models`, a setting of the worker, and a function `build_<use>` of a builder; or a role
+that a package adds (`schemas.result_kinds`).
 
 Each precision that the device offers is tried: it must give the golden answers, as nearly as it can; in int8, which
 rounds most, none of their tags or captions may change. It is then run until it is warm, and timed in batches that
@@ -26,7 +27,7 @@ from workers.models.bundle import Golden
 from workers.models.device import PRECISIONS, Device, Execution, Precision, named
 from workers.models.precision import LONGEST_BATCH_S, Tuned, remember_tuned
 from workers.ports import Captioner, Model, Tagger
-from workers.types import Pixels
+from workers.types import ImageAbout, Pixels
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +113,15 @@ USES: Final = {
     "tagger": Use(lambda tagger, images: tagger.forward(images), _tags_agree),
     "captioner": Use(_caption, _captions_agree),
 }
+_OF_A_ROLE = Use(
+    lambda model, images: model.forward(images, [ImageAbout.of(each) for each in images]),
+    lambda _model, _golden: None,  # its own warm-up compares them
+)
+
+
+def use_named(use: str) -> Use:
+    """One of `USES`, or how an added role's models are run."""
+    return USES.get(use, _OF_A_ROLE)
 
 
 LARGEST_BATCH = 128
@@ -244,7 +254,7 @@ class _Timed:
     """Batches of a model, timed on its device."""
 
     def __init__(self, use: str, device: Device, clock: Callable[[], float]) -> None:
-        self._run = USES[use].trial
+        self._run = use_named(use).trial
         self._device = device
         self._clock = clock
 

@@ -19,7 +19,7 @@ from workers.pipeline.published import NotStored, StoredOutcome
 from workers.pipeline.roles import model_ref
 from workers.pipeline.task import Attempt
 from workers.ports import Model, ResultModel, SelfTested
-from workers.types import ImageAbout, Pixels
+from workers.types import ImageAbout
 
 
 class KindRole:
@@ -40,6 +40,7 @@ class KindRole:
         self.made_by = entries.digest(model.digest, repr(model.transform), model.precision)
         self._model = model
         self._result = kind.result
+        self._words = kind.words
         self._reference = model_ref(model).model_dump()
 
     def needs(self, options: Options) -> frozenset[Want]:
@@ -64,7 +65,7 @@ class KindRole:
 
     def run(self, attempts: Sequence[Attempt]) -> Sequence[Any]:
         images = [attempt.pixels(self._model) for attempt in attempts]
-        about = [_about(one) if a.known_good else a.about for a, one in zip(attempts, images, strict=True)]
+        about = [ImageAbout.of(one) if a.known_good else a.about for a, one in zip(attempts, images, strict=True)]
         return one_each(self._model, self._model.forward(images, about), len(attempts))
 
     def finish(self, answer: Any) -> writing.Fields:
@@ -72,7 +73,7 @@ class KindRole:
 
     def self_test(self, attempt: Attempt) -> None:
         image = self._model.self_test_image()
-        self.finish(self._model.forward([image], [_about(image)])[0])
+        self.finish(self._model.forward([image], [ImageAbout.of(image)])[0])
 
     def check_self_test(self, answer: Any) -> None:
         self.finish(answer)
@@ -83,11 +84,9 @@ class KindRole:
         """Nothing: the renderer collects the results of all kinds in one field."""
         return {}
 
+    def words(self, value: writing.Fields) -> int:
+        """Number of words by which searches find a result."""
+        return len(self._words(value["value"]).split())
+
     def header(self, image: Annotation) -> None:
         return None
-
-
-def _about(image: Pixels) -> ImageAbout:
-    """The facts of a self-test image."""
-    height, width, _ = image.shape
-    return ImageAbout("png", width, height, 1)

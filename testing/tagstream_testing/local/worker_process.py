@@ -20,7 +20,7 @@ from tagstream_testing.local.server import CannotStart, Server
 from workers.environment import variable
 from workers.settings import Settings
 
-_MODELS = tuple(variable(name) for name in (*USES, "device", "precision", "profiles"))
+_MODELS = tuple(variable(name) for name in (*USES, "roles", "device", "precision", "profiles"))
 """A demonstration's settings from its caller: the models. The others are for other servers."""
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from workers.environment import FIELDS, examine, read, require, secret_values
 from workers.errors import Misconfigured
-from workers.settings import Settings
+from workers.settings import PinnedBundle, Settings, setting_of
 
 OAUTH = {"TAGSTREAM_KAFKA_SECURITY_PROTOCOL": "SASL_SSL", "TAGSTREAM_KAFKA_SASL_MECHANISM": "OAUTHBEARER"}
 
@@ -49,6 +49,28 @@ def test_values_are_read_by_their_types() -> None:
     assert settings.want == ("tags", "embedding")
     assert (settings.keep_scores, settings.tombstones, settings.corrections_by) == (False, True, True)
     assert settings.s3_endpoint == "https://store.example"
+
+
+def test_roles_keep_their_order_and_their_pins() -> None:
+    settings = read(
+        {
+            "TAGSTREAM_ROLES": f"sharpness=bundles/sharp, of-faces = faces@sha256:{'AB' * 32},",
+            "TAGSTREAM_WANT": "of-faces,caption,tags,of-faces",
+        }
+    )
+    assert list(settings.roles.items()) == [
+        ("sharpness", "bundles/sharp"),
+        ("of-faces", f"faces@sha256:{'ab' * 32}"),
+    ]
+    bundles = settings.bundles()
+    assert list(bundles) == ["tagger", "sharpness", "of-faces"]
+    assert bundles["of-faces"] == PinnedBundle("faces", "ab" * 32)
+    assert settings.want == ("tags", "caption", "of-faces")
+    assert [setting_of(use) for use in bundles] == [
+        "TAGSTREAM_TAGGER",
+        "TAGSTREAM_ROLES=sharpness",
+        "TAGSTREAM_ROLES=of-faces",
+    ]
 
 
 def test_an_empty_value_counts_as_not_set() -> None:
@@ -182,6 +204,11 @@ def test_a_wrong_value_is_reported_with_the_settings_meaning() -> None:
         ("INPUT_TOPICS", ",", "at least one"),
         ("HTTP_PORT", "70000", "less than or equal to 65535"),
         ("WANT", "tags,words", "some of tags, caption, embedding"),
+        ("ROLES", "bundles/sharp", "not ROLE=BUNDLE"),
+        ("ROLES", "sharpness=a,sharpness=b", "'sharpness' twice"),
+        ("ROLES", "Sharpness=a", "match pattern"),
+        ("ROLES", "sharpness=", "not ROLE=BUNDLE"),
+        ("ROLES", "sharpness=a@sha256:12", "all 64 digits"),
         ("WANT", ",", "some of tags, caption, embedding"),
         ("TOMBSTONES", "perhaps", "on or off"),
     ],
@@ -209,6 +236,7 @@ def test_wrong_values_get_a_sentence(name: str, value: str, says: str) -> None:
         ({"TAGSTREAM_KAFKA_TLS_CERT": "/c"}, "go together"),
         ({"TAGSTREAM_S3_ACCESS_KEY": "a"}, "go together"),
         ({"TAGSTREAM_INPUT_TOPICS": "a,images.enriched"}, "read its own output"),
+        ({"TAGSTREAM_WANT": "sharpness", "TAGSTREAM_ROLES": "faces=a"}, "roles in TAGSTREAM_ROLES (faces)"),
         ({"TAGSTREAM_MEMORY": "8MiB"}, "could never be fetched"),
     ],
 )
@@ -227,7 +255,7 @@ def test_work_in_progress_has_fixed_shares_of_one_memory() -> None:
 
 
 def test_there_are_no_more_settings_than_one_person_can_know() -> None:
-    assert len(FIELDS) <= 62
+    assert len(FIELDS) <= 63
 
 
 def test_an_image_that_hangs_its_decoder_twice_ends_no_worker() -> None:
