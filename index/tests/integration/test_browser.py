@@ -156,7 +156,7 @@ def test_a_person_searches_filters_opens_a_picture_and_returns(site: str, opened
     page.keyboard.press("Enter")
     expect(page.locator("h1")).to_have_text("2 pictures")
     page.get_by_role("link", name="wheel 2").click()
-    assert page.locator("#q").input_value() == "red motorcycle tag:wheel"
+    expect(page.locator("#q")).to_have_value("red motorcycle tag:wheel")
     page.get_by_role("link", name="Best first").click()
     assert "sort=best" in page.url
     page.locator("#pages .cell").nth(1).click()
@@ -170,9 +170,9 @@ def test_a_person_searches_filters_opens_a_picture_and_returns(site: str, opened
     page.get_by_role("link", name="Picture before").click()
     expect(page.get_by_role("link", name="Picture after")).to_have_count(1)
     page.get_by_role("link", name="Result").click()
-    assert page.locator("#q").input_value() == "red motorcycle tag:wheel"
+    expect(page.locator("#q")).to_have_value("red motorcycle tag:wheel")
     page.locator(".chip.on").click()
-    assert page.locator("#q").input_value() == "red motorcycle"
+    expect(page.locator("#q")).to_have_value("red motorcycle")
     page.goto(f"{site}/?q=tag:cta")
     page.get_by_role("link", name="cat", exact=True).click()
     expect(page.locator("h1")).to_have_text("1 picture")
@@ -327,7 +327,7 @@ def test_without_a_script_everything_is_a_link_or_a_form(site: str, opened: Open
     page = opened(site, java_script_enabled=False)
     assert page.locator(".month h2").all_text_contents() == MONTHS
     ready(page)
-    assert page.locator("canvas").count() == 0
+    expect(page.locator("canvas")).to_have_count(0)
     page.get_by_role("link", name="Show filters").click()
     expect(page.locator("h1")).to_have_text("10 pictures")
     page.get_by_role("link", name="May 2026 1").click()
@@ -335,13 +335,13 @@ def test_without_a_script_everything_is_a_link_or_a_form(site: str, opened: Open
     page.go_back()
     page.get_by_role("link", name="garage 2").click()
     page.locator("#pages .cell").first.click()
-    assert page.locator(".view button:visible, .does button:visible").count() == 0
+    expect(page.locator(".view button:visible, .does button:visible")).to_have_count(0)
     page.get_by_text("Details", exact=True).click()
     expect(page.get_by_text("Where the time went")).to_be_visible()
     larger = page.request.get(f"{site}{page.locator('.large').get_attribute('href')}")
     assert (larger.status, larger.headers["content-type"]) == (200, "image/jpeg")
     page.get_by_role("link", name="Result").click()
-    assert page.locator("#pages .cell").count() == 2
+    expect(page.locator("#pages .cell")).to_have_count(2)
 
 
 @pytest.mark.parametrize("script", [True, False])
@@ -356,7 +356,7 @@ def test_tags_open_into_narrower_ones_and_a_box_filters_them(
     page.get_by_role("link", name="animal 3", expanded=False).click()
     expect(page.get_by_role("link", name="animal 3", expanded=True)).to_be_visible()
     expect(tags.get_by_role("link", name="person 2")).to_be_visible()
-    assert page.locator("#pages .cell").count() == 3
+    expect(page.locator("#pages .cell")).to_have_count(3)
     if script:
         accessible(page)
         shot(page, "facets")
@@ -365,7 +365,7 @@ def test_tags_open_into_narrower_ones_and_a_box_filters_them(
         page.keyboard.press("Enter")
     expect(tags.get_by_role("link")).to_have_text(["camera1", "grass1"])
     page.get_by_role("link", name="grass 1").click()
-    assert page.locator("#q").input_value() == "tag:animal tag:grass"
+    expect(page.locator("#q")).to_have_value("tag:animal tag:grass")
     world.tables.execute("delete from wider")
 
 
@@ -396,7 +396,7 @@ def test_a_hash_stands_in_for_a_picture_until_it_comes(
             objects.heal()
             ready(page)
             expect(page.locator("#pages canvas")).to_have_count(0)
-            assert page.locator("#pages img").first.evaluate("i => getComputedStyle(i).opacity") == "1"
+            expect(page.locator("#pages img").first).to_have_css("opacity", "1")
 
 
 def test_any_bytes_are_a_hash_or_none(site: str, opened: Open) -> None:
@@ -522,7 +522,7 @@ def test_database_and_store_go_down_and_come_back(
             expect(page.locator("h1")).to_have_text("The index does not answer")
             database.heal()
             expect(page.locator("h1")).to_have_text("1 picture")
-            assert page.locator("#q").input_value() == "cat"
+            expect(page.locator("#q")).to_have_value("cat")
 
 
 @pytest.fixture(scope="module")
@@ -555,7 +555,7 @@ def logged_in(page: Page) -> None:
 
 def test_a_correction_waits_for_its_outcome(opened: Open, world: Album, corrected: str) -> None:
     page = opened(f"{corrected}/picture?of={world.scenes[3].said.subject}")
-    assert page.get_by_role("button", name="Add").count() == 0
+    expect(page.get_by_role("button", name="Add")).to_have_count(0)
     page.locator("#tags").get_by_role("link", name="Log in").click()
     page.get_by_label("Token").fill("a guess")
     page.keyboard.press("Enter")
