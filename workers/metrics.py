@@ -248,6 +248,12 @@ CAPTIONED_IMAGES = Counter(
     "Images published with a caption, by its words: this many or more, and fewer than the next value",
     labels=("model", "words"),
 )
+ADDED_RESULTS = Counter(
+    "tagstream_added_results",
+    "Results of roles in published images, by the words that searches find: this many or more, and fewer than the next "
+    "value",
+    labels=("role", "model", "words"),
+)
 SKIPS = Counter("tagstream_skips", "Events skipped, by reason", labels=("reason",))
 DROPPED_JOBS = Counter(
     "tagstream_dropped_jobs", "Jobs dropped because their partition was revoked; the new owner processes them"

@@ -58,6 +58,7 @@ DRIFT = Row(
                 (stability("tagstream_tagged_images_total", "tags"), "tags an image, {{model}}"),
                 (stability("tagstream_tags_total", "score"), "scores, {{model}}"),
                 (stability("tagstream_captioned_images_total", "words"), "words of captions, {{model}}"),
+                (stability("tagstream_added_results_total", "words"), "words of a role, {{model}}"),
                 width=24,
             ),
             (0.1, "yellow"),
@@ -94,6 +95,11 @@ CLASSES = Row(
             "Words of captions",
             "Share of captions by words: this many or more, and fewer than the next.",
             (share("tagstream_captioned_images_total", "words"), "{{words}} {{model}}"),
+        ),
+        shares(
+            "Words of roles",
+            "Share of the results of each role in TAGSTREAM_ROLES by words, as of captions; 00: it found none.",
+            (share("tagstream_added_results_total", "words"), "{{words}} {{model}}"),
         ),
     ],
 )

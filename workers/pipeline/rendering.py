@@ -35,6 +35,7 @@ from workers.pipeline.annotation import Annotation
 from workers.pipeline.commit.ledger import Entry, Rendered
 from workers.pipeline.dead_letters import dead_letters
 from workers.pipeline.facts import FACTS, image_of
+from workers.pipeline.kind_role import KindRole
 from workers.pipeline.options import WorkerOptions
 from workers.pipeline.profiles import Profile
 from workers.pipeline.roles import Roles, model_ref, reference
@@ -67,7 +68,7 @@ class Renderer:
         self._models_written = self._models.model_dump()
         self._thresholds: dict[str, Thresholds] = {}
         self._essential = {role.name for role in roles.models if role.essential}
-        self._added = {role.name for role in roles.added}
+        self._added = {role.name: role for role in roles.added if isinstance(role, KindRole)}
 
     def postprocess(self, task: AnnotatedTask) -> CompleteTask:
         """Turn the models' raw answers into results.
@@ -194,7 +195,11 @@ class Renderer:
             **parts,
         )
         kind: OutcomeKind = "enriched" if status == "complete" else "partial"
-        content = content_of(parts["tags"] if "tags" in event.options.want else None, parts.get("caption"))
+        content = content_of(
+            parts["tags"] if "tags" in event.options.want else None,
+            parts.get("caption"),
+            {name: self._added[name].words(each) for name, each in added.items()},
+        )
         return Document(kind, subject.encode(), _json(fields), content=content, version=version, stored=stored)
 
     def parts(self, image: Annotation) -> dict[str, Any]:
@@ -203,7 +208,7 @@ class Renderer:
         for role in self._roles.all:
             parts.update(role.render(image))
         if wanted := image.event.options.results:
-            known = self._added & image.results.keys()
+            known = self._added.keys() & image.results
             parts["results"] = {name: image.results[name] for name in wanted if name in known}
         return parts
 
@@ -388,9 +393,12 @@ def _hit(hit: bool) -> HitOrMiss:
     return "hit" if hit else "miss"
 
 
-def content_of(tags: Sequence[Mapping[str, Any]] | None, caption: Mapping[str, Any] | None) -> Content:
-    """Scores and caption length of an enriched image; `tags` None: not wanted."""
+def content_of(
+    tags: Sequence[Mapping[str, Any]] | None, caption: Mapping[str, Any] | None, results: Mapping[str, int] = {}
+) -> Content:
+    """Scores and words of an enriched image; `tags` None: not wanted."""
     return Content(
         None if tags is None else bytes(min(9, int(tag["score"] * 10)) for tag in tags if "source" not in tag),
         None if caption is None else len(caption["text"].split()),
+        results,
     )

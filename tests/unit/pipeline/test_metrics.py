@@ -14,6 +14,7 @@ from schemas.enriched_image import SkipReason
 from tagstream_testing.memory import ManualClock
 from tagstream_testing.memory_broker import Fault
 from tests.support.harness import BUCKET, ColourTagger, EchoCaptioner, Harness
+from tests.support.kinds import BrightnessKind, BrightnessModel
 from tests.support.manual_pipeline import ManualPipeline
 from tests.support.measured import measuring
 from tests.support.tasks import a_task
@@ -24,6 +25,7 @@ from workers.errors import Unavailable
 from workers.pipeline.activity import HeldUp, age_of
 from workers.pipeline.commit.after_commit import NUMBERS_OF_TAGS, NUMBERS_OF_WORDS, TENTHS, Drift
 from workers.pipeline.commit.ledger import Entry, Rendered
+from workers.pipeline.kind_role import KindRole
 from workers.pipeline.rendering import content_of
 from workers.pipeline.roles import make_roles
 from workers.pipeline.stages.finish import EACH_S, StageTimes
@@ -197,6 +199,26 @@ def test_an_image_is_counted_in_the_class_that_its_number_of_tags_has_reached(ta
         drift.count([Rendered(None, "enriched", content=Content(bytes([4] * tags), None))])
         assert not_empty(measured.by("tags", metrics.TAGGED_IMAGES, model=TAGGER)) == {of: 1}
         assert not_empty(measured.by("score", metrics.TAGS)) == ({"0.4": tags} if tags else {})
+
+
+class WordsOfBright(BrightnessKind):
+    def words(self, result: dict[str, Any]) -> str:
+        return "" if result["text"] == "dark" else "very\nbright one"
+
+
+def test_results_of_a_role_are_counted_by_their_words() -> None:
+    harness = Harness(partitions=1)
+    harness.added = (KindRole(WordsOfBright(), BrightnessModel()),)
+    for name, colour in {"grey": (200, 180, 190), "black": (0, 0, 0)}.items():
+        harness.put(name, colour)
+    with measuring(metrics.ADDED_RESULTS) as measured, harness.running():
+        for name in ("grey", "black", "grey"):
+            harness.send(harness.event(name, options={"want": ["brightness"]}))
+        harness.send(harness.event("grey"))
+        harness.settled()
+        named = f"bright {BrightnessModel().digest[:12]}"
+        found = measured.by("words", metrics.ADDED_RESULTS, role="brightness", model=named)
+        assert found == dict.fromkeys(NUMBERS_OF_WORDS.values(), 0) | {"00": 1, "01": 2}
 
 
 def test_classes_sort_by_their_names() -> None:

@@ -141,7 +141,7 @@ TENTHS = {tenth: f"0.{tenth}" for tenth in range(10)}
 
 
 class Drift:
-    """Counts tags, scores and caption lengths, to show drift.
+    """Counts tags, scores and words, to show drift.
 
     Values are counted in classes. A histogram metric would need a call for each value.
 
@@ -158,8 +158,11 @@ class Drift:
                 metrics.TAGGED_IMAGES.begin(model=self._tagger, tags=tags)
             for score in TENTHS.values():
                 metrics.TAGS.begin(model=self._tagger, score=score)
+        self._added = {role.name: reference(role.model) for role in roles.added}
         for words in NUMBERS_OF_WORDS.values():
             metrics.CAPTIONED_IMAGES.begin(model=self._captioner, words=words)
+            for role, model in self._added.items():
+                metrics.ADDED_RESULTS.begin(role=role, model=model, words=words)
 
     def count(self, outcomes: Iterable[Rendered | Failure]) -> None:
         contents = [each.content for each in outcomes if isinstance(each, Rendered) and each.content is not None]
@@ -169,6 +172,9 @@ class Drift:
             _add(metrics.TAGGED_IMAGES, self._tagger, "tags", _classes(map(len, scores), NUMBERS_OF_TAGS))
             _add(metrics.TAGS, self._tagger, "score", _classes(b"".join(scores), TENTHS))
         _add(metrics.CAPTIONED_IMAGES, self._captioner, "words", _classes(words, NUMBERS_OF_WORDS))
+        for role, model in self._added.items():
+            words = [content.results[role] for content in contents if role in content.results]
+            _add(metrics.ADDED_RESULTS, model, "words", _classes(words, NUMBERS_OF_WORDS), role=role)
 
 
 def _classes(values: Iterable[int], classes: Mapping[int, str]) -> dict[str, int]:
@@ -178,6 +184,6 @@ def _classes(values: Iterable[int], classes: Mapping[int, str]) -> dict[str, int
     return found
 
 
-def _add(metric: metrics.Counter, model: str, label: str, counts: Mapping[str, int]) -> None:
+def _add(metric: metrics.Counter, model: str, label: str, counts: Mapping[str, int], **more: str) -> None:
     for value, count in counts.items():
-        metric.add(count, model=model, **{label: value})
+        metric.add(count, model=model, **{label: value}, **more)

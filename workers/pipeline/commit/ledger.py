@@ -49,7 +49,7 @@ class Rendered(NamedTuple):
     Args:
         message: the message; None: nothing is published.
         reason: the reason of a skip; else empty.
-        content: scores and caption length of an enriched image, for the drift metrics.
+        content: scores and words of an enriched image, for the drift metrics.
         tombstone: a record with a null value, published after the message.
     """
 
