@@ -14,6 +14,8 @@ from workers.pipeline.annotation import Annotation
 from workers.pipeline.kind_role import KindRole
 from workers.pipeline.published import NotStored, StoredOutcome
 from workers.pipeline.roles import make_roles
+from workers.pipeline.task import Attempt
+from workers.types import ImageAbout
 
 GREY = (200, 180, 190)
 BOTH = {"want": ["tags", "brightness"]}
@@ -112,6 +114,7 @@ def test_an_image_whose_result_can_not_be_published_is_at_fault_if_the_self_test
     [
         ("brightnes", "did you mean brightness?"),
         ("tag", "did you mean tags?"),
+        ("captions", "did you mean caption?"),
         ("faces", "TAGSTREAM_ROLES"),
         ("facts", "this worker has no role facts"),
         ("source", "this worker has no role source"),
@@ -156,7 +159,7 @@ MODEL = {"name": "bright", "digest": "b" * 64, "precision": "bf16", "random_weig
         b'{"mean": 1, "text": "", "about": ["png", 1, 2, null], "more": 1}',
         b'{"mean": null, "text": "", "about": ["png", 1, 2, null]}',
         b" " * (1 << 20) + json.dumps(VALUE).encode(),
-        b'{"mean": [%s]}' % (b"1," * 100_001),
+        b"{%s%s" % (b'"mean":1,' * 100_001, json.dumps(VALUE).encode()[1:]),
     ],
     ids=lambda value: repr(value)[:20],
 )
@@ -202,6 +205,29 @@ def test_no_option_changes_the_result_or_its_key() -> None:
     assert keys == [[f"2:result-brightness:{asked[0].sha256}:{ROLE.made_by}"]] * 3
     assert len({roles.flight_key(one) for one in asked}) == 1
     assert isinstance(asked[0], Annotation)
+
+
+def test_a_self_test_image_has_the_size_of_its_pixels() -> None:
+    attempt = Attempt(annotation(), lambda model: model.self_test_image(), known_good=True)
+    ((_, about),) = ROLE.run([attempt])
+    assert about == ImageAbout("png", 6, 6, 1)
+    ROLE.self_test(attempt)
+
+
+def test_the_model_and_its_kind_check_a_self_test_answer() -> None:
+    class Strict(BrightnessModel):
+        def check_self_test(self, answer: Any) -> None:
+            if answer[0] != 200:
+                raise Broken("darker")
+
+    about = ("png", 6, 6, 1)
+    strict = KindRole(BrightnessKind(), Strict())
+    for role in (strict, ROLE):
+        role.check_self_test((200.0, about))
+    with pytest.raises(Broken, match="darker"):
+        strict.check_self_test((100.0, about))
+    with pytest.raises(ValueError, match="Brightness"):
+        ROLE.check_self_test((float("nan"), about))
 
 
 def test_an_answer_of_another_class_is_the_models_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
