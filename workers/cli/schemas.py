@@ -22,13 +22,19 @@ def export(
     folder: Annotated[Path, typer.Argument(file_okay=False, help="Folder for the documents; made if missing.")],
     as_json: Annotated[bool, typer.Option("--json", help="The written files as one JSON document.")] = False,
 ) -> None:
-    """Write each event's JSON Schema and one AsyncAPI document.
+    """Write the JSON Schemas of events and added results, and AsyncAPI.
 
     tagstream schemas export ./schemas
     """
+    from workers.models.result_kinds import added_kinds
+
     try:
         folder.mkdir(parents=True, exist_ok=True)
         made = [shutil.copyfile(path, folder / path.name) for path in sorted(_PUBLISHED.glob("*.json"))]
+        for name, kind in added_kinds().items():
+            made.append(folder / f"result-{name}.json")
+            schema = kind.result.model_json_schema(mode="serialization")
+            made[-1].write_text(terminal.as_json(schema, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise Misconfigured(f"{error.filename or folder} can't be written: {error.strerror}") from error
     if as_json:

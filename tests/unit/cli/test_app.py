@@ -17,6 +17,7 @@ import pytest
 from rich.text import Text
 
 from tests.support import logs
+from tests.support.kinds import Brightness, BrightnessKind, given_kinds
 from tests.unit.cli.conftest import Tagstream
 from tests.unit.models.tiny import tiny_bundle
 from workers import __version__, errors
@@ -465,11 +466,15 @@ def test_settings_and_the_findings_of_a_check_are_available_as_json(
 
 
 def test_schemas_are_written(tagstream: Tagstream, tmp_path: Path) -> None:
-    ran = tagstream("schemas", "export", tmp_path / "new" / "folder")
-    assert ran.code == 0
-    published = Path(app.__file__).parents[2] / "schemas" / "published"
-    again = tagstream("schemas", "export", tmp_path / "new" / "folder", "--json").out
-    assert {Path(file).name for file in json.loads(again)["files"]} == {path.name for path in published.glob("*.json")}
+    with given_kinds(BrightnessKind):
+        ran = tagstream("schemas", "export", tmp_path / "new" / "folder")
+        assert ran.code == 0
+        published = Path(app.__file__).parents[2] / "schemas" / "published"
+        again = tagstream("schemas", "export", tmp_path / "new" / "folder", "--json").out
+    names = {path.name for path in published.glob("*.json")}
+    assert {Path(file).name for file in json.loads(again)["files"]} == {*names, "result-brightness.json"}
+    added = json.loads((tmp_path / "new" / "folder" / "result-brightness.json").read_text())
+    assert added["properties"].keys() == Brightness.model_fields.keys()
     for path in published.glob("*.json"):
         assert (tmp_path / "new" / "folder" / path.name).read_bytes() == path.read_bytes()
 
