@@ -361,7 +361,7 @@ INDEX_RECORDS = Counter(
 )
 INDEX_FLAWS = Counter(
     "tagstream_index_flaws",
-    "Outcomes that are indexed in part: characters were replaced, or the embedding left out",
+    "Outcomes that are indexed in part: characters were replaced, an embedding or words of results left out",
     labels=("kind",),
 )
 INDEX_LAG = ObservedGauge(

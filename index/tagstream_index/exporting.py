@@ -47,7 +47,7 @@ SCHEMA: Final = pa.schema(
     | {"taken_local": pa.timestamp("us"), "taken_offset": _WHOLE, "orientation": _WHOLE, "phash": _WHOLE}
     | {"thumbhash": pa.binary(), "latitude": pa.float64(), "longitude": pa.float64()}
     | {"tags": pa.list_(pa.struct(_TAG)), "scores": _SCORES, "caption": _TEXT, "embedding": pa.list_(_REAL)}
-    | dict.fromkeys(("embedding_space", "embedding_model", "corrections", "provenance"), _TEXT)
+    | dict.fromkeys(("embedding_space", "embedding_model", "corrections", "results", "provenance"), _TEXT)
     | {"offset": _WHOLE, "record_at": pa.timestamp("ms", "UTC")}
 )
 
@@ -179,7 +179,7 @@ def _columns(row: Row) -> dict[str, Any]:
     found: dict[str, Any] = {name: value for name, value in row._asdict().items() if name not in kept}
     document = found["document"]
     found |= {"id": document if row.of_version else row.subject, "document": None if row.of_version else document}
-    for name in ("corrections", "provenance"):
+    for name in ("corrections", "results", "provenance"):
         found[name] = None if found[name] is None else orjson.dumps(found[name]).decode()
     found["scores"] = None if row.stored_scores is None else _scores(row.stored_scores)
     if row.vector is not None:

@@ -11,12 +11,17 @@ from psycopg import sql
 from tagstream_index import left_out
 from tagstream_index.database import Connection, is_of_a_record, limited
 from tagstream_index.outcomes import CONTENT, HEAD, OF_ROW, OF_VECTOR, Passed, Row, values_of
+from tagstream_index.results import added
 from tagstream_index.wider import WiderNames
 from workers.types import Partition, ReadRecord, Record
 
 MOST_SPACES: Final = 16
 """Each space has a table, and its name comes from a record."""
 
+_MOST_KINDS: Final = 100
+_NAME_KINDS: Final = b"""
+update state set results = array(select distinct unnest(results || %s) order by 1) where not results @> %s
+"""
 NO_ID: Final = "unknown"
 """The topic id of brokers that know no ids."""
 
@@ -177,6 +182,8 @@ class Spaces:
         self.wider = WiderNames(connection)
         self._indexed = indexed
         self.known: dict[tuple[str, int], int] = {}
+        added()  # a broken package is told at the start, and not by flaws of records
+        self._kinds: set[str] = {each for (each,) in connection.execute("select unnest(results) from state")}
         self.beside: int = connection.execute("select 'progress'::regclass::oid").fetchall()[0][0]
         """The oid of `progress` in the same tables."""
         self._read()
@@ -185,8 +192,12 @@ class Spaces:
         found = self.connection.execute("select name, dimensions, number from space").fetchall()
         self.known = {(name, dimensions): number for name, dimensions, number in found}
 
-    def meet(self, rows: Iterable[Row]) -> None:
-        """Make the tables that these embeddings need, if there is room."""
+    def meet(self, rows: Sequence[Row]) -> None:
+        """Make the tables that these embeddings need, and name the kinds of these results, if there is room."""
+        kinds = sorted({name for row in rows for name in row.results or ()} - self._kinds)
+        if kinds := kinds[: max(0, _MOST_KINDS - len(self._kinds))]:
+            self.connection.execute(_NAME_KINDS, (kinds, kinds))
+            self._kinds.update(kinds)
         new = {row.vector[:2] for row in rows if row.vector is not None} - self.known.keys()
         if not new:
             return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from operator import attrgetter
 from typing import Annotated, Any, Final, Literal, NamedTuple, TypeAlias, get_type_hints
@@ -20,6 +21,7 @@ from schemas.enriched_image import EnrichedImage, ImageFacts, Retraction, output
 from schemas.stored_scores import EMBEDDING_HEADER, SCORES_BYTES_MAX, SCORES_HEADER, StoredEmbedding
 from schemas.text import Headers, first_fault
 from schemas.version import order
+from tagstream_index.results import MARK, WORDS_CHARS, words_of
 from workers.types import ReadRecord, Record
 
 Text: TypeAlias = Annotated[str | None, "text"]
@@ -72,7 +74,9 @@ class Row(NamedTuple):
         of_version: the record retracts one version of the object.
         document: hash of the object's version.
         outcome: the record's value as text.
-        flaws: `characters`: some were replaced; `embedding`: it is left out, unreadable or too large.
+        result_words: of each kind behind its name between two `MARK`.
+        flaws: `characters`: some were replaced; `embedding`: it is left out, unreadable or too large; `results`: the
+            words of some are left out.
     """
 
     subject: Annotated[str, 'text collate "C"']
@@ -104,6 +108,8 @@ class Row(NamedTuple):
     scores: Annotated[list[float] | None, "real[]"] = None
     caption: Text = None
     corrections: Document = None
+    results: Document = None
+    result_words: Text = None
     provenance: Document = None
     outcome: Annotated[Json | None, "json"] = None
     stored_scores: Annotated[Data | None, "bytea"] = None
@@ -198,8 +204,10 @@ def _enriched(output: EnrichedImage, raw: dict[str, Any], text: str, headers: He
     names = [tag.name for tag in output.tags]
     if any(len(name.encode()) > NAME_BYTES_MAX for name in names if len(name) > NAME_BYTES_MAX // 4):
         raise ValueError(f"tags: a name has more than {NAME_BYTES_MAX:,} bytes")
-    if _is_tangled(output, names):
+    if _is_tangled(_texts(output, names)):
         raise ValueError("a text has too many characters without a space")
+    results = raw.get("results")
+    words, lost = _words(results or {})
     provenance = {name: raw[name] for name in _PROVENANCE if raw.get(name) is not None}
     if output.caption is not None:
         provenance["caption"] = {name: said for name, said in raw["caption"].items() if name != "text"}
@@ -223,11 +231,13 @@ def _enriched(output: EnrichedImage, raw: dict[str, Any], text: str, headers: He
         scores=[tag.score for tag in output.tags],
         caption=None if output.caption is None else output.caption.text,
         corrections=raw.get("corrections"),
+        results=results,
+        result_words=words,
         provenance=provenance,
         outcome=Json(text, dumps=str),
         stored_scores=scores if scores is not None and len(scores) <= SCORES_BYTES_MAX else None,
         vector=vector,
-        flaws=(*flaws, *bad),
+        flaws=(*flaws, *bad, *lost),
     )
 
 
@@ -246,14 +256,31 @@ def _of_picture(facts: ImageFacts) -> dict[str, Any]:
     }
 
 
-def _is_tangled(output: EnrichedImage, names: list[str]) -> bool:
-    """Whether PostgreSQL would take long to find the words of these texts."""
+def _texts(output: EnrichedImage, names: list[str]) -> list[str]:
     texts = ["" if output.caption is None else output.caption.text, *names]
     for tag in output.tags:
         if tag.translations:
             texts += tag.translations.values()
         if tag.parents:
             texts += tag.parents
+    return texts
+
+
+def _words(results: Mapping[str, Any]) -> tuple[str | None, tuple[str, ...]]:
+    """The words of results, or their flaw."""
+    found, room, flaws = "", WORDS_CHARS, ()
+    for name, result in sorted(results.items()):
+        text = words_of(name, result)
+        if text is None or _is_tangled([text]):
+            flaws = ("results",)
+        elif text := text[:room]:
+            found += f"{MARK}{name}{MARK}{text}"
+            room -= len(text)
+    return found or None, flaws
+
+
+def _is_tangled(texts: Sequence[str]) -> bool:
+    """Whether PostgreSQL would take long to find the words of these texts."""
     if max(map(len, texts)) <= 100:
         return False
     runs = (run for text in texts if len(text) > 100 for run in text.split())

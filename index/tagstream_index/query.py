@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from workers.errors import Misconfigured
 
 Kind: TypeAlias = Literal[
-    "tag", "score", "bucket", "subject", "key", "prefix", "since", "before", "taken", "is", "model"
+    "tag", "score", "bucket", "subject", "key", "prefix", "since", "before", "taken", "is", "model", "result"
 ]
 Sort: TypeAlias = Literal["rank", "score", "time", "day"]
 
@@ -49,15 +49,17 @@ class Filter(NamedTuple):
     Args:
         kind: the compared part: `subject` and `prefix` compare the first characters of the subject and of the key.
         values: alternatives; of `score` a number, of `since` and `before` a time as `moment` reads it, of `taken` a
-            period as `period` reads it. In a `key`, `*` stands for any text.
+            period as `period` reads it, of `result` words in this order. In a `key`, `*` stands for any text.
         excluded: images that meet the condition are left out.
         sign: the comparison of `score` and `taken`: `>`, `>=`, `<` or `<=`; of `taken` none: within the period.
+        of: the kind of the `result` that has the words.
     """
 
     kind: Kind
     values: tuple[str, ...]
     excluded: bool = False
     sign: str = ""
+    of: str = ""
 
     @property
     def wants_tag(self) -> bool:
@@ -70,7 +72,7 @@ class Filter(NamedTuple):
         if self.sign:
             name = f"{self.kind} {self.sign} {name}"
         elif self.kind != "tag":
-            name = f"{self.kind} {name}"
+            name = f"{self.of or self.kind} {name}"
         return f"not {name}" if self.excluded else name
 
 
@@ -82,8 +84,8 @@ class Query:
     Without a wanted tag it is the best score of all tags.
 
     Args:
-        words: in tags, caption, name and translations: `red car`, `"red car"`, `car or bus`, `car -red`. Any text will
-            do.
+        words: in tags, caption, name, translations and results: `red car`, `"red car"`, `car or bus`, `car -red`. Any
+            text will do.
         tags: names of tags that an image must all have.
         min_score: lowest score of the image in this search, 0 to 1.
         since: earliest `last_modified`, with a time zone.
@@ -145,6 +147,13 @@ class Query:
     def sentence(self) -> str:
         """The wanted words, without quotes."""
         return " ".join(each.replace('"', "") for each in _WORD.findall(self.words) if each[0] != "-").strip()
+
+    @property
+    def some(self) -> str:
+        """The wanted words and those of results, as alternatives."""
+        words = [each for each in _WORD.findall(self.words) if each[0] != "-"]
+        of = (value for each in self.filters if each.of and not each.excluded for value in each.values)
+        return " or ".join([*words, *(f'"{value}"' for value in of)])
 
     @property
     def excluded(self) -> str:

@@ -27,7 +27,10 @@ _TAGS_SHOWN = 8
 def search(
     words: Annotated[
         list[str] | None,
-        typer.Argument(metavar="WORDS", help='Such as red car, "red car" as a phrase, car or bus, -- car -red.'),
+        typer.Argument(
+            metavar="WORDS",
+            help='Such as red car, "red car" as a phrase, car or bus, -- car -red, NAME:word in results.',
+        ),
     ] = None,
     tags: Annotated[
         list[str] | None, typer.Option("--tag", metavar="NAME", help="A tag that the image has. Repeat it for more.")
@@ -70,8 +73,8 @@ def search(
 ) -> None:
     """Find images by words, tags, time, place, or likeness.
 
-    Words match tags, captions and keys. All conditions hold together; without any, the newest images come. An empty
-    result exits with 0. A search ends after 2 s. Reads the tables that [bold]tagstream index
+    Words match tags, captions, keys and results. All conditions hold together; without any, the newest images come. An
+    empty result exits with 0. A search ends after 2 s. Reads the tables that [bold]tagstream index
     run[/] keeps; needs TAGSTREAM_INDEX_DSN. --like and --about need embeddings in the index, and a bundle of the same
     space: to images that RAM or RAM++ tagged, sentences are compared by CLIP B/16.
 
@@ -88,8 +91,10 @@ def search(
     [dim]Ordered by a Tag2Text's alignment part:[/]  … --limit 50 --rerank bundles/tag2text
     """
     from tagstream_index.database import connected
+    from tagstream_index.page.typed import results_in
     from tagstream_index.query import Query
     from tagstream_index.searching import search as searched
+    from tagstream_index.searching import searching
     from tagstream_index.settings import IndexSettings
 
     settings = needed_of(IndexSettings, "index_dsn")
@@ -115,6 +120,9 @@ def search(
         _show_copies(settings, copies_of, limit, as_json)
         return
     with closing(connected(settings)) as connection:
+        with searching(connection) as searcher:
+            left, of_results = results_in(query.words, searcher.results)
+        query = replace(query, words=left, filters=of_results)
         if about is not None and text is not None:
             from tagstream_index.sentences import embedding_of as embedded
             from tagstream_index.sentences import open_text
@@ -169,4 +177,8 @@ def _copy_cells(copy: Copy) -> tuple[str, str, str, str]:
 def _cells(found: Found) -> tuple[str, str, str]:
     best = list(zip(found.names, found.scores, strict=True))[:_TAGS_SHOWN]
     near = "" if found.distance is None else f"  (distance {found.distance:.2f})"
-    return found.subject + near, ", ".join(f"{tag} {score:.2f}" for tag, score in best), found.caption or ""
+    return (
+        found.subject + near,
+        ", ".join(f"{tag} {score:.2f}" for tag, score in best),
+        found.line or found.caption or "",
+    )

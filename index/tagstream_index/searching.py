@@ -15,6 +15,7 @@ from psycopg.rows import class_row
 
 from tagstream_index.database import Connection, connected, limited, readable
 from tagstream_index.query import STATES, Embedding, Filter, Query, moment, pattern, period, require, storable
+from tagstream_index.results import MARK, added
 from workers.errors import Misconfigured, Unavailable
 
 STATEMENT_S: Final = 2
@@ -35,11 +36,13 @@ LIVE: Final = f"not gone and {readable('last_modified')}"
 """SQL: the rows that are read. `index check` names live rows that can't be."""
 _BEGIN: Final = f"""
 select language::text, set_config('statement_timeout', '{STATEMENT_S}s', true),
-    set_config('hnsw.iterative_scan', 'relaxed_order', true), set_config('hnsw.ef_search', '100', true)
+    set_config('hnsw.iterative_scan', 'relaxed_order', true), set_config('hnsw.ef_search', '100', true), results
 from state
 """.encode()
 _SET_LOCAL: Final = "select set_config(name, value, true) from unnest(%s::text[], %s::text[]) as set (name, value)"
 _TSQUERY: Final = "websearch_to_tsquery(%(language)s::regconfig, %(words)s)"
+_RANK: Final = f"ts_rank_cd('{{0.001, 0.1, 0.4, 1}}', words, {_TSQUERY})"
+"""Of results' words, keys, captions, tags: a word may be 256 times in a text, and its tag still comes first."""
 _AGAIN: Final = re.compile(r"(?:-\s*){2,}")
 """PostgreSQL nests them, at most 32."""
 _LOWEST: Final = "(select min(scores[array_position(names, tag)]) from unnest(%(tags)s::text[]) tag)"
@@ -48,6 +51,21 @@ _BEST_OF_ALL: Final = "coalesce(scores[1], 0)"  # tags are ordered by score
 _SIGNS: Final = (">", ">=", "<", "<=")
 _NARROWER: Final = """select wanted, array(select name from wider where parents @> array[wanted] limit 1000)
     from unnest(%(wanted)s::text[]) wanted"""
+_OF_RESULT: Final = """words @@ {query} and ts_filter(words, '{{d}}') @@ {query}
+    and case when split_part(result_words, chr(30), 4) = '' then starts_with(result_words, %({name}of)s)
+    else to_tsvector(%(language)s::regconfig,
+        translate(split_part(split_part(result_words, %({name}of)s, 2), chr(30), 1), '<', ' ')) @@ {query} end"""
+"""Where an image has the words of several results, those of the kind are read again."""
+_LINES: Final = r"""
+select subject, line from websearch_to_tsquery(%(language)s::regconfig, %(words)s) wanted, image, lateral (
+    select line from (
+        select (regexp_matches(regexp_replace(result_words, '\u001e[a-z-]+\u001e', chr(10), 'g'),
+            '[^\n]{1,160}(?!\S)', 'g'))[1] as line limit 500
+    ) lines, to_tsvector(%(language)s::regconfig, translate(line, '<', ' ')) of_line
+    where of_line @@ wanted order by ts_rank(of_line, wanted) desc limit 1
+) best where subject = any(%(subjects)s::text[]) and ts_filter(words, '{d}') @@ wanted
+"""
+_LINES_S: Final = 0.5
 _DISTANCE: Final = "e.vector <=> %(vector)s"
 _SHOWN: Final = """subject, bucket, key, version_id, sha256, last_modified, format, width, height, bytes, names, scores,
     caption, dated, taken_local, taken_offset"""
@@ -76,6 +94,7 @@ class Found:
         status: `complete` or `partial`, for the search page; else None.
         corrected: whether a person corrected its tags, for the search page; else None.
         orientation, thumbhash: as the event has them, for the search page; else None.
+        line: the line of a result that fits the words best, if one does.
     """
 
     subject: str
@@ -101,6 +120,7 @@ class Found:
     corrected: bool | None = None
     orientation: int | None = None
     thumbhash: _Data | None = None
+    line: str | None = None
 
     @property
     def by_taken(self) -> bool:
@@ -165,7 +185,7 @@ def search(
     require(1 <= limit <= MOST_RESULTS, f"a search gives 1 to {MOST_RESULTS:,} images, not {limit:,}")
     require(0 <= offset <= MOST_OFFSET, f"an offset is 0 to {MOST_OFFSET:,}, not {offset:,}: narrow the search")
     with nullcontext(connection) if connection else closing(connected()) as opened, searching(opened) as searcher:
-        return searcher.search(query or Query(), limit, offset)
+        return searcher.lined(query or Query(), searcher.search(query or Query(), limit, offset))
 
 
 @contextmanager
@@ -181,8 +201,8 @@ def searching(connection: Connection, *, of_outcome: bool = False) -> Iterator[S
     with limited(connection, CUT_S):
         try:
             with connection.transaction():
-                (language, *_) = connection.execute(_BEGIN).fetchone() or ("simple",)
-                yield Searcher(connection, language, of_outcome=of_outcome)
+                (language, *_, results) = connection.execute(_BEGIN).fetchone() or ("simple", ())
+                yield Searcher(connection, language, results, of_outcome=of_outcome)
         except psycopg.errors.QueryCanceled as error:
             advice = "Ask for rarer words, or narrow it by a tag, a bucket, a prefix or a time."
             said = f"the search took longer than {STATEMENT_S} s"
@@ -204,11 +224,16 @@ class Searcher:
 
     Args:
         language: the text search configuration of the tables.
+        results: the names of the results' kinds in the tables.
         of_outcome: `Found` has status and corrected, which cost a search by rank or score a twentieth.
     """
 
-    def __init__(self, connection: Connection, language: str, *, of_outcome: bool = False) -> None:
-        self.connection = connection
+    def __init__(
+        self, connection: Connection, language: str, results: Sequence[str] = (), *, of_outcome: bool = False
+    ) -> None:
+        self.connection, self._results = connection, results
+        self.results = {*results, *added()}
+        """The names of the results' kinds that can be searched."""
         self._language = language
         self._narrower: dict[str, list[str]] = {}
         self._shown = _SHOWN + (_OF_OUTCOME if of_outcome else "")
@@ -258,6 +283,14 @@ class Searcher:
         text = f"select {clauses.shown} from image where subject = any(%(subjects)s::text[]) and {LIVE}"
         known = [subject for subject in subjects if storable(subject) == subject]
         return {each.subject: each for each in self.found(text, clauses.values | {"subjects": known})}
+
+    def lined(self, query: Query, found: Sequence[Found]) -> list[Found]:
+        """The images with the lines of their results that fit best; without if that takes long."""
+        lines = dict[str, str]()
+        if self._results and query.some and found:
+            values = {"language": self._language, "words": _AGAIN.sub("-", storable(query.some))}
+            lines |= self.within(_LINES_S, _LINES, values | {"subjects": [each.subject for each in found]}) or ()
+        return [replace(each, line=lines.get(each.subject)) for each in found]
 
     def ranking(self, query: Query) -> Ranking:
         """The images near the query's sentence, with words one list.
@@ -326,7 +359,7 @@ class Searcher:
             values["words"] = _AGAIN.sub("-", storable(query.excluded))
             where += [f"not words @@ {_TSQUERY}"] if query.excluded else []
         elif query.words.strip():
-            rank = f"ts_rank_cd(words, {_TSQUERY})"
+            rank = _RANK
             where.append(f"words @@ {_TSQUERY}")
         if single:
             values["tags"] = [storable(each.values[0]) for each in single]
@@ -412,6 +445,10 @@ def _condition(filter_: Filter, name: str, score: str, values: dict[str, Any]) -
             return f"{score} {filter_.sign} %({name})s::real"
         case "taken":
             return _taken(filter_, name, values)
+        case "result":
+            values |= {f"{name}{n}": text for n, text in enumerate(texts)} | {f"{name}of": f"{MARK}{filter_.of}{MARK}"}
+            each = (f"phraseto_tsquery(%(language)s::regconfig, %({name}{n})s)" for n in range(len(texts)))
+            return _OF_RESULT.format(name=name, query=f"({' || '.join(each)})")
         case "subject" | "prefix":
             values[name] = texts[0]
             return f"starts_with({'subject' if filter_.kind == 'subject' else 'key'}, %({name})s)"

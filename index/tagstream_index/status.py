@@ -20,7 +20,7 @@ select partition, next_offset, case when {readable("record_at")} then record_at 
 from progress where topic = %s
 """.encode()
 COUNTS = "select count(*) filter (where not gone), count(*) filter (where gone) from image"
-_STATE = "select language::text, last_error, last_error_at from state"
+_STATE = "select language::text, last_error, last_error_at, results from state"
 
 
 def read_status(connection: Connection, topic: str, ends: Mapping[Partition, Extent]) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def read_status(connection: Connection, topic: str, ends: Mapping[Partition, Ext
     """
     progress = {number: rest for number, *rest in connection.execute(_PROGRESS, (topic,))}
     images, gone = connection.execute(COUNTS).fetchone() or (0, 0)
-    language, error, error_at = connection.execute(_STATE).fetchone() or ("", None, None)
+    language, error, error_at, results = connection.execute(_STATE).fetchone() or ("", None, None, [])
     partitions = []
     for place, extent in sorted(ends.items()):
         offset, record_at, written_at = progress.get(place.number, (None, None, None))
@@ -53,6 +53,7 @@ def read_status(connection: Connection, topic: str, ends: Mapping[Partition, Ext
         "language": language,
         "last_error": error,
         "last_error_at": _moment(error_at),
+        "results": results,
         "spaces": _spaces(connection),
         "left_out": left_out.told(connection, topic),
         "partitions": partitions,
@@ -68,6 +69,8 @@ def lines(status: Mapping[str, Any]) -> Iterator[str]:
     yield "newest record: none" if age is None else f"newest record: appended {age:,.0f} s ago"
     if status["last_error"] is not None:
         yield f"last error, {status['last_error_at']}: {status['last_error']}"
+    if status["results"]:
+        yield f"results: {', '.join(status['results'])}"
     for each in status["spaces"]:
         yield f"vectors of {each['space']}, {each['dimensions']:,} dimensions: {counted(each['images'], 'image')}"
     if len(status["spaces"]) >= MOST_SPACES:

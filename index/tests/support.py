@@ -2,18 +2,22 @@
 
 import base64
 import hashlib
+import importlib.metadata
 import random
 import zlib
-from collections.abc import Iterable, Sequence
-from contextlib import closing
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import confluent_kafka
 import numpy as np
 import orjson
+import pytest
+from pydantic import BaseModel
 
 from schemas.enriched_image import version_key
+from schemas.result_kinds import GROUP, ResultKind, kinds
 from schemas.stored_scores import EMBEDDING_HEADER, SCORES_HEADER, StoredEmbedding
 from schemas.text import Headers
 from schemas.version import microseconds
@@ -275,6 +279,47 @@ def held(connection: Connection) -> dict[str, tuple[Any, ...]]:
     rows = connection.execute("select subject, version, produced_at, gone, caption from image").fetchall()
     assert vectors.keys() <= {subject for subject, *_ in rows}
     return {subject: (*rest, vectors.get(subject)) for subject, *rest in rows}
+
+
+class Sign(ResultKind):
+    """The words on a sign, and where its corners are. It believes what a record says."""
+
+    name = "sign"
+    result = BaseModel
+    bundle_kind = "sign"
+    template = """
+        {% for x, y in result.corners %}
+        <circle cx="{{ x }}" cy="{{ y }}"><title>{{ result.text }}</title></circle>
+        {% endfor %}
+    """
+
+    def rows(self, result: dict[str, Any]) -> Sequence[tuple[str, str]]:
+        return [("writing", result["text"].upper())]
+
+    def build(self, bundle: Any, device: Any, precision: Any) -> Any:
+        raise NotImplementedError
+
+
+@contextmanager
+def installed(*added: type[ResultKind]) -> Iterator[None]:
+    """These kinds alone, as if packages had them."""
+    entries = [importlib.metadata.EntryPoint(each.name, f"{each.__module__}:{each.__name__}", GROUP) for each in added]
+    others = importlib.metadata.entry_points
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            importlib.metadata,
+            "entry_points",
+            lambda **which: entries if which == {"group": GROUP} else others(**which),
+        )
+        kinds.cache_clear()
+        yield
+    kinds.cache_clear()
+
+
+def results(**values: Any) -> dict[str, Any]:
+    """The field `results` of an outcome."""
+    model = {"name": "small", "digest": "e" * 64, "precision": "fp32", "random_weights": False}
+    return {name: {"model": model, "cache": None, "value": value} for name, value in values.items()}
 
 
 def settings_of(server: PostgreSQL, schema: str, **others: Any) -> IndexSettings:

@@ -61,13 +61,13 @@ class Api:
     def search(self, request: Request) -> Response:
         wanted = _wanted(request, documents.SearchParameters)
         asked = self._site.about(Asked(read(wanted.q), wanted.sort == "best", wanted.by.replace("both", "")))
-        if asked.typed.faults:
-            raise HTTPException(400, f"q: {' '.join(asked.typed.faults)}")
         if asked.best and not asked.typed.can_rank():
             raise HTTPException(400, "sort: only words and tags have a best; leave it out.")
         if wanted.by == "meaning" and asked.about is None and not asked.said:
             raise HTTPException(400, "by: no meaning without words, and without `index serve --text`; leave it out.")
         with self._site.pool.searching() as searcher:
+            if faults := asked.known(searcher).typed.faults:
+                raise HTTPException(400, f"q: {' '.join(faults)}")
             asked, result = asked.result(searcher)
             back, place = wanted.cursor.startswith("<"), result.place_of(wanted.cursor[1:])
             if wanted.cursor and (place is None or wanted.cursor[0] not in "<>"):
@@ -75,7 +75,7 @@ class Api:
             part = result.part(wanted.limit, before=place if back else None, after=None if back else place)
             counts = result.counts()._asdict() if wanted.counts else None
             instead = [] if part.found or place else _instead(searcher, asked)
-        found = part.found
+            found = searcher.lined(result.query, part.found)
         answer: dict[str, Any] = {
             "images": [each.document() for each in found],
             "next": f">{result.cursor(found[-1])}" if found and part.later else None,
@@ -99,7 +99,6 @@ class Api:
             {
                 "image": found.tile.document(),
                 "thresholds": {row.name: row.threshold for row in found.tags if row.threshold is not None},
-                "below": [{"name": row.name, "score": row.score} for row in found.below],
                 "pending": [each.name for each in pending if not each.failure],
                 "failed": {each.name: each.failure for each in pending if each.failure},
                 "outcomes": [now for now, *_ in found.history],

@@ -35,7 +35,9 @@ class Parameters(BaseModel):
 
 
 class SearchParameters(Parameters):
-    q: str = Field("", max_length=MOST_CHARS, description="Words and filters, as people type them.")
+    q: str = Field(
+        "", max_length=MOST_CHARS, description="Words and filters, as people type them, such as `NAME:word`."
+    )
     sort: Literal["new", "best"] = Field("new", description="By day, the newest first; by fit.")
     by: Literal["both", "words", "meaning"] = Field("both", description="How words rank.")
     cursor: str = Field("", max_length=2_000, description="`next` or `previous` of an answer to the same search.")
@@ -95,6 +97,7 @@ class FoundImage(BaseModel):
     corrected: bool | None = None
     equal: Literal[True] | None = None
     hash_distance: int | None = None
+    line: str | None = Field(None, description="The line of a result that fits the words best.")
 
 
 class HitCounts(BaseModel):
@@ -121,7 +124,6 @@ class SearchAnswer(BaseModel):
 class PictureAnswer(BaseModel):
     image: FoundImage
     thresholds: dict[str, float] = Field(description="Of its tags, where the page has the model's bundle.")
-    below: list[TagScore] = Field(description="Labels just below their thresholds.")
     pending: list[str] = Field(description="Tags whose correction is on its way.")
     failed: dict[str, str] = Field(description="Tags whose correction did not arrive, and why; told once.")
     outcomes: list[EnrichedImage] = Field(description="The last that changed something, the newest first.")

@@ -51,6 +51,10 @@ class Asked(NamedTuple):
         fields = {"sort": "best" if self.best and self.about is None else "", "by": self.by}
         return {"typed": self.typed, "sort": sort, "by": self.by, "fields": fields, "said": self.said}
 
+    def known(self, searcher: Searcher) -> Asked:
+        """The search with words of the kinds of results in the index."""
+        return self._replace(typed=read(self.typed.text, searcher.results))
+
     def by_words(self, said: str) -> Asked:
         return self._replace(best=self.typed.can_rank(), by="words", about=None, said=said)
 
@@ -66,11 +70,12 @@ class Asked(NamedTuple):
 
     def result(self, searcher: Searcher) -> tuple[Asked, Result]:
         """The result; only by words if the index has no vectors of that space."""
-        query = self.typed.query(best=self.best, about=self.about, by_meaning=self.by == "meaning")
+        asked = self.known(searcher)
+        query = asked.typed.query(best=self.best, about=self.about, by_meaning=self.by == "meaning")
         try:
-            return self, Result(searcher, query)
+            return asked, Result(searcher, query)
         except Misconfigured as error:
-            return self.by_words(f"{error}. This is the result by words alone.").result(searcher)
+            return asked.by_words(f"{error}. This is the result by words alone.").result(searcher)
 
 
 def field(request: Request, name: str) -> str:

@@ -10,9 +10,7 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from schemas.enriched_image import CaptionText, Models, output_of
-from schemas.stored_scores import StoredScores
 from tagstream_index.copies import Copy, largest_first
-from tagstream_index.drawing import NEAR
 from tagstream_index.query import Query
 from tagstream_index.searching import Found, Searcher
 from tagstream_index.settings import IndexSettings
@@ -21,18 +19,17 @@ from workers.errors import Misconfigured
 from workers.models.bundle import Bundle, compact_folder, list_bundles
 from workers.pipeline.profiles import Profile
 
-_BELOW: Final = 5
 _CHANGES: Final = 6
 _SMALL: Final = 0.01
 """Stages with a smaller share of the time are shown together."""
 _ROW: Final = """
-select i.tags, i.corrections, i.provenance, i.version, h.outcomes::text[], h.scores
+select i.tags, i.corrections, i.results, i.provenance, i.version, h.outcomes::text[]
 from image i left join history h using (subject) where i.subject = %(subject)s and not i.gone
 """
 
 
 class TagRow(NamedTuple):
-    """A tag, or a label below its threshold. `threshold`: None without the bundle."""
+    """A tag. `threshold`: None without the bundle."""
 
     name: str
     score: float
@@ -63,9 +60,9 @@ class One(NamedTuple):
     tile: Found
     version: int
     tags: Sequence[TagRow]
-    below: Sequence[TagRow]
     added: Sequence[str]
     removed: Sequence[str]
+    results: Mapping[str, Any]
     provenance: Mapping[str, Any]
     steps: Mapping[str, float]
     history: Sequence[Past]
@@ -115,7 +112,7 @@ def one(searcher: Searcher, subject: str, bundles: Bundles, query: Query | None 
     row = searcher.execute(_ROW, {"subject": subject}).fetchone()
     if shown is None or row is None:
         return None
-    tags, corrections, provenance, version, texts, stored = row
+    tags, corrections, results, provenance, version, texts = row
     outcomes = list(_outcomes(texts or ()))
     provenance = _whole(provenance, shown.caption)
     model = provenance["models"]["tagger"] or {}
@@ -126,9 +123,9 @@ def one(searcher: Searcher, subject: str, bundles: Bundles, query: Query | None 
         tile=shown,
         version=version,
         tags=[_row(each, profile, len(labels)) for each in tags],
-        below=_below(stored, digest, labels, profile, {each["name"] for each in tags}),
         added=said.get("added") or (),
         removed=said.get("removed") or (),
+        results=results or {},
         provenance=provenance,
         steps=_steps(outcomes[0].get("timings_ms") or {} if outcomes else {}),
         history=_past(outcomes),
@@ -173,28 +170,6 @@ def _row(tag: Mapping[str, Any], profile: Profile | None, labels: int) -> TagRow
     threshold = float(profile.thresholds[label]) if profile is not None and known and label is not None else None
     others = tuple(dict.fromkeys((tag.get("translations") or {}).values()))
     return TagRow(tag["name"], tag["score"], threshold, person, others)
-
-
-def _below(
-    stored: bytes | None, digest: str, labels: Sequence[str], profile: Profile | None, shown: set[str]
-) -> list[TagRow]:
-    """The labels that lack least to their thresholds."""
-    if stored is None or profile is None:
-        return []
-    try:
-        found = StoredScores.decode(stored)
-    except ValueError:
-        return []
-    if found.tagger != digest:
-        return []
-    rows = [
-        TagRow(labels[label], score, float(profile.thresholds[label]))
-        for label, score in found.scores
-        if label < len(labels)
-        and labels[label] not in shown
-        and NEAR * profile.thresholds[label] <= score <= profile.thresholds[label] < 1
-    ]
-    return sorted(rows, key=lambda row: (row.threshold or 0) - row.score)[:_BELOW]
 
 
 def _steps(timings: Mapping[str, float]) -> Mapping[str, float]:

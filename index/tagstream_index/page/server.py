@@ -84,6 +84,7 @@ class Site(Parts):
             lacking = ""
             if not page.found and not page.earlier and (some := asked.some(searcher, PAGE)):
                 lacking, (asked, result, page) = asked.typed.words, some
+            page = page._replace(found=searcher.lined(result.query, page.found))
             fresh = finding.freshness(searcher)
             why = None if page.found or page.earlier else finding.why_empty(searcher, asked.typed)
             beside = shown(request, result, asked.typed) if field(request, "counts") else {"counts": None}

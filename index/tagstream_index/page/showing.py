@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta, timezone
 from functools import partial
 from itertools import groupby
@@ -14,8 +14,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from schemas.printable import counted, escaped, printable
+from schemas.result_kinds import ResultKind
 from tagstream_index.page.finding import Counts
 from tagstream_index.page.typed import named
+from tagstream_index.results import added, guarded, rows_of
 from tagstream_index.searching import Found
 from workers.retag.changes import Changed
 
@@ -23,6 +25,12 @@ _LEAST, _MOST, _STEP = 40, 300, 5
 """Ratios of width to height that the style sheet knows, in hundredths."""
 _BARS: Final = 60
 """Months of a histogram; beyond it has years."""
+_TURNS: Final = (
+    "1 0 0 1 0 0", "-1 0 0 1 {w} 0", "-1 0 0 -1 {w} {h}", "1 0 0 -1 0 {h}",
+    "0 1 1 0 0 0", "0 1 -1 0 {h} 0", "0 -1 -1 0 {h} {w}", "0 -1 1 0 0 {w}",
+)  # fmt: skip
+"""By orientation: the matrix from pixels of the stored file, `w` wide and `h` high, to those of the upright picture."""
+_DRAWN_CHARS: Final = 256 * 1024
 _UNITS: Final = ((86_400, "day"), (3_600, "hour"), (60, "minute"))
 
 
@@ -37,9 +45,10 @@ def templates() -> Environment:
         finalize=_plain,
     )
     made.filters |= {"ago": ago, "clock": clock, "counted": counted, "lines": lines, "ratio": ratio}
-    made.filters |= {"base64": _base64, "dated": dated, "upright": upright}
+    made.filters |= {"base64": _base64, "dated": dated, "turn": turn, "upright": upright}
     made.globals |= {"address": address, "found": found, "title": title, "tag": partial(named, "tag"), "named": named}
-    made.globals |= {"bars": bars, "numbers": numbers}
+    made.globals |= {"bars": bars, "numbers": numbers, "kinds": added, "rows_of": rows_of}
+    made.globals |= {"drawn": partial(drawn, made)}
     return made
 
 
@@ -59,6 +68,30 @@ def upright(tile: Found) -> tuple[int, int]:
     """Width and height of the picture as people look at it."""
     on_its_side = (tile.orientation or 1) > 4
     return (tile.height, tile.width) if on_its_side else (tile.width, tile.height)
+
+
+def turn(tile: Found) -> str:
+    """The SVG matrix that turns pixels of the stored file as the picture is turned; empty: that is unknown."""
+    if tile.orientation is None or tile.format == "tiff":  # Pillow turns a TIFF by itself
+        return ""
+    return _TURNS[tile.orientation - 1].format(w=tile.width, h=tile.height)
+
+
+def drawn(environment: Environment, tile: Found, results: Mapping[str, Any]) -> Markup:
+    """What the templates of results' kinds draw over the picture, as elements of SVG."""
+    wanted = [kind for name, kind in added().items() if name in results] if turn(tile) else []
+    parts = (guarded(each.name, "template", partial(_part, environment, each, results[each.name])) for each in wanted)
+    return Markup("").join(Markup(part) for part in parts if part)
+
+
+def _part(environment: Environment, kind: ResultKind, result: Mapping[str, Any]) -> str:
+    found, chars = list[str](), 0
+    for piece in environment.from_string(kind.template).generate(result=result["value"]):
+        found.append(piece)
+        chars += len(piece)
+        if chars > _DRAWN_CHARS:
+            raise ValueError("too long")
+    return "".join(found)
 
 
 def title(tile: Found) -> str:

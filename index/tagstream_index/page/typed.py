@@ -1,13 +1,13 @@
 """Typed text, read as words and filters.
 
-Filters are those of `FILTERS`; a `-` before one reverses it. A filter that can't be read, or is unknown, is neither a
-filter nor words: `Typed.faults` names it. All other text is words.
+Filters are those of `FILTERS`, and `NAME:word` for words in results of that name; a `-` before one reverses it. A
+filter that can't be read or is unknown is neither a filter nor words: `Typed.faults` names it. All other text is words.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final, NamedTuple
@@ -31,7 +31,7 @@ FILTERS: Final = {
 
 _TOKEN: Final = re.compile(
     r"""(?P<minus>-?)(?:
-        (?P<name>[^\W\d_]+)(?P<sign>:|>=|<=|>|<)(?P<value>(?:"[^"]*"|\S)*)
+        (?P<name>[^\W\d_]+(?:-[^\W\d_]*)*)(?P<sign>:|>=|<=|>|<)(?P<value>(?:"[^"]*"|\S)*)
         | "[^"]*"(?=\s|$) | \S+
     )""",
     re.VERBOSE,
@@ -137,14 +137,25 @@ class Typed:
         return any(each.same(new) for each in self.tokens)
 
 
-def read(text: str) -> Typed:
-    """The tokens of any text; text beyond `MOST_CHARS` is cut."""
-    tokens = [_token(match) for match in _TOKEN.finditer(storable(text[:MOST_CHARS]))]
+def read(text: str, kinds: Collection[str] = ()) -> Typed:
+    """The tokens of any text; text beyond `MOST_CHARS` is cut.
+
+    Args:
+        kinds: the kinds of results whose words can be searched.
+    """
+    tokens = [_token(match, kinds) for match in _TOKEN.finditer(storable(text[:MOST_CHARS]))]
     filters = (number for number, token in enumerate(tokens) if token.filter is not None)
     for number in islice(filters, MOST_FILTERS, None):
         fault = f"“{tokens[number].text}” is one too many: a search takes {MOST_FILTERS} filters."
         tokens[number] = Token(tokens[number].text, fault=fault)
     return Typed(tuple(tokens))
+
+
+def results_in(text: str, kinds: Collection[str]) -> tuple[str, list[Filter]]:
+    """The words of a text without `NAME:word` of these kinds, and these as filters; all other filters stay words."""
+    tokens = read(text, kinds).tokens if len(text) <= MOST_CHARS else ()
+    found = {token.text: token.filter for token in tokens if token.filter is not None and token.filter.of}
+    return " ".join(token.text for token in tokens if token.text not in found) if found else text, [*found.values()]
 
 
 def named(kind: str, name: str) -> str:
@@ -153,19 +164,23 @@ def named(kind: str, name: str) -> str:
     return f"{kind}:{bare}" if re.fullmatch(r"[^\s|*]+", bare) else f'{kind}:"{bare}"'
 
 
-def _token(match: re.Match[str]) -> Token:
+def _token(match: re.Match[str], kinds: Collection[str]) -> Token:
     kind, sign, value = (match["name"] or "").lower(), match["sign"], match["value"] or ""
     if kind in FILTERS:
         found = _filter(kind, sign, value, excluded=bool(match["minus"]))
         fault = f"“{match[0]}” can't be read. Write {FILTERS[kind]}."
         return Token(match[0], found, "" if found else fault)
-    if sign == ":" and value and not value.startswith("//"):  # no address of the web
-        fault = f"“{match[0]}” is no filter. There are {', '.join(FILTERS)}."
+    if kind in kinds and sign == ":" and value:
+        found = _filter("result", sign, value, excluded=bool(match["minus"]), of=kind)
+        fault = f'“{match[0]}” can\'t be read. Write {kind}:word or {kind}:"two words".'
+        return Token(match[0], found, "" if found else fault)
+    if sign == ":" and value and "-" not in kind and not value.startswith("//"):  # no address of the web
+        fault = f"“{match[0]}” is no filter. There are {', '.join((*FILTERS, *sorted(kinds)))}."
         return Token(match[0], fault=f"{fault} For words, put it in quotation marks.")
     return Token(match[0])
 
 
-def _filter(kind: Any, sign: str, value: str, *, excluded: bool) -> Filter | None:
+def _filter(kind: Any, sign: str, value: str, *, excluded: bool, of: str = "") -> Filter | None:
     """The filter; None: it can't be read."""
     values = tuple(bare for part in _PART.findall(value) if (bare := part.replace('"', "").strip()))
     if not values or value.count('"') % 2:
@@ -182,4 +197,4 @@ def _filter(kind: Any, sign: str, value: str, *, excluded: bool) -> Filter | Non
             known = sign == ":" and STATES.keys() >= {*values}
         case _:
             known = sign == ":"
-    return Filter(kind, values, excluded, sign.strip(":")) if known else None
+    return Filter(kind, values, excluded, sign.strip(":"), of) if known else None

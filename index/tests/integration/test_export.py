@@ -21,6 +21,7 @@ from index.tests.support import (
     enriched,
     expected,
     lost_and_kept,
+    results,
     retraction,
     story,
     vector_of,
@@ -139,7 +140,7 @@ def test_a_row_has_all_fields_of_the_outcome(world: ExportedTopic) -> None:
         "translations": {"de": "Hund"},
         "parents": ["animal"],
     }
-    others = {"tags": [tag], "corrections": {"added": ["Hund"], "removed": []}}
+    others = {"tags": [tag], "corrections": {"added": ["Hund"], "removed": []}, "results": results(sign={"text": "a"})}
     told = enriched("ä.jpg", 5, vector=vector_of(1), in_header=True, scores=scores.encode()).but(**others)
     told = told.with_facts(**FACTS)
     world.publish([told, enriched("b", 1, vector=vector_of(2), scores=b"?"), retraction("c", 9)])
@@ -163,6 +164,7 @@ def test_a_row_has_all_fields_of_the_outcome(world: ExportedTopic) -> None:
     assert row["embedding"] == np.frombuffer(vector_of(1), "<f2").tolist()
     assert (row["embedding_space"], row["embedding_model"]) == ("clip-vit-b-16", MODEL)
     assert json.loads(row["corrections"]) == others["corrections"]
+    assert (json.loads(row["results"]), other["results"]) == (others["results"], None)
     assert json.loads(row["provenance"])["status"] == "complete"
     assert other["embedding"] == np.frombuffer(vector_of(2), "<f2").tolist()
     assert other["scores"] is None

@@ -28,7 +28,6 @@ from starlette.testclient import TestClient
 
 from index.tests.support import Said, enriched, photo, retraction, vector_of, written
 from schemas.correction import correction
-from schemas.stored_scores import StoredScores
 from tagstream_index import searching
 from tagstream_index.database import Connection
 from tagstream_index.page import finding, kept, many, meaning, pictures, process, server
@@ -39,7 +38,7 @@ from tagstream_index.page.correcting import Corrector, Pending, Refused, Seen, S
 from tagstream_index.page.finding import Result
 from tagstream_index.page.kept import Current, Kept
 from tagstream_index.page.meaning import Sentences
-from tagstream_index.page.one import Bundles, One
+from tagstream_index.page.one import Bundles, One, one
 from tagstream_index.page.people import People
 from tagstream_index.page.pictures import SIDES, NoPicture, Pictures
 from tagstream_index.page.pool import Pool
@@ -419,37 +418,19 @@ def test_history_shows_changes_and_counts_repeats(browse: Browse, tables: Connec
     assert past()[-1] == ("2", ["2 outcomes since changed nothing"]), "five are kept"
 
 
-def test_labels_below_their_thresholds_are_shown_where_a_bundle_is(
-    browse: Browse, tables: Connection, settings: IndexSettings, monkeypatch: pytest.MonkeyPatch
+def test_thresholds_are_shown_where_a_bundle_is(
+    tables: Connection, settings: IndexSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tagstream_index.page import one as module
-
     class Known(Bundles):
         def find(self, digest: str, thresholds: Any) -> tuple[tuple[str, ...], Profile]:
-            profile = Profile("default", np.array([0.5, 0.5, 0.7, 1.0, 0.9], np.float32), "t")
-            return ("dog", "cat", "bus", "off", "far"), profile
+            return ("dog", "cat"), Profile("default", np.array([0.5, 0.25], np.float32), "t")
 
-    tagger = {"name": "small", "digest": "a" * 64, "precision": "fp32", "random_weights": False}
-    stored = StoredScores(
-        "a" * 64, None, "fp32", 0.1, ((0, 0.875), (2, 0.5), (1, 0.25), (3, 0.125), (4, 0.125))
-    ).encode()
-    written(tables, enriched("a.jpg", tags=[("dog", 0.875)], scores=stored).but(models={"tagger": tagger}))
-
-    def one(key: str, bundles: Bundles) -> One:
+    written(tables, photo("a.jpg", "dog"))
+    for bundles, threshold in ((Known(settings, None), 0.5), (Bundles(settings, None), None)):
         with searched(tables) as (searcher, _):
-            found = module.one(searcher, f"photos/{key}", bundles)
+            found = one(searcher, "photos/a.jpg", bundles)
         assert found is not None
-        return found
-
-    found = one("a.jpg", Known(settings, None))
-    assert [(row.name, row.score, round(row.threshold or 0, 3)) for row in found.below] == [
-        ("bus", 0.5, 0.7),
-        ("cat", 0.25, 0.5),
-    ]
-    assert found.tags[0].threshold == 0.5
-    written(tables, enriched("b.jpg", scores=b"\1broken").but(models={"tagger": tagger}))
-    assert one("b.jpg", Known(settings, None)).below == []
-    assert one("a.jpg", Bundles(settings, None)).below == []
+        assert found.tags[0].threshold == threshold
     with pytest.raises(Misconfigured, match="--bundles"):
         Bundles(settings, Path("/nowhere"))
 

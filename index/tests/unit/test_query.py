@@ -1,12 +1,13 @@
 """Queries: any typed text is a query, filters are not words, and a shown query means the same."""
 
+from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tagstream_index.page.typed import MOST_CHARS, MOST_FILTERS, named, read
+from tagstream_index.page.typed import MOST_CHARS, MOST_FILTERS, named, read, results_in
 from tagstream_index.query import Filter, Query, moment, pattern
 
 NAMES = st.text(max_size=40)
@@ -33,10 +34,10 @@ PIECES = st.sampled_from(
 TYPED = st.lists(PIECES | NAMES, max_size=20).map("".join)
 
 
-def kinds(text: str) -> list[tuple[str, tuple[str, ...]]]:
+def kinds(text: str, results: Collection[str] = ()) -> list[tuple[str, tuple[str, ...]]]:
     return [
         (each.filter.kind, each.filter.values) if each.filter else ("fault" if each.fault else "word", (each.text,))
-        for each in read(text).tokens
+        for each in read(text, results).tokens
     ]
 
 
@@ -65,6 +66,27 @@ def kinds(text: str) -> list[tuple[str, tuple[str, ...]]]:
 )  # fmt: skip
 def test_filters_and_words(text: str, expected: list[tuple[str, tuple[str, ...]]]) -> None:
     assert kinds(text) == expected
+
+
+def test_words_of_a_known_result_are_a_filter_and_a_filters_name_is_no_results() -> None:
+    text = 'sign:exit -Sign:"no exit"|x face-blur:yes other-one:a tag:dog sign: sign:"a other:b'
+    assert kinds(text, ("sign", "face-blur", "tag")) == [
+        ("result", ("exit",)), ("result", ("no exit", "x")), ("result", ("yes",)), ("word", ("other-one:a",)),
+        ("tag", ("dog",)), ("word", ("sign:",)), ("fault", ('sign:"a',)), ("fault", ("other:b",)),
+    ]  # fmt: skip
+    typed = read(text, ("sign", "face-blur"))
+    assert [each.filter.of for each in typed.filters if each.filter] == ["sign", "sign", "face-blur", ""]
+    assert [each.filter.shown for each in typed.filters[:2] if each.filter] == ["sign exit", "not sign no exit or x"]
+    assert "sign" in typed.faults[-1]
+    assert typed.query().some == 'other-one:a or sign: or "exit" or "yes"'
+
+
+def test_arguments_of_a_command_have_words_and_words_of_results() -> None:
+    assert results_in('red sign:exit tag:dog -sign:"a b"', ("sign",)) == (
+        "red tag:dog",
+        [Filter("result", ("exit",), of="sign"), Filter("result", ("a b",), excluded=True, of="sign")],
+    )
+    assert results_in("red  sign:exit", ()) == ("red  sign:exit", [])
 
 
 def test_a_filter_that_means_nothing_is_named_and_is_neither_a_filter_nor_words() -> None:

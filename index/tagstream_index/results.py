@@ -1,0 +1,73 @@
+"""Results of added kinds, as their packages read them; without its package a kind has the words of its field `text`."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from itertools import islice
+from typing import Any, Final, TypeVar
+
+from schemas.result_kinds import ResultKind, kinds
+from workers.errors import Misconfigured
+
+logger = logging.getLogger(__name__)
+
+MARK: Final = "\x1e"
+"""Stands before and after the name of a kind in `result_words`."""
+WORDS_CHARS: Final = 20_000
+"""Most characters of the words of all results of an image."""
+_ROWS: Final = 50
+_CONTROLS = re.compile("[\0-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+_Read = TypeVar("_Read")
+
+
+def added() -> Mapping[str, ResultKind]:
+    """The installed kinds by name. Raises Misconfigured: a package is broken."""
+    try:
+        return kinds()
+    except ValueError as error:
+        raise Misconfigured(str(error)) from error
+
+
+def words_of(name: str, result: Mapping[str, Any]) -> str | None:
+    """The words of a result, line by line; None: it has another shape than its kind's."""
+    return guarded(name, "words", lambda: _CONTROLS.sub(" ", _words(name, result["value"])[:WORDS_CHARS]).strip())
+
+
+def rows_of(results: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Name and text of each row that a picture's page shows."""
+    found = list[tuple[str, str]]()
+    for name, result in results.items():
+        rows = guarded(name, "rows", lambda name=name, result=result: _rows(name, result["value"]))
+        found += rows or ()
+    return found[:_ROWS]
+
+
+def guarded(name: str, part: str, read: Callable[[], _Read]) -> _Read | None:
+    """What a kind reads of a result, which anybody may have written; None: it raises, which is logged once."""
+    try:
+        return read()
+    except Exception as error:  # noqa: BLE001  # another package's code may raise anything
+        _log(name, part, type(error).__name__)
+        return None
+
+
+@cache
+def _log(name: str, part: str, error: str) -> None:
+    logger.warning("the %s of a result of the kind %s can't be read: %s", part, name, error)
+
+
+def _words(name: str, value: Any) -> str:
+    if kind := added().get(name):
+        return kind.words(value)
+    text = value.get("text")
+    return text if isinstance(text, str) else ""
+
+
+def _rows(name: str, value: Any) -> Sequence[tuple[str, str]]:
+    if kind := added().get(name):
+        return [(str(label), str(text)[:WORDS_CHARS]) for label, text in islice(kind.rows(value), _ROWS)]
+    text = _words(name, value)[:WORDS_CHARS]
+    return [(name, text)] if text else []
