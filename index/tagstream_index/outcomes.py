@@ -268,15 +268,15 @@ def _texts(output: EnrichedImage, names: list[str]) -> list[str]:
 
 def _words(results: Mapping[str, Any]) -> tuple[str | None, tuple[str, ...]]:
     """The words of results, or their flaw."""
-    found, room, flaws = "", WORDS_CHARS, ()
+    found, room, flawed = "", WORDS_CHARS, False
     for name, result in sorted(results.items()):
         text = words_of(name, result)
         if text is None or _is_tangled([text]):
-            flaws = ("results",)
+            flawed = True
         elif text := text[:room]:
             found += f"{MARK}{name}{MARK}{text}"
             room -= len(text)
-    return found or None, flaws
+    return found or None, ("results",) if flawed else ()
 
 
 def _is_tangled(texts: Sequence[str]) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from itertools import islice
 from typing import Any, Final, TypeVar
 
@@ -40,8 +40,7 @@ def rows_of(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Name and text of each row that a picture's page shows."""
     found = list[tuple[str, str]]()
     for name, result in results.items():
-        rows = guarded(name, "rows", lambda name=name, result=result: _rows(name, result["value"]))
-        found += rows or ()
+        found += guarded(name, "rows", partial(_rows, name, result)) or ()
     return found[:_ROWS]
 
 
@@ -66,7 +65,8 @@ def _words(name: str, value: Any) -> str:
     return text if isinstance(text, str) else ""
 
 
-def _rows(name: str, value: Any) -> Sequence[tuple[str, str]]:
+def _rows(name: str, result: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
+    value = result["value"]
     if kind := added().get(name):
         return [(str(label), str(text)[:WORDS_CHARS]) for label, text in islice(kind.rows(value), _ROWS)]
     text = _words(name, value)[:WORDS_CHARS]
