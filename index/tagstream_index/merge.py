@@ -193,7 +193,7 @@ class Spaces:
         self.known = {(name, dimensions): number for name, dimensions, number in found}
 
     def meet(self, rows: Sequence[Row]) -> None:
-        """Make the tables that these embeddings need, and name the kinds of these results, if there is room."""
+        """Make tables of embeddings and keep results' names, if there is room."""
         kinds = sorted({name for row in rows for name in row.results or ()} - self._kinds)
         if kinds := kinds[: max(0, _MOST_KINDS - len(self._kinds))]:
             self.connection.execute(_NAME_KINDS, (kinds, kinds))

@@ -71,14 +71,14 @@ def upright(tile: Found) -> tuple[int, int]:
 
 
 def turn(tile: Found) -> str:
-    """The SVG matrix that turns pixels of the stored file as the picture is turned; empty: that is unknown."""
+    """The SVG matrix from the stored file to the upright picture; empty: unknown."""
     if tile.orientation is None or tile.format == "tiff":  # Pillow turns a TIFF by itself
         return ""
     return _TURNS[tile.orientation - 1].format(w=tile.width, h=tile.height)
 
 
 def drawn(environment: Environment, tile: Found, results: Mapping[str, Any]) -> Markup:
-    """What the templates of results' kinds draw over the picture, as elements of SVG."""
+    """The SVG elements that kinds draw over the picture."""
     wanted = [kind for name, kind in added().items() if name in results] if turn(tile) else []
     parts = (guarded(each.name, "template", partial(_part, environment, each, results[each.name])) for each in wanted)
     return Markup("").join(Markup(part) for part in parts if part)

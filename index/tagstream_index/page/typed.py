@@ -152,7 +152,10 @@ def read(text: str, kinds: Collection[str] = ()) -> Typed:
 
 
 def results_in(text: str, kinds: Collection[str]) -> tuple[str, list[Filter]]:
-    """The words of a text without `NAME:word` of these kinds, and these as filters; all other filters stay words."""
+    """The words of a text, and its `NAME:word` as filters.
+
+    All other filters stay words.
+    """
     tokens = read(text, kinds).tokens if len(text) <= MOST_CHARS else ()
     found = {token.text: token.filter for token in tokens if token.filter is not None and token.filter.of}
     return " ".join(token.text for token in tokens if token.text not in found) if found else text, [*found.values()]

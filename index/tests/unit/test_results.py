@@ -1,4 +1,4 @@
-"""Results of added kinds as columns, rows and shapes: by their package, without it, and made by anybody."""
+"""Results of added kinds as columns, rows and shapes: by their package, without it, and with any values."""
 
 import logging
 import re
