@@ -49,7 +49,10 @@ class Outcomes:
     _newest: dict[str, tuple[Order, str, Mapping[str, float]]] = field(default_factory=dict)
 
     def take(self, output: EnrichedImage | Retraction) -> None:
-        """Keep an outcome unless a newer one is known. A person's tags are left out: they are no tagger's answer."""
+        """Keep an outcome unless a newer one is known.
+
+        People's tags, and outcomes of events that wanted no tags, are left out: they are no tagger's answer.
+        """
         if self.only is not None and output.subject not in self.only:
             return
         place = order(output)
@@ -59,6 +62,8 @@ class Outcomes:
         if isinstance(output, Retraction):
             if output.scope == "object":
                 self._newest[output.subject] = place, "", {}
+            return
+        if output.options is not None and "tags" not in output.options.want:
             return
         if (model := output.models.tagger) is not None:
             name = f"{model.name} {model.digest[:12]} (thresholds {output.thresholds.digest[:12]})"

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from schemas.enriched_image import EnrichedImage, GoneSource, Retraction, Source, Tag
+from schemas.enriched_image import EnrichedImage, GoneSource, OutcomeOptions, Retraction, Source, Tag
 from tests.unit.schemas.documents import enriched, retraction
 from workers.comparison import Outcomes, PromotionRule, TagAgreement, agreement, judged, lost, objections
 
@@ -53,6 +53,12 @@ def test_a_persons_tags_count_for_neither() -> None:
     corrected = image("a", "dog").model_copy(update={"tags": (said, *image("a", "dog").tags)})
     found = compared(outcomes(corrected), outcomes(image("a", "dog")))
     assert list(found.labels) == ["dog"]
+
+
+def test_an_outcome_that_wanted_no_tags_is_no_taggers_answer() -> None:
+    other = image("a", options=OutcomeOptions(want=("embedding",)), version=2)
+    found = compared(outcomes(image("a", "dog"), other), outcomes(image("a", "dog"), image("b", options=other.options)))
+    assert (found.compared, found.other_content, found.mean_jaccard) == (1, 0, 1.0)
 
 
 def test_only_wanted_subjects_are_kept() -> None:

@@ -20,6 +20,7 @@ from workers.models.dual.config import KINDS, space_of, vectors_digest
 from workers.models.dual.rescoring import LabelHead, best_first, head_of
 from workers.models.labels import label_ids, narrowed_digest
 from workers.pipeline.captioning import Template
+from workers.pipeline.kind_role import KindRole
 from workers.pipeline.profiles import Profile
 from workers.pipeline.roles import ModelsByUse, Roles, make_roles
 from workers.types import Transform
@@ -94,6 +95,7 @@ class CurrentSettings:
         template: writes captions if there is no captioner.
         profiles: the tagger's profiles by name.
         want: for events that can't say what they want.
+        added: the roles of TAGSTREAM_ROLES.
     """
 
     tagger: UnloadedModel | None
@@ -101,6 +103,7 @@ class CurrentSettings:
     template: Template | None
     profiles: Mapping[str, Profile]
     want: tuple[Want, ...]
+    added: tuple[KindRole, ...] = ()
 
     @property
     def models(self) -> Mapping[str, UnloadedModel | None]:
@@ -115,6 +118,7 @@ class CurrentSettings:
             "tagger": NONE if self.tagger is None else self.tagger.digest,
             "captioner": captioner if self.captioner is None else self.captioner.digest,
             "want": ",".join(self.want),
+            **{f"role {role.name}": role.model.digest for role in self.added},
             **({"parents": self.tagger.parents_digest} if self.tagger is not None and self.tagger.parents else {}),
             **{f"profile {name}": profile.digest for name, profile in sorted(self.profiles.items())},
         }
@@ -126,7 +130,7 @@ class CurrentSettings:
             models["tagger"] = self.tagger
         if self.captioner is not None:
             models["captioner"] = self.captioner
-        return make_roles(models, self.template)
+        return make_roles(models, self.template, added=self.added)
 
 
 def differences(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:

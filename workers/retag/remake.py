@@ -33,9 +33,9 @@ from workers.ports import Clock, CorrectionLog
 from workers.retag.current import CurrentSettings
 from workers.types import Coordinates, Document, Facts, Headers, LabelScores
 
-StayReason: TypeAlias = Literal["unknown-profile", "corrections-not-read"]
+StayReason: TypeAlias = Literal["unknown-profile", "corrections-not-read", "role-not-here"]
 """Why an outcome stays, although the current settings may give another."""
-Change: TypeAlias = Literal["tags", "translations", "caption", "embedding", "corrections", "models"]
+Change: TypeAlias = Literal["tags", "translations", "caption", "embedding", "corrections", "results", "models"]
 STAYS: Final[tuple[StayReason, ...]] = get_args(StayReason)
 CHANGES: Final[tuple[Change, ...]] = get_args(Change)
 REASONS: Final[Mapping[str, str]] = {
@@ -52,6 +52,7 @@ REASONS: Final[Mapping[str, str]] = {
     "results": "the record lacks a wanted result of today's model",
     "unknown-profile": "its profile is not known today",
     "corrections-not-read": "people corrected it, and TAGSTREAM_CORRECTIONS_TOPIC is not set",
+    "role-not-here": "it wants a result that TAGSTREAM_ROLES does not name",
 }
 
 _CASES: Final = 10_000
@@ -159,6 +160,7 @@ class Remaker:
         self._roles = settings.roles()
         self._renderer = Renderer(self._roles, WorkerOptions(), {}, clock)
         self._tagging = next((role for role in self._roles.models if isinstance(role, Tagging)), None)
+        self._added = {role.name: role.model.digest for role in settings.added}
         self._cases: dict[tuple[Any, ...], _Case] = {}
 
     def remake(self, outcome: StoredOutcome, scores: bytes | None = None, *, facts: bool = False) -> Remade:
@@ -208,6 +210,8 @@ class Remaker:
             return NeedsImage("partial", case.options)
         if case.settled is not None:
             return case.settled
+        if not self._has_results(fields, case.options):
+            return NeedsImage("results", case.options)
         if self._corrections is None and shown is not None:
             return Stays("corrections-not-read")
         word = self._word(fields)
@@ -234,7 +238,7 @@ class Remaker:
             thresholds["profile"],
             thresholds["digest"],
             fields["event"]["dialect"] == "s3",
-            None if asked is None else (tuple(asked["want"]), tuple(asked["guide_tags"]), asked["profile"]),
+            None if asked is None else (tuple(_wishes(asked)), tuple(asked["guide_tags"]), asked["profile"]),
         )
         found = self._cases.get(key)
         if found is None:
@@ -246,16 +250,18 @@ class Remaker:
     def _find_case(self, fields: Fields) -> _Case:
         asked, thresholds = fields.get("options"), fields["thresholds"]
         try:
-            options = Options() if asked is None else Options.model_validate(asked)
+            options = Options() if asked is None else Options.model_validate({**asked, "want": _wishes(asked)})
         except ValidationError as error:
             raise ValueError(first_fault(error)) from None
-        want = options.want
+        want, lacks = options.want, set(options.results) - self._added.keys()
         if asked is not None and fields["event"]["dialect"] == "s3":  # which can't say what it wants
             options = options.model_copy(update={"want": self.settings.want})
         event = ImageEvent("", "own", "enrich", 0, "", "", options=options)
         profile = self.settings.profiles.get(thresholds["profile"])
         if profile is None:
             return _Case(event, Stays("unknown-profile"))
+        if lacks:
+            return _Case(event, Stays("role-not-here"))
         other = self._other_models(fields["models"], None if asked is None else options)
         tagger = self.settings.tagger
         reference = tagger.reference if "tagger" in other and tagger is not None and asked is not None else None
@@ -286,6 +292,11 @@ class Remaker:
 
     # ---- one outcome ------------------------------------------------------------------------------------------
 
+    def _has_results(self, fields: Fields, options: Options) -> bool:
+        """Whether today's models of the added roles made all wanted results."""
+        results = fields.get("results") or {}
+        return all(name in results and _digest(results[name]["model"]) == self._added[name] for name in options.results)
+
     def _word(self, fields: Fields) -> Word | None:
         """The manual corrections of the image."""
         log = self._corrections
@@ -313,6 +324,8 @@ class Remaker:
             alike = len(tags) == len(old) and _untranslated(tags) == _untranslated(old)
             changes.append("translations" if alike else "tags")
         changes += [name for name in _OTHER_PARTS if parts.get(name) != fields.get(name)]
+        if {*case.options.results} != {*(fields.get("results") or ())}:
+            changes.append("results")
         if case.other:
             changes.append("models")
         if not changes:
@@ -404,7 +417,13 @@ def _depends(options: Options, use: str) -> bool:
     want = options.want
     if use == "captioner":
         return "caption" in want
-    return "tags" in want or "embedding" in want or not options.guide_tags
+    return "tags" in want or "embedding" in want or ("caption" in want and not options.guide_tags)
+
+
+def _wishes(asked: Fields) -> list[str]:
+    """All results that an outcome's options name. Raises TypeError: they are no lists."""
+    wishes: list[str] = asked["want"] + (asked.get("results") or [])
+    return wishes
 
 
 def _digest(model: Fields | None) -> str | None:

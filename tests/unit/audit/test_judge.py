@@ -85,6 +85,13 @@ def test_without_a_skipped_topic_a_record_without_outcome_may_have_been_skipped(
     assert found(report, "missing") == [f"{IN}:0:0"], "an image is no skip"
 
 
+def test_a_partial_image_whose_role_was_not_there_is_whole_with_its_dead_letter() -> None:
+    partial = outcome(0, at=(OUT, 0, 0), status="partial")
+    letter = dead_letter(0, at=(DEAD, 0, 0), reason="role-not-here")
+    assert judged([record(0)], [partial, letter]).proved
+    assert found(judged([record(0)], [partial]), "missing") == [f"{IN}:0:0"]
+
+
 def test_a_compacted_topic_of_dead_letters_or_skips_excuses_any() -> None:
     report = judged([record(0)], [], topics=Topics(OUT, others_compacted=True))
     assert (report.proved, report.unverifiable) == (True, {"compacted": 1})

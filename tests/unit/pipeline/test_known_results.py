@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from tagstream_testing.memory import MemoryResultCache
 from tests.support.harness import EchoCaptioner
 from tests.support.tasks import FACTS, TAGGER, a_task, annotation, complete
+from tests.unit.retag.stored import today
 from workers import metrics
 from workers.errors import Rejected
 from workers.intake.limits import Limits
@@ -186,6 +188,21 @@ def test_a_removal_that_purges_leaves_nothing_of_the_object_and_its_contents(cac
     assert cache.hashes(hashes) == [{}, {}]
     assert None not in cache.lookup(list(purging.values(other))), "the other content stays"
     assert purging.sources([new(key="b.png", etag="etag")]) == [other.facts]
+
+
+def test_the_results_of_added_kinds_go_with_their_content(cache: Counting, tmp_path: Path) -> None:
+    (role,) = today(tmp_path, sharpness="d" * 64).added
+    purging = KnownResults(cache, make_roles({"tagger": TAGGER}, added=[role]), STORE, purges=True)
+    found = {"tags": SCORES, "sharpness": role.unpack(b'{"score":0.5}')}
+    task = complete({"etag": "etag", "sequencer": "0A"}, FACTS, found, want=("tags", "sharpness"))
+    values = purging.values(task)
+    (key,) = [key for key in values if "sharpness" in key]
+    assert entries.content_of(key) == FACTS.sha256, "by which `tagstream forget` finds it"
+    purging.remember([values])
+    purging.settle([purging.arrival(task)])
+    assert cache.lookup([key]) != [None]
+    purging.settle([purging.removal(task.task.event)])
+    assert cache.lookup([key]) == [None]
 
 
 def test_an_arrival_and_a_purging_removal_settled_together_leave_nothing(cache: Counting) -> None:
