@@ -26,7 +26,9 @@ from workers.assembly.topics import state_of
 from workers.backends.kafka import TopicState, between, group_watch, require_topics, tail
 from workers.errors import Misconfigured
 from workers.models.bundle import require_pinned
+from workers.models.result_kinds import kind_of
 from workers.models.template import TemplateCaptioner
+from workers.pipeline.kind_role import KindRole
 from workers.pipeline.options import WorkerOptions
 from workers.pipeline.published import version_in
 from workers.ports import CorrectionLog, SystemClock
@@ -51,14 +53,17 @@ def current_settings(settings: Settings) -> CurrentSettings:
         Misconfigured: a bundle, or a file of labels or profiles, can't be used.
     """
     models: dict[str, UnloadedModel] = {}
+    added: list[KindRole] = []
     for use, (name, digest) in settings.bundles().items():
         bundle = opened(name)
         require_pinned(bundle, digest, setting_of(use))
         models[use] = UnloadedModel(bundle, allowed_names(settings) if use == "tagger" else None)
+        if use in settings.roles:
+            added.append(KindRole(kind_of(use, bundle), models[use]))
     tagger = models.get("tagger")
     template = TemplateCaptioner() if settings.captioner == "template" else None
     want = Options.model_validate({"want": settings.want}).want
-    return CurrentSettings(tagger, models.get("captioner"), template, profiles(settings, tagger), want)
+    return CurrentSettings(tagger, models.get("captioner"), template, profiles(settings, tagger), want, tuple(added))
 
 
 def make_plan(

@@ -265,12 +265,12 @@ def _choice(
 ) -> Choice:
     from schemas.dead_letter import REASONS
     from schemas.options import WANTS
-    from schemas.result_kinds import kinds
     from workers.assembly.replay import Choice
+    from workers.models.result_kinds import added_kinds
 
     return Choice(
         known("--reason", reasons, REASONS),
-        known("--want", wants, (*WANTS, *kinds())),
+        known("--want", wants, (*WANTS, *added_kinds())),
         None if since is None else moment_ms(since),
         None if until is None else moment_ms(until),
         key,

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from schemas.dead_letter import Failure, dead_letter_headers, only_indexes, read_dead_letter_headers, without_nulls
+from tests.support.kinds import BrightnessKind, given_kinds
 from tests.unit.cli.conftest import Tagstream
-from tests.unit.retag.stored import SharpnessKind
 from workers.assembly.replay import Choice, DeadLetterRecord, originals, up_to
 from workers.assembly.skipping import Skipping
 from workers.cli.dead_letters import print_table
@@ -129,10 +129,10 @@ def test_an_unknown_reason_or_result_names_the_known_ones(
 
 
 def test_an_installed_kind_is_a_result_to_choose_by(tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("schemas.result_kinds.kinds", lambda: {"sharpness": SharpnessKind()})
     monkeypatch.setenv("TAGSTREAM_KAFKA_SERVERS", "127.0.0.1:1")
-    ran = tagstream("dead-letters", "list", "--want", "sharpness", "--want", "sharp")
-    assert "--want sharp: known are tags, caption, embedding, sharpness" in ran.err
+    with given_kinds(BrightnessKind):
+        ran = tagstream("dead-letters", "list", "--want", "brightness", "--want", "bright")
+    assert "--want bright: known are tags, caption, embedding, brightness" in ran.err
 
 
 @pytest.mark.parametrize("text", ["images", "images:1", "images:a:1", "images:1:2:3", ":1:2"])

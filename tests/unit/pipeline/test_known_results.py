@@ -191,12 +191,12 @@ def test_a_removal_that_purges_leaves_nothing_of_the_object_and_its_contents(cac
 
 
 def test_the_results_of_added_kinds_go_with_their_content(cache: Counting, tmp_path: Path) -> None:
-    (role,) = today(tmp_path, sharpness="d" * 64).added
+    (role,) = today(tmp_path, brightness="d" * 64).added
     purging = KnownResults(cache, make_roles({"tagger": TAGGER}, added=[role]), STORE, purges=True)
-    found = {"tags": SCORES, "sharpness": role.unpack(b'{"score":0.5}')}
-    task = complete({"etag": "etag", "sequencer": "0A"}, FACTS, found, want=("tags", "sharpness"))
+    found = {"tags": SCORES, "brightness": role.unpack(b'{"mean":0.5,"text":"","about":["png",8,8,1]}')}
+    task = complete({"etag": "etag", "sequencer": "0A"}, FACTS, found, want=("tags", "brightness"))
     values = purging.values(task)
-    (key,) = [key for key in values if "sharpness" in key]
+    (key,) = [key for key in values if "brightness" in key]
     assert entries.content_of(key) == FACTS.sha256, "by which `tagstream forget` finds it"
     purging.remember([values])
     purging.settle([purging.arrival(task)])

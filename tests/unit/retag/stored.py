@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import orjson
-from pydantic import BaseModel
 
 from schemas import writing
 from schemas.correction import Word
@@ -14,9 +13,9 @@ from schemas.dead_letter import Failure
 from schemas.enriched_image import EventRef, GoneSource, Retraction
 from schemas.image_event import ImageEvent
 from schemas.options import Options
-from schemas.result_kinds import ResultKind
 from schemas.stored_scores import EMBEDDING_HEADER, SCORES_HEADER, StoredEmbedding, StoredScores
 from tagstream_testing.memory import ManualClock
+from tests.support.kinds import BrightnessKind
 from workers.models.bundle import Bundle
 from workers.models.manifest import FileFacts, Manifest, Provenance
 from workers.models.template import TemplateCaptioner
@@ -46,19 +45,6 @@ def retraction(key: str, version: int, version_id: str | None = None) -> Retract
 
 
 PARENTS = (("warm", "colour"), (), ("colour",), (), ())
-
-
-class Sharpness(BaseModel):
-    score: float
-
-
-class SharpnessKind(ResultKind):
-    name = "sharpness"
-    result = Sharpness
-    bundle_kind = "tiny"
-
-    def build(self, bundle: Any, device: Any, precision: Any) -> Any:
-        raise AssertionError("a retag loads no model")
 
 
 def bundle(
@@ -92,14 +78,14 @@ def today(
     captioner: str = "template",
     allowed: Sequence[str] | None = None,
     want: tuple[Any, ...] = ("tags", "caption"),
-    sharpness: str | None = None,
+    brightness: str | None = None,
     **changes: Any,
 ) -> CurrentSettings:
     """Settings.
 
     Args:
         captioner: template, none, or the digest of a captioner.
-        sharpness: digest of the model of an added role; None: there is no such role.
+        brightness: digest of the model of an added role; None: there is no such role.
         changes: of the tagger's manifest.
     """
     tagger = UnloadedModel(bundle(folder / "tagger", **changes), allowed)
@@ -110,7 +96,9 @@ def today(
         TemplateCaptioner() if captioner == "template" else None,
         read_profiles(tagger, profiles or {}, None if allowed is None else set(allowed)),
         want,
-        () if sharpness is None else (KindRole(SharpnessKind(), UnloadedModel(bundle(folder / "sharpness", sharpness))),),
+        ()
+        if brightness is None
+        else (KindRole(BrightnessKind(), UnloadedModel(bundle(folder / "brightness", brightness))),),
     )
 
 
@@ -127,7 +115,7 @@ def outcome(
     labels: str | None = None,
     failures: Sequence[Failure] = (),
     stored: bool = True,
-    sharpness: float | None = None,
+    brightness: float | None = None,
     **options: Any,
 ) -> tuple[dict[str, Any], Headers]:
     """The outcome of an image with these scores, from a worker with these settings.
@@ -137,7 +125,7 @@ def outcome(
         embedding: (model, space, float16s): in a header.
         floor, labels: of the stored scores.
         stored: whether the record carries headers.
-        sharpness: what the model of the added role gave.
+        brightness: what the model of the added role gave.
     """
     tagger, asked = settings.tagger, Options(**options)
     assert tagger is not None
@@ -148,9 +136,9 @@ def outcome(
     results: dict[str, Any] = {"tags": found}
     if caption is not None:
         results["caption"] = Caption(caption, -0.5, "beam")
-    if sharpness is not None:
+    if brightness is not None:
         (role,) = settings.added
-        results[role.name] = role.unpack(b'{"score":%f}' % sharpness)
+        results[role.name] = role.unpack(b'{"mean":%f,"text":"","about":["png",8,8,1]}' % brightness)
     image = Annotation(
         event, settings.profiles[asked.profile or "default"], SHA256, results, word=word, word_asked=True
     )
