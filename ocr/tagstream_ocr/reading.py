@@ -1,0 +1,134 @@
+"""Reads the text in one image's pixels, within bounds."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tagstream_ocr.boxes import Ints, Quads, text_boxes
+from tagstream_ocr.crops import HEIGHT, Cutter, sides, strip_widths
+from tagstream_ocr.kind import MAX_CHARACTERS, MAX_LINES, WrittenLine, WrittenText
+from tagstream_ocr.order import reading_order, whole_lines
+from workers.intake.geometry import within
+from workers.types import ImageAbout, Pixels, Transform
+
+Read: TypeAlias = tuple[str, float]
+"""A strip's text, and the mean probability of its characters."""
+
+TRANSFORM: Final = Transform(960, "pad", interpolation="bilinear")
+"""Without a turn by EXIF: corners are pixels of the stored file, and turned pages are known by their text."""
+_STEP: Final = 32
+"""The detector takes sides that are multiples of it."""
+_WIDEST: Final = 40 * HEIGHT
+_COLUMNS: Final = 48_000
+"""Of an image's strips together: 7 s of a core by torch in fp32."""
+_AT_ONCE: Final = 2_048
+"""Columns of the strips that are recognised together."""
+_SURE: Final = 0.5
+_FEW, _SURE_OF_FEW = 2, 0.9
+"""So few characters are often none, so they must be surer."""
+_LONGER: Final = 1.5
+"""One side over the other from which a box tells which way its line runs."""
+_ASKED: Final = 12
+"""The longest lines, which say whether all are upside down."""
+_ASKED_WIDTH: Final = 192
+
+
+@dataclass(frozen=True, slots=True)
+class Networks:
+    """Three networks, each of which normalises its pixels (RGB) itself.
+
+    Args:
+        detect: (h, w, 3), multiples of 32, to the probability of text by pixel, (h, w).
+        recognise: (n, 48, w, 3) to the text of each.
+        is_upside_down: (n, 48, 192, 3) to an answer for each.
+    """
+
+    detect: Callable[[Pixels], NDArray[np.float32]]
+    recognise: Callable[[Pixels], Sequence[Read]]
+    is_upside_down: Callable[[Pixels], Sequence[bool]]
+
+
+def read(pixels: Pixels, about: ImageAbout, networks: Networks) -> WrittenText:
+    """Find the text in one image.
+
+    Args:
+        pixels: (n, n, 3), n a multiple of 32, as a transform "pad" leaves them.
+        about: its width and height say where the picture ends and the black begins.
+    """
+    width, height = within(Transform(len(pixels), "pad"), (about.width, about.height))
+    rows, columns = (-(-side // _STEP) * _STEP for side in (height, width))
+    quads = text_boxes(networks.detect(np.ascontiguousarray(pixels[:rows, :columns])))
+    cutter = Cutter(pixels[:height, :width])
+    quads = whole_lines(_upright(quads, cutter, networks))
+    # The largest are kept, for no order of thousands is worth its time.
+    kept = quads[np.sort(np.argsort(-np.prod(sides(quads), axis=0), kind="stable")[:MAX_LINES])]
+    kept = kept[reading_order(kept)]
+    widths = strip_widths(kept, _WIDEST)
+    fitting = int(np.searchsorted(np.cumsum(widths), _COLUMNS, "right"))
+    found = _recognised(kept[:fitting], widths[:fitting], cutter, networks)
+    scale = np.array([about.width / width, about.height / height])
+    corners = np.clip(np.rint(kept[:fitting] * scale), 0, (about.width, about.height)).astype(int)
+    return _written(zip(found, corners, strict=True), truncated=fitting < len(quads))
+
+
+def _upright(quads: Quads, cutter: Cutter, networks: Networks) -> Quads:
+    """The same lines, each with its text's upper left corner first.
+
+    Lines run along their longer side; short ones as most others do. Then all that run one way are turned, or none.
+    """
+    lengths, heights = sides(quads)
+    lying, standing = lengths >= _LONGER * heights, heights >= _LONGER * lengths
+    upwards = standing | (~lying & (heights[standing].sum() > lengths[lying].sum()))
+    quads = np.where(upwards[:, None, None], np.roll(quads, 1, axis=1), quads)
+    for group in (upwards, ~upwards):
+        asked = quads[group]
+        asked = asked[np.argsort(-sides(asked)[0], kind="stable")[:_ASKED]]
+        if not len(asked):
+            continue
+        strips = cutter.strips(asked, strip_widths(asked, _ASKED_WIDTH).tolist(), _ASKED_WIDTH)
+        if 2 * sum(networks.is_upside_down(strips)) > len(asked):
+            quads[group] = np.roll(quads[group], 2, axis=1)
+    return quads
+
+
+def _recognised(quads: Quads, widths: Ints, cutter: Cutter, networks: Networks) -> list[Read]:
+    """The text of each line: strips of like width together."""
+    found: list[Read] = [("", 0.0)] * len(quads)
+    waiting = np.argsort(widths, kind="stable").tolist()
+    while waiting:
+        count = 1
+        while count < len(waiting) and (count + 1) * widths[waiting[count]] <= _AT_ONCE:
+            count += 1
+        now, waiting = waiting[:count], waiting[count:]
+        strips = cutter.strips(quads[now], widths[now].tolist(), int(widths[now[-1]]))
+        for index, line in zip(now, networks.recognise(strips), strict=True):
+            found[index] = line
+    return found
+
+
+def _written(found: Iterable[tuple[Read, Ints]], truncated: bool) -> WrittenText:
+    """The lines that are surely text, as far as they fit."""
+    lines: list[WrittenLine] = []
+    room = MAX_CHARACTERS + 1
+    for (text, score), corners in found:
+        text = plain(text)
+        if not text or score < (_SURE if len(text) > _FEW else _SURE_OF_FEW):
+            continue
+        room -= len(text) + 1
+        if room < 0:
+            truncated = True
+            break
+        first, second, third, fourth = ((x, y) for x, y in corners.tolist())
+        lines.append(WrittenLine(text=text, score=min(score, 1.0), corners=(first, second, third, fourth)))
+    return WrittenText(text="\n".join(line.text for line in lines), lines=tuple(lines), truncated=truncated)
+
+
+def plain(text: str) -> str:
+    """Return the text without characters that control; blanks become single."""
+    return "".join(char for char in " ".join(text.split()) if unicodedata.category(char)[0] != "C").strip()
