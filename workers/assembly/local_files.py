@@ -9,26 +9,29 @@ import contextlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from schemas.image_event import ImageEvent
+from schemas.result_kinds import ResultKind
+from schemas.writing import Fields
 from workers.assembly.decoders import intake, limits
 from workers.assembly.needs import IMAGES
 from workers.errors import Gone, Misconfigured, Rejected, Unavailable
 from workers.files import read_regular_file
 from workers.intake.geometry import unpadded
-from workers.pipeline.answers import caption_of, one_each, scores_of
+from workers.pipeline.answers import caption_of, one_each, result_of, scores_of
 from workers.pipeline.captioning import Template
 from workers.pipeline.profiles import Profile, make_profile
-from workers.ports import Captioner, Intake, ObjectStore, Tagger
+from workers.ports import Captioner, Intake, ObjectStore, ResultModel, Tagger
 from workers.settings import Settings
 from workers.types import (
     Assignment,
     Coordinates,
     DecodedImage,
     Facts,
+    ImageAbout,
     Job,
     ObjectVersion,
     Partition,
@@ -97,6 +100,7 @@ class TaggedFile:
         tags: (name, score), best first.
         parents: wider names of each tag, nearest first; may be empty.
         told: facts of the picture; None: TAGSTREAM_FACTS is off.
+        results: of added roles, as JSON values.
         picture: the image, small and upright, if wanted.
     """
 
@@ -107,6 +111,7 @@ class TaggedFile:
     picture: Pixels | None = None
     parents: Sequence[Sequence[str]] = ()
     told: PictureFacts | None = None
+    results: Mapping[ResultKind, Fields] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,9 +127,10 @@ class FileTagger:
     """Tags files in order, a few at a time.
 
     Args:
-        intake: reads `files`, and decodes for both models.
+        intake: reads `files`, and decodes for all models.
         profile: the thresholds above which a tag is shown.
         captioner: writes captions under the tags; None: `template` does, or nothing.
+        added: models of added roles, by their kinds.
         picture: a "pad" that `intake` makes too: results come with it.
     """
 
@@ -137,6 +143,7 @@ class FileTagger:
         *,
         captioner: Captioner | None = None,
         template: Template | None = None,
+        added: Mapping[ResultKind, ResultModel] | None = None,
         picture: Transform | None = None,
         max_bytes: int,
     ) -> None:
@@ -146,6 +153,7 @@ class FileTagger:
         self._profile = profile
         self._captioner = captioner
         self._template = template
+        self._added = added or {}
         self._picture = picture
         self._max_bytes = max_bytes
 
@@ -201,6 +209,7 @@ class FileTagger:
         answers = one_each(self._tagger, self._tagger.forward(pixels), len(pixels))
         chosen = [self._profile.select(scores_of(self._tagger, answer)) for answer in answers]
         captions = self._captions(images, chosen)
+        results = self._results(list(decoded.values()))
         wider: Sequence[Sequence[str]] = getattr(self._tagger, "parents", ())  # taggers from elsewhere may have none
         return {
             number: TaggedFile(
@@ -211,9 +220,25 @@ class FileTagger:
                 None if self._picture is None else unpadded(self._picture, image, facts),
                 [wider[label] for label, _ in tags] if wider else (),
                 image.facts,
+                of_roles,
             )
-            for (number, (facts, image)), tags, caption in zip(decoded.items(), chosen, captions, strict=True)
+            for (number, (facts, image)), tags, caption, of_roles in zip(
+                decoded.items(), chosen, captions, results, strict=True
+            )
         }
+
+    def _results(self, decoded: Sequence[tuple[Facts, DecodedImage]]) -> Sequence[Mapping[ResultKind, Fields]]:
+        """The results of added roles for each image."""
+        found: list[dict[ResultKind, Fields]] = [{} for _ in decoded]
+        about = [
+            ImageAbout(facts.format, facts.width, facts.height, image.facts.orientation if image.facts else None)
+            for facts, image in decoded
+        ]
+        for kind, model in self._added.items():
+            answers = model.forward([image.pixels[model.transform] for _, image in decoded], about)
+            for results, answer in zip(found, one_each(model, answers, len(decoded)), strict=True):
+                results[kind] = result_of(model, kind.result, answer)
+        return found
 
     def _captions(
         self, images: Sequence[DecodedImage], chosen: Sequence[Sequence[tuple[int, float]]]

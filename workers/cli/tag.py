@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     from workers.cli.tag_page import Page
     from workers.pipeline.roles import ModelsByUse
     from workers.settings import Settings
+
+
+MOST_SHOWN = 400
+"""Characters of the line below a file's tags; a text in a picture may be longer."""
 
 
 def tag(
@@ -76,7 +81,7 @@ def tag(
                 console.print(_row(result, top, console.width))
                 if isinstance(result, TaggedFile) and (told := told_by(result)):
                     line = ", ".join(f"{name} {value}" for name, value in told.items())
-                    console.print(f"  {line}", style="dim", markup=False, highlight=False)
+                    console.print(terminal.text(f"  {shorten(line, MOST_SHOWN, placeholder=' …')}", "dim"))
     if page is not None:
         typer.echo(f"a page with the images: {_name(page.absolute())}", err=True)
     _print_summary(tagged, len(files))
@@ -88,12 +93,13 @@ def _tagger(settings: Settings, files: list[Path], page: Page | None) -> Iterato
     from workers.assembly.decoders import intake, limits, profiles
     from workers.assembly.local_files import FileTagger, LocalFiles
     from workers.cli.tag_page import TRANSFORM
+    from workers.models.result_kinds import added_kinds
     from workers.models.template import TemplateCaptioner
 
     models = load_models(settings)
     _warm_up(models)
-    tagger, captioner = models["tagger"], models.get("captioner")
-    transforms = [tagger.transform] if captioner is None else [tagger.transform, captioner.transform]
+    tagger, by_use = models["tagger"], dict[str, Any](models)
+    transforms = [model.transform for model in by_use.values()]
     picture = None
     if page is not None:
         page.begin(tagger)
@@ -106,7 +112,8 @@ def _tagger(settings: Settings, files: list[Path], page: Page | None) -> Iterato
             made,
             tagger,
             profiles(settings, tagger)["default"],
-            captioner=captioner,
+            captioner=models.get("captioner"),
+            added={added_kinds()[role]: by_use[role] for role in settings.roles},
             template=TemplateCaptioner() if settings.captioner == "template" else None,
             picture=picture,
             max_bytes=limits(settings).max_object_bytes,
@@ -136,7 +143,12 @@ def _document(result: TaggedFile | FailedFile, top: int) -> dict[str, Any]:
     for each, parents in zip(tags, result.parents, strict=False):
         if parents:
             each["parents"] = list(parents)
-    return file | {"tags": tags, "caption": result.caption, "image": image_of(result.facts, result.told)}
+    results = {kind.name: value for kind, value in result.results.items()}
+    return (
+        file
+        | {"tags": tags, "caption": result.caption, "image": image_of(result.facts, result.told)}
+        | ({"results": results} if results else {})
+    )
 
 
 def _row(result: TaggedFile | FailedFile, top: int, width: int) -> Table:

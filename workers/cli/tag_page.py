@@ -72,10 +72,12 @@ def page_at(path: Path) -> Iterator[Page]:
 
 
 def told_by(result: TaggedFile) -> dict[str, str]:
-    """Facts of the picture for people, by name."""
+    """Facts of the picture and results of roles for people."""
     told = result.told or PictureFacts()
     place = None if told.place is None else "{:.5f}, {:.5f}".format(*told.place)
     facts = {"taken": told.taken_at, "place": place, "missing": told.missing}
+    for kind, value in result.results.items():
+        facts |= {name: " ".join(text.split()) for name, text in kind.rows(value)}
     return {name: value for name, value in facts.items() if value is not None}
 
 

@@ -1,12 +1,15 @@
 """Settings become the arguments of each part."""
 
 from dataclasses import fields, replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 from PIL import Image
 
+from sharpness import SharpnessKind
+from sharpness.model import make_bundle
 from tests.support.harness import ColourTagger, EchoCaptioner
 from tests.support.images import encoded
 from tests.unit.intake.deadly import job
@@ -17,10 +20,11 @@ from workers.backends.scoped_cache import NoCache, ScopedCache
 from workers.errors import Misconfigured, Unavailable
 from workers.intake import Limits
 from workers.intake.decoding import Decoding
+from workers.models import result_kinds
 from workers.pipeline.options import WorkerOptions
 from workers.pipeline.roles import ModelsByUse
 from workers.ports import Tagger
-from workers.settings import Settings
+from workers.settings import PinnedBundle, Settings
 from workers.types import Facts, Transform
 
 TAGGER = cast(Tagger, SimpleNamespace(name="toy", labels=["cat", "dog"], thresholds=[0.5, 0.5], profiles={}))
@@ -211,6 +215,19 @@ def test_the_banner_names_version_models_device_topics_and_delivery() -> None:
         f"reads a, b as group g; writes {chosen.output_topic}, dead letters to {chosen.dead_letter_topic}, "
         "skips to nowhere, counted only; delivery at_least_once"
     )
+
+
+def test_roles_are_loaded_in_order_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(result_kinds, "kinds", lambda: {name: SharpnessKind() for name in ("second", "first")})
+    bundle = make_bundle(tmp_path / "sharpness")
+    chosen = settings(roles={name: str(bundle.folder) for name in ("first", "second")}, device="cpu", max_batch=5)
+    models: Any = ModelsByUse(tagger=ColourTagger())
+    monkeypatch.setattr(Settings, "bundles", lambda made: {name: PinnedBundle.of(b) for name, b in made.roles.items()})
+    models |= composition.load_models(chosen)
+    assert [models[name].max_batch for name in chosen.roles] == [5, 5]
+    assert [role.model for role in composition.added_roles(chosen, models)] == [models["first"], models["second"]]
+    said = banner(chosen, models, "Some CPU")
+    assert f"captioner template, first sharpness {bundle.digest[:12]} (fp32, batches of up to 5), second " in said
 
 
 def test_a_sample_is_named_with_its_share() -> None:

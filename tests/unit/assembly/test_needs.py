@@ -1,17 +1,22 @@
 """What is asked before the work begins, and the memory that it takes at worst."""
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from schemas.result_kinds import ResultKind
+from sharpness import SharpnessKind
+from sharpness.model import make_bundle
 from tests.unit.cli.conftest import Tagstream
 from tests.unit.models.small import small_bundle
 from tests.unit.models.tiny import tiny_bundle
 from workers.assembly import findings
 from workers.assembly.needs import DECODER_BYTES, MIB, PROGRAM_BYTES, compared, needed, worst_bytes
-from workers.environment import read
+from workers.environment import read, read_here
 from workers.errors import MISCONFIGURED, Misconfigured, Unavailable
+from workers.models import result_kinds
 from workers.settings import Settings
 
 
@@ -74,6 +79,47 @@ def test_embeddings_for_every_event_need_a_tagger_that_gives_them(
         else:
             with pytest.raises(Misconfigured, match="TAGSTREAM_WANT"):
                 asked["Embeddings"]()
+
+
+@pytest.mark.parametrize(
+    ("role", "says"),
+    [
+        ("sharpnes", "no installed package adds this role (installed: sharpness). Do you mean 'sharpness'?"),
+        ("sharpness", "is a bundle of the kind 'tiny'; this role needs one of the kind 'sharpness'"),
+    ],
+)
+def test_a_role_needs_its_package_and_a_bundle_of_its_kind(
+    role: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(result_kinds, "kinds", lambda: {"sharpness": SharpnessKind()})
+    monkeypatch.setenv("TAGSTREAM_ROLES", f"{role}={tiny_bundle(tmp_path / 'tiny').folder}")
+    with pytest.raises(Misconfigured, match=re.escape(f"TAGSTREAM_ROLES={role}: ")) as caught:
+        needed(worker=True)
+    assert says in str(caught.value)
+    with pytest.raises(Misconfigured, match=re.escape(says)):
+        asked_of(read_here())[f"Role {role}"]()
+
+
+def test_a_roles_bundle_is_found_and_counts_as_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(result_kinds, "kinds", lambda: {"sharpness": SharpnessKind()})
+    bundle = make_bundle(tmp_path / "sharpness")
+    monkeypatch.setenv("TAGSTREAM_ROLES", f"sharpness={bundle.folder}@sha256:{bundle.digest}")
+    settings = needed(worker=True)
+    assert asked_of(settings)["Role sharpness"]() == (
+        f"sharpness, digest {bundle.digest}, pinned by TAGSTREAM_ROLES=sharpness"
+    )
+    monkeypatch.setenv("TAGSTREAM_ROLES", f"sharpness={bundle.folder}@sha256:{'0' * 64}")
+    with pytest.raises(Misconfigured, match="TAGSTREAM_ROLES=sharpness wants 0000"):
+        needed(worker=True)
+
+
+def test_a_broken_package_of_roles_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> dict[str, ResultKind]:
+        raise ValueError("the kind 'sharpness' can't be loaded")
+
+    monkeypatch.setattr(result_kinds, "kinds", broken)
+    with pytest.raises(Misconfigured, match="'sharpness' can't be loaded"):
+        result_kinds.added_kinds()
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """`tagstream models` with what other packages add."""
 
+import json
 import sys
 from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
@@ -7,10 +8,12 @@ from types import ModuleType
 
 import pytest
 
+from sharpness import SharpnessKind
+from sharpness.model import make_bundle
 from tests.unit.cli.conftest import Tagstream
 from tests.unit.models.tiny import tiny_bundle
 from workers.errors import MISCONFIGURED
-from workers.models import importers
+from workers.models import importers, result_kinds, tune
 from workers.models.bundle import Bundle
 from workers.models.files import sha256_of
 from workers.models.pull import Progress
@@ -63,3 +66,29 @@ def test_other_files_are_refused(content: bytes, more: tuple[str, ...], tagstrea
 def test_a_missing_file_is_named(tagstream: Tagstream, tmp_path: Path) -> None:
     ran = tagstream("models", "import", tmp_path / "nothing", "-o", tmp_path / "bundle")
     assert (ran.code, str(tmp_path / "nothing") in ran.err) == (MISCONFIGURED, True)
+
+
+@pytest.fixture
+def sharpness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bundle:
+    monkeypatch.setattr(result_kinds, "kinds", lambda: {"sharpness": SharpnessKind()})
+    monkeypatch.setenv("TAGSTREAM_DEVICE", "cpu")
+    return make_bundle(tmp_path / "bundles" / "sharpness")
+
+
+def test_a_roles_bundle_is_listed_and_verified(sharpness: Bundle, tagstream: Tagstream) -> None:
+    found = [json.loads(line) for line in tagstream("models", "list", "--json", sharpness.folder).out.splitlines()]
+    assert found[-1]["uses"] == ["sharpness"]
+    ran = tagstream("models", "verify", sharpness.folder)
+    assert ran.code == 0, ran.err
+    assert f"TAGSTREAM_ROLES=sharpness={sharpness.folder}@sha256:{sharpness.digest}" in ran.out
+
+
+@pytest.mark.slow
+def test_a_roles_model_is_tuned(sharpness: Bundle, tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("TIMED_S", "WARM_S"):
+        monkeypatch.setattr(tune, name, 0.0)
+    monkeypatch.setattr(tune, "LARGEST_BATCH", 2)
+    ran = tagstream("models", "tune", sharpness.folder, "--json")
+    assert ran.code == 0, ran.err
+    trials = [json.loads(line) for line in ran.out.splitlines()]
+    assert [trial["use"] for trial in trials if trial["chosen"]] == ["sharpness"]

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from sharpness import SharpnessKind
+from sharpness.model import make_bundle
 from tests.support.exif import TAKEN, whole
 from tests.support.images import encoded, ramp
 from tests.support.kept import kept_compact
@@ -19,6 +21,7 @@ from tests.unit.cli.conftest import Ran, Tagstream
 from tests.unit.models.small import small_bundle
 from workers.cli import tag_page
 from workers.errors import MISCONFIGURED
+from workers.models import result_kinds
 from workers.models.bundle import Bundle
 
 pytestmark = pytest.mark.slow
@@ -172,6 +175,38 @@ def test_a_page_shows_every_file_with_its_picture_upright_and_whole(
     assert "broken-image" in next(card for card in cards if "not tagged" in card)
     assert "The compact model knows a thousand names" in found
     assert list(tmp_path.glob("*.part")) == []
+
+
+class Hostile(SharpnessKind):
+    def rows(self, result: dict[str, Any]) -> list[tuple[str, str]]:
+        return [("sharpness", f"{result['text']}\n\x1b[2J<script>{'long ' * 200}")]
+
+
+@pytest.mark.parametrize("made", ["json", "text", "page"])
+def test_roles_give_their_results_too(
+    made: str, tagstream: Tagstream, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(result_kinds, "kinds", lambda: {"sharpness": Hostile()})
+    bundle = make_bundle(tmp_path / "sharpness", sharp=1e9)
+    monkeypatch.setenv("TAGSTREAM_ROLES", f"sharpness={bundle.folder}")
+    Image.effect_noise((300, 200), 60).convert("RGB").save(folder / "noise.png")
+    files = (folder / "noise.png", folder / "c4 cut.jpg", folder / "c0.jpg")
+    more: dict[str, list[object]] = {"json": ["--json"], "text": [], "page": ["--page", tmp_path / "out.html"]}
+    ran = tagstream("tag", *files, *more[made])
+    assert ran.code == 0, ran.err
+    if made == "json":
+        noise, cut, ramped = lines(ran)
+        assert [each["results"]["sharpness"]["text"] for each in (noise, ramped)] == ["soft", "blurred"]
+        assert "results" not in cut
+        return
+    found = ran.out if made == "text" else (tmp_path / "out.html").read_text()
+    assert "\x1b" not in found
+    if made == "text":
+        assert "sharpness soft" in found
+        assert max(map(len, found.splitlines())) < 500
+    else:
+        assert "<dt>sharpness</dt><dd>soft " in found
+        assert found.count("<script") == 1, "the page's own"
 
 
 def test_a_page_is_bounded_and_hostile_names_stay_text(

@@ -4,10 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from sharpness import SharpnessKind
+from sharpness.model import SharpnessModel, make_bundle
 from tests.unit.models import tiny as tiny_kind
 from tests.unit.models.tiny import LABELS
 from workers.errors import Misconfigured
-from workers.models import load
+from workers.models import load, result_kinds
 from workers.models.bundle import Bundle
 from workers.models.device import choose_device
 from workers.models.labels import label_ids
@@ -72,6 +74,22 @@ def test_allowed_labels_alone_are_scored(tiny: Bundle) -> None:
     tagger = load_tagger(str(tiny.folder), device="cpu", allow=["blue", "red"])
     scores = tagger.postprocess(tagger.forward([tagger.self_test_image()])[0])
     assert set(scores.label_ids.tolist()) <= {0, 2}
+
+
+def test_a_roles_model_is_built_by_its_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: Bundle) -> None:
+    monkeypatch.setattr(result_kinds, "kinds", lambda: {"sharpness": SharpnessKind()})
+    bundle = make_bundle(tmp_path / "sharpness")
+    device = choose_device("cpu")
+    remember_tuned(Tuned(bundle.digest, "sharpness", device.name, "fp32", 7, "eager"), device, tmp_path)
+    model = load.load("sharpness", bundle.folder, device="cpu", state_dir=tmp_path, digest=bundle.digest)
+    assert (type(model), model.digest, model.max_batch) == (SharpnessModel, bundle.digest, 7)
+    assert (load.uses_of(bundle), "sharpness" in kinds()) == (["sharpness"], True)
+    with pytest.raises(Misconfigured, match="TAGSTREAM_ROLES=sharpness wants 0000"):
+        load.load("sharpness", bundle.folder, device="cpu", digest="0" * 64)
+    with pytest.raises(Misconfigured, match="no tagger can be made of it: it can be a sharpness"):
+        load_tagger(bundle.folder, device="cpu")
+    with pytest.raises(Misconfigured, match="needs one of the kind 'sharpness'"):
+        load.load("sharpness", tiny.folder, device="cpu")
 
 
 def test_label_ids_ascend_and_a_repeated_name_means_all_of_them(tiny: Bundle) -> None:
