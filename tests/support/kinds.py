@@ -19,7 +19,7 @@ class Brightness(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     mean: float
-    text: str = Field(max_length=100)
+    text: str = Field(max_length=500_000)
     about: tuple[str, int, int, int | None]
 
 
@@ -33,7 +33,7 @@ class BrightnessKind(ResultKind):
 
 
 class BrightnessModel:
-    """Sees the mean; `poison` makes it raise, `nan` answer wrongly."""
+    """Sees the mean; `poison` makes it raise, `nan` answer wrongly, `text` write this."""
 
     name = "bright"
     digest = "b" * 64
@@ -46,6 +46,7 @@ class BrightnessModel:
         self.batches: list[int] = []
         self.poison: tuple[int, int, int] | None = None
         self.nan = False
+        self.text = ""
 
     def warm_up(self) -> None:
         return
@@ -61,7 +62,7 @@ class BrightnessModel:
 
     def postprocess(self, raw: Any) -> BaseModel:
         mean, about = raw
-        text = "bright" if mean > 127 else "dark"
+        text = self.text or ("bright" if mean > 127 else "dark")
         return Brightness(mean=float("nan") if self.nan else mean, text=text, about=tuple(about))
 
 

@@ -90,6 +90,22 @@ def test_the_facts_of_the_picture_reach_the_model(harness: Harness) -> None:
     assert brightness(run(harness, "a.png")).value["about"] == ["png", 16, 16, 1]
 
 
+def test_a_long_result_is_published(harness: Harness, model: BrightnessModel) -> None:
+    model.text = "文" * 200_000
+    image = run(harness, "a.png")
+    assert (image.status, brightness(image).value["text"]) == ("complete", model.text)
+
+
+def test_many_absent_roles_leave_room_for_the_whole_dead_letter(harness: Harness) -> None:
+    harness.put("a.png", GREY)
+    names = [f"{'a' * 30}{chr(ord('a') + number)}" for number in range(15)]
+    harness.send(harness.event("a.png", options={"want": ["tags", *names]}))
+    harness.work()
+    (dead_letter,) = harness.dead()
+    assert [failure.want for failure in dead_letter.failures] == names
+    assert not dead_letter.truncated
+
+
 def test_a_failing_image_keeps_its_tags_and_leaves_a_dead_letter(harness: Harness, model: BrightnessModel) -> None:
     model.poison = GREY
     image = run(harness, "a.png")

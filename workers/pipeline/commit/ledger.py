@@ -37,8 +37,9 @@ _JOB_BYTES = 4_000
 
 _OUTCOME_BYTES = 16 << 20
 """Most bytes of one record's outcomes: 16 KiB for each of a thousand events."""
-_BY_STORED, _BY_RECORD, _BY_EVENT = 50, 64 << 10, 16 << 10
-"""A record's output is limited to 50 times its stored bytes, plus 64 KiB, plus 16 KiB for each event."""
+_BY_STORED, _BY_RECORD, _BY_EVENT, _BY_ADDED = 50, 64 << 10, 16 << 10, 1 << 20
+"""A record's output is limited to 50 times its stored bytes, plus 64 KiB, plus 16 KiB for each event, plus 1 MiB for
+each wanted result of an added kind."""
 _OWN_BYTES, _FAILURE_BYTES = 6 << 10, 1 << 10
 """Bytes of that limit reserved for the headers of a dead letter, and for each of its failures."""
 
@@ -74,6 +75,7 @@ class Entry:
         repeats: records right after it that differ only in their keys. If it becomes a dead letter,
             so do they. Otherwise they get their own entry (`Ledger.split`).
         expected: the number of events in the record; None: it is not parsed.
+        added: the number of results of added kinds that its events want.
         outcomes: the outcomes of each finished event, by index.
         traces: trace headers for the outcomes of an event, by index.
         trace: trace headers for the outcomes of all other events.
@@ -89,6 +91,7 @@ class Entry:
     taken_at: float
     repeats: tuple[Record, ...] = ()
     expected: int | None = None
+    added: int = 0
     outcomes: dict[int, tuple[Rendered | Failure, ...]] = field(default_factory=dict)
     traces: dict[int, Headers] = field(default_factory=dict)
     trace: Headers = ()
@@ -113,11 +116,12 @@ class Entry:
     @property
     def may_cause(self) -> int:
         """Most bytes of the record's outcomes and dead letter together."""
-        return _BY_STORED * self.record.stored + _BY_RECORD + _BY_EVENT * (self.expected or 1)
+        parsed = _BY_EVENT * (self.expected or 1) + _BY_ADDED * self.added
+        return _BY_STORED * self.record.stored + _BY_RECORD + parsed
 
     @property
     def room(self) -> int:
-        spared = _OWN_BYTES + _FAILURE_BYTES * (self.expected or 1)
+        spared = _OWN_BYTES + _FAILURE_BYTES * ((self.expected or 1) + self.added)
         return min(_OUTCOME_BYTES, self.may_cause - spared) - self.outcome_bytes
 
     def where(self, index: int) -> Coordinates:

@@ -202,6 +202,7 @@ class ParseStage(QueueStage):
         inherited = tracing.inherited(entry.record.headers)
         entry.trace, entry.tracestate = inherited[:1], inherited[1:]
         entry.input_key = input_key(entry.record.key)
+        entry.added = sum([len(item.event.options.results) for item in filtered if isinstance(item, Wanted)])
         self._ledger.expect(entry, len(filtered))
         tasks: list[Task] = []
         removed: dict[str, tuple[Task, list[Removal]]] = {}
