@@ -1,17 +1,204 @@
-"""The model of a bundle of the kind `pp-ocr`."""
+"""The model of a bundle of the kind `pp-ocr`: three networks around `reading.read`."""
 
 from __future__ import annotations
 
-from workers.errors import Misconfigured
-from workers.models.bundle import Bundle
-from workers.models.device import Device, Precision
-from workers.ports import ResultModel
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import Tensor
+
+from schemas.text import first_fault
+from tagstream_ocr.graph import Graph, Network
+from tagstream_ocr.kind import WrittenText
+from tagstream_ocr.reading import TRANSFORM, Networks, Read, read
+from workers.errors import Broken, Misconfigured
+from workers.models.bundle import Bundle, Golden
+from workers.models.device import Device, Precision, normaliser
+from workers.models.files import content_of
+from workers.models.precision import check_golden
+from workers.types import ImageAbout, Pixels, Transform
+
+GRAPHS: Final = "graphs.json"
+_MAX_GRAPHS_BYTES: Final = 4 * 1024**2
+_BLOCK: Final = 32
+"""Pixels of a side over which an answer keeps the mean of the detector's map."""
+_SURELY_TURNED: Final = 0.9
+_WORDS: Final = "words\nin pictures\nread and found"
 
 
-def build_model(bundle: Bundle, device: Device, precision: Precision) -> ResultModel:
+class Graphs(BaseModel):
+    """The content of graphs.json.
+
+    Pixels are normalised, (n, 3, height, width), in the order blue, green, red.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    detect: Graph
+    """To (n, 1, height, width): the probability of text, by pixel. Sides are multiples of 32."""
+    recognise: Graph
+    """Of 48 rows, to (n, width / 8, 1 + labels): probabilities, that of no character first."""
+    upright: Graph
+    """Of 48 rows and 192 columns, to (n, 2): probabilities of upright and upside down."""
+
+
+class OcrAnswer(NamedTuple):
+    """One image's answer.
+
+    Args:
+        row: means of the detector's map by block, then of the lines' scores.
+    """
+
+    found: WrittenText
+    row: NDArray[np.float32]
+
+
+class OcrModel:
+    """Reads the text of images, one by one."""
+
+    def __init__(self, bundle: Bundle, device: Device, precision: Precision) -> None:
+        self.name = bundle.name
+        self.digest = bundle.digest
+        self.precision: str = precision
+        self.transform: Transform = bundle.transform
+        self.random_weights: bool = bundle.manifest.provenance.random
+        self._precision: Precision = precision
+        self._device = device
+        self._characters = ("", *bundle.labels)
+        self._golden = bundle.golden
+        dtype = device.dtype(precision)
+        self._normalise = normaliser(bundle.manifest.mean, bundle.manifest.std, device, dtype)
+        graphs, tensors = _graphs(bundle), bundle.weights()
+        self._detector, self._recogniser, self._judge = (
+            Network(f"{bundle.folder}: {part}", graph, tensors, device.where, dtype) for part, graph in graphs
+        )
+
+    @property
+    def max_batch(self) -> int:
+        """Always 1: a dense page takes seconds, and images gain nothing from company."""
+        return 1
+
+    @max_batch.setter
+    def max_batch(self, _: int) -> None: ...
+
+    def warm_up(self) -> None:
+        if self._golden is None:
+            raise Misconfigured(f"{self.name} has no golden answers; import the model again.")
+        with self._device.run():
+            self._detector.require((1, 3, 64, 64), (1, 1, 64, 64))
+            self._recogniser.require((1, 3, 48, 80), (1, 10, len(self._characters)))
+            self._judge.require((1, 3, 48, 192), (1, 2))
+        self.check_self_test(*self.forward([self.self_test_image()], [_about(self.self_test_image())]))
+
+    def self_test_image(self) -> Pixels:
+        image: Pixels = self._known.pixels[0]
+        return image
+
+    def check_self_test(self, answer: OcrAnswer) -> None:
+        """Compare the answer with the golden one. Raises Broken: another text, or numbers too far off."""
+        check_golden(self.name, self._precision, self._known.outputs[0], answer.row)
+        if answer.found.text != self._known.captions[0]:
+            raise Broken(
+                f"{self.name} in {self.precision} reads {answer.found.text[:100]!r} in its golden image instead of "
+                f"{self._known.captions[0][:100]!r}: damaged weights, or a device that computes wrongly."
+            )
+
+    def forward(self, images: Sequence[Pixels], about: Sequence[ImageAbout]) -> Sequence[OcrAnswer]:
+        """One answer an image. Raises ValueError: not a number among the recogniser's (a broken device)."""
+        with self._device.run():
+            return [self._answer(image, facts) for image, facts in zip(images, about, strict=True)]
+
+    def postprocess(self, raw: OcrAnswer) -> WrittenText:
+        if not np.isfinite(raw.row).all():
+            raise ValueError(f"{self.name}: not a number in the map of text")
+        return raw.found
+
+    @property
+    def _known(self) -> Golden:
+        assert self._golden is not None, "warm_up comes first"
+        return self._golden
+
+    def _answer(self, image: Pixels, about: ImageAbout) -> OcrAnswer:
+        means = np.empty(0, np.float32)
+
+        def detect(pixels: Pixels) -> NDArray[np.float32]:
+            nonlocal means
+            found: NDArray[np.float32] = self._output(self._detector, [pixels])[0, 0].cpu().numpy()
+            rows, columns = (side // _BLOCK for side in found.shape)
+            means = found.reshape(rows, _BLOCK, columns, _BLOCK).mean((1, 3)).ravel()
+            return found
+
+        found = read(image, about, Networks(detect, self.recognise, self.is_upside_down))
+        score = np.mean([line.score for line in found.lines] or [0.0])
+        return OcrAnswer(found, np.append(means, np.float32(score)))
+
+    def recognise(self, strips: Pixels) -> list[Read]:
+        """As `Networks.recognise`."""
+        scores, ids = self._output(self._recogniser, list(strips)).max(2)
+        return list(map(self._text, ids.cpu().numpy(), scores.cpu().numpy()))
+
+    def is_upside_down(self, strips: Pixels) -> list[bool]:
+        """As `Networks.is_upside_down`."""
+        turned: list[bool] = (self._output(self._judge, list(strips))[:, 1] > _SURELY_TURNED).tolist()
+        return turned
+
+    def _text(self, ids: NDArray[np.int64], scores: NDArray[np.float32]) -> Read:
+        """Read one strip: a character goes on until another one, or none, is likelier."""
+        if not np.isfinite(scores).all():
+            raise ValueError(f"{self.name}: not a number among the characters' probabilities")
+        begins = (ids != 0) & (ids != np.concatenate(([0], ids[:-1])))
+        text = "".join(self._characters[number] for number in ids[begins])
+        return text, float(scores[begins].mean()) if text else 0.0
+
+    def _output(self, network: Network, images: Sequence[Pixels]) -> Tensor:
+        """In fp32, on the device."""
+        return network(self._normalise(self._device.upload(images).flip(1))).float()
+
+
+def build_model(bundle: Bundle, device: Device, precision: Precision) -> OcrModel:
     """Build the model, which is not warm yet.
 
     Raises:
-        Misconfigured: the bundle does not fit, or the device lacks the precision.
+        Misconfigured: the bundle does not fit, or int8, which gains nothing for convolutions.
     """
-    raise Misconfigured(f"{bundle.folder} can't be built yet on {device.name} in {precision}.")
+    transform = bundle.transform
+    if (
+        transform != replace(TRANSFORM, size=transform.size)
+        or transform.size % _BLOCK
+        or transform.size > TRANSFORM.size
+    ):
+        raise Misconfigured(f"{bundle.folder} has a transform that is not {TRANSFORM}, or smaller by whole blocks.")
+    if precision == "int8":
+        raise Misconfigured(f"{bundle.name} is made of convolutions, which int8 does not cover; choose bf16 or fp32.")
+    return OcrModel(bundle, device, precision)
+
+
+def golden_answers(model: OcrModel) -> Golden:
+    """Make a page of words, with this model's answer."""
+    side = model.transform.size
+    page = Image.new("RGB", (side, side), "white")
+    font = ImageFont.load_default(side // 12)
+    ImageDraw.Draw(page).multiline_text((side // 16, side // 8), _WORDS, "black", font, spacing=side // 12)
+    pixels = np.asarray(page)
+    (answer,) = model.forward([pixels], [_about(pixels)])
+    return Golden(pixels[None], answer.row[None], ("",), (answer.found.text,))
+
+
+def _graphs(bundle: Bundle) -> Graphs:
+    path = bundle.folder / GRAPHS
+    try:
+        return Graphs.model_validate_json(content_of(path, _MAX_GRAPHS_BYTES))
+    except OSError as error:
+        raise Misconfigured(f"{path} can't be read: {error.strerror}.") from None
+    except ValidationError as error:
+        raise Misconfigured(f"{path} holds no networks of ours ({first_fault(error)}).") from None
+
+
+def _about(image: Pixels) -> ImageAbout:
+    height, width = image.shape[:2]
+    return ImageAbout("PNG", width, height, 1)
