@@ -278,15 +278,15 @@ def memory(scale: Scale) -> Parts:
         device, most = executing(scale, "eager"), min(scale.batch, PIECE)
         tagger = tagger_of(replace(scale, batch=most), device)
         roles = make_roles({"tagger": tagger})
-        annotator, attempts = Annotator(roles), [known_good(roles) for _ in range(most)]
+        annotator, attempts = Annotator(roles), [known_good(roles.models) for _ in range(most)]
         (_limit_memory if device.kind == "cuda" else _cramped)(tagger, most)
         annotator.annotate(attempts)
         for attempt in attempts:
             for role in roles.models:
                 role.check_self_test(attempt.answers[role.name])
-        if annotator.safe.size == most:
+        if annotator.most_images == most:
             raise Broken(f"a batch of {most} fits, so nothing was halved")
-        return {"batch": most, "after": annotator.safe.size}
+        return {"batch": most, "after": annotator.most_images}
 
     yield "half of a batch fits", halved
 

@@ -280,7 +280,9 @@ BATCHES = Counter(
     "alone (one image that made the model fail)",
     labels=("left",),
 )
-SAFE_BATCH = ObservedGauge("tagstream_safe_batch", "The batch size that is known to be safe on this device")
+SAFE_BATCH = ObservedGauge(
+    "tagstream_safe_batch", "The batch size that is known to be safe on this device, by role", labels=("role",)
+)
 IN_FLIGHT = ObservedGauge(
     "tagstream_images_in_flight",
     "Images between their record's arrival and its commit, by stage",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from schemas.dead_letter import Failure
@@ -107,13 +108,21 @@ class Ceiling:
 
 
 class Annotator:
-    """Runs the models of all roles on a batch. Not thread-safe."""
+    """Runs the models of all roles on a batch. Not thread-safe.
+
+    A role with a smaller safe batch runs the images in pieces.
+    """
 
     def __init__(self, roles: Roles) -> None:
         self.roles = roles
-        self.safe = SafeBatch(min((role.model.max_batch for role in roles.models), default=1))
+        self.safe = {role.name: SafeBatch(role.model.max_batch) for role in roles.models}
         self._ceilings = {role.name: Ceiling() for role in roles.models}
         self._essential = {role.name for role in roles.models if role.essential}
+
+    @property
+    def most_images(self) -> int:
+        """The largest safe batch of tagger and captioner together, in images."""
+        return min((self.safe[role.name].size for role in self.roles.own), default=1)
 
     def annotate(self, attempts: Sequence[Attempt]) -> None:
         """Fill in the answers and failures of each attempt. Raises Broken: the device is broken."""
@@ -122,14 +131,12 @@ class Annotator:
             if span is not None and span.is_recording():
                 span.set_attribute("tagstream.event_ids", [task.event.id for task in tasks])
             for role in self.roles.models:
-                self._run(role, [attempt for attempt in attempts if role in self.roles.missing(attempt.annotation)])
-        self.safe.ran(len(attempts))
+                if lacking := [each for each in attempts if role in self.roles.missing(each.annotation)]:
+                    self._run(role, lacking)
+                    self.safe[role.name].ran(len(attempts))
 
     def _run(self, role: ModelRole, attempts: Sequence[Attempt]) -> None:
         ready = [attempt for attempt in attempts if self._is_ready(role, attempt)]
-        if not ready:
-            return
-
         def forward(some: Sequence[Attempt]) -> Sequence[Any]:
             answers = role.run(some)
             if any(task.alone for task in _tasks(some)):
@@ -138,7 +145,10 @@ class Annotator:
                     attempt.annotation.results[role.name] = role.finish(answer)
             return answers
 
-        for attempt, answer in zip(ready, run_halving(forward, ready, self._failed), strict=True):
+        answers: list[Any] = []
+        while rest := ready[len(answers) :]:
+            answers += run_halving(forward, rest[: self.safe[role.name].size], partial(self._failed, role))
+        for attempt, answer in zip(ready, answers, strict=True):
             if isinstance(answer, Exception):
                 self._blame(role, attempt, answer)
             else:
@@ -159,13 +169,13 @@ class Annotator:
                     self._blame(other, attempt, error)
         return self._essential.isdisjoint(attempt.failures)
 
-    def _failed(self, attempts: Sequence[Attempt], error: Exception) -> None:
+    def _failed(self, role: ModelRole, attempts: Sequence[Attempt], error: Exception) -> None:
         out_of_memory = isinstance(error, MemoryError)
         metrics.BATCH_FAILURES.add(cause="memory" if out_of_memory else "error")
         names = TaskNames(_tasks(attempts))
         _log.warning("the model failed (%s) on a batch of %d: %s", type(error).__name__, len(attempts), names)
         if out_of_memory:
-            self.safe.ran_out_of_memory(len(attempts))
+            self.safe[role.name].ran_out_of_memory(len(attempts))
 
     def _blame(self, role: ModelRole, attempt: Attempt, error: Exception) -> None:
         """Reject an image, after a self-test of the model.

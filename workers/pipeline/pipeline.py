@@ -62,8 +62,12 @@ class Pipeline:
         lookup = self.lookup = LookupStage(results, self.progress, endings)
         fetch = self.fetch = FetchStage(intake, self.progress, clock, options, endings)
         decode = self.decode = DecodeStage(intake, journal, self.progress, options, endings)
-        models = DeviceSelfTest(annotator, self.ledger, results, clock, options.self_test_s)
-        annotate = self.annotate = AnnotateStage(models, self.progress, clock, options, endings)
+        roles = annotator.roles
+        tests = [
+            DeviceSelfTest(annotator, tested, self.ledger, results, clock, options.self_test_s)
+            for tested in ((roles.own, roles.models) if roles.added else (roles.models,))
+        ]
+        annotate = self.annotate = AnnotateStage(roles, tests, self.progress, clock, options, endings)
         finish = self.finish = FinishStage(renderer, self.ledger, results, self.progress, clock, options, endings)
         self.stages: tuple[Stage, ...] = (parse, lookup, fetch, decode, annotate, finish)
         parse.then(lookup=lookup.begin, check_removal=fetch.look, done=finish.complete)
@@ -76,7 +80,7 @@ class Pipeline:
         self._after_commit = AfterCommit(
             journal,
             self.tally,
-            Drift(annotator.roles),
+            Drift(roles),
             clock,
             options.group,
             tell_cache=lookup.committed,

@@ -23,7 +23,7 @@ from workers.pipeline.published import StoredOutcome
 from workers.pipeline.tagging import Tagging
 from workers.pipeline.task import Attempt
 from workers.ports import Captioner, CorrectionLog, Model, Tagger
-from workers.types import FactsMode
+from workers.types import FactsMode, Transform
 
 
 class Role(Protocol):
@@ -155,6 +155,12 @@ class Roles:
         self.own = tuple([role for role in models if role.name in WANTS])
         self.added = tuple([role for role in models if role.name not in WANTS])
         """The roles of kinds that other packages add."""
+        together = tuple(dict.fromkeys(role.model.transform for role in self.own))
+        alone = {role.name: (role.model.transform,) for role in self.added}
+        self.decoded_for: Mapping[str, tuple[Transform, ...]] = {
+            result.name: alone.get(result.name, together) for result in self.results
+        }
+        """By result, the transforms that decide at which scale its image is decoded."""
 
     def warm_up(self) -> None:
         """Warm up each model once. Runs on the device thread."""
@@ -198,6 +204,11 @@ class Roles:
         """The results to look up: those of `missing`, and the facts if the image has none."""
         missing, facts = self.missing(image), self.facts
         return missing if facts is None or facts.name in image.results else (*missing, facts)
+
+    def transforms(self, image: Annotation) -> tuple[Transform, ...]:
+        """The transforms to decode the image for: those of the results that it lacks."""
+        needed = [self.decoded_for[result.name] for result in self.lacking(image)]
+        return tuple(dict.fromkeys(transform for transforms in needed for transform in transforms))
 
     def wants(self, image: Annotation, role: ModelRole) -> bool:
         """Whether the event needs the result of this role."""

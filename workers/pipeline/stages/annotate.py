@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 from workers import metrics
 from workers.metrics import ObservedGauge, Reader
 from workers.pipeline import tracing
 from workers.pipeline.options import WorkerOptions
 from workers.pipeline.progress import Place, TaskProgress
+from workers.pipeline.roles import Roles
 from workers.pipeline.self_test import DeviceSelfTest
 from workers.pipeline.stages.endings import Endings
 from workers.pipeline.stages.stage import QueueStage, StageQueue
@@ -18,6 +20,8 @@ from workers.ports import Clock
 
 _BATCH_S = 15.0
 """Least time limit of a batch, in seconds."""
+_ADDED_S = 0.25
+"""Batches for added roles have so many images that they take about as long; others wait for it."""
 
 
 class AnnotateStage(QueueStage):
@@ -25,24 +29,37 @@ class AnnotateStage(QueueStage):
 
     A batch may take 15 s, or five times as long as the slowest batch so far.
 
+    Images that lack the result of an added role wait in a queue of their own, and the two queues take turns. So a slow
+    added role delays other images by one of its batches at most.
+
     Args:
-        self_test: runs the models, and tests them from time to time.
+        self_tests: run the models, and test them from time to time; the first for batches without added roles, the last
+            for batches with them.
     """
 
     places = (Place("wait-device"), Place("annotate", works=True))
 
     def __init__(
-        self, self_test: DeviceSelfTest, progress: TaskProgress, clock: Clock, options: WorkerOptions, endings: Endings
+        self,
+        roles: Roles,
+        self_tests: Sequence[DeviceSelfTest],
+        progress: TaskProgress,
+        clock: Clock,
+        options: WorkerOptions,
+        endings: Endings,
     ) -> None:
         super().__init__("device")
-        self._self_test = self_test
+        self._roles = roles
+        self._self_tests = self_tests
         self._progress = progress
         self._clock = clock
         self._endings = endings
         self._stall_timeout_s = options.stall_timeout_s
         self._since: float | None = None
         self._slowest_s = 0.0
-        self._decoded: StageQueue[DecodedTask] = self._queue(self._annotate, most=lambda: self_test.most_images)
+        self._most_added = 1
+        self._with_own: StageQueue[DecodedTask] = self._queue(self._annotate_own, most=self._own_most)
+        self._with_added: StageQueue[DecodedTask] = self._queue(self._annotate_added, most=self._added_most)
 
     def then(self, *, finish: Callable[[Sequence[AnnotatedTask]], None]) -> None:
         """Set the next step: `finish` continues with the tasks of a batch."""
@@ -50,22 +67,26 @@ class AnnotateStage(QueueStage):
 
     def begin(self, decoded: DecodedTask) -> None:
         """Queue the image for the next batch; one that lacks no model's result goes on at once. Thread-safe."""
-        if not self._self_test.has_work(decoded):
+        missing = self._roles.missing(decoded.annotation)
+        if not missing:
             self._finish((AnnotatedTask(decoded, decoded.attempt()),))
             return
         self._progress.move(decoded.task, "wait-device")
-        self._decoded.put(decoded)
+        queue = self._with_added if any(role in self._roles.added for role in missing) else self._with_own
+        queue.put(decoded)
 
     def work(self) -> None:
         """Run a batch of the ready images, and a due self-test."""
         super().work()
-        if self._self_test.due:
-            with self._timed():
-                self._self_test.annotate(())
+        for self_test in self._self_tests:
+            if self_test.due:
+                with self._timed():
+                    self_test.annotate(())
 
     @property
     def gauges(self) -> Mapping[ObservedGauge, Reader]:
-        return {metrics.SELF_TEST_AGE: self._self_test.age, metrics.SAFE_BATCH: self._self_test.safe_batch}
+        of_all = self._self_tests[-1]
+        return {metrics.SELF_TEST_AGE: of_all.age, metrics.SAFE_BATCH: of_all.safe_batch}
 
     @property
     def limits_s(self) -> Mapping[str, float]:
@@ -81,21 +102,37 @@ class AnnotateStage(QueueStage):
     def _batch_limit_s(self) -> float:
         return max(_BATCH_S, 5 * self._slowest_s)
 
-    def _annotate(self, decoded: Sequence[DecodedTask]) -> None:
+    def _annotate_own(self, decoded: Sequence[DecodedTask]) -> None:
+        self._annotate(decoded, self._self_tests[0], self._own_most())
+
+    def _annotate_added(self, decoded: Sequence[DecodedTask]) -> None:
+        """Run a batch, and set the next one's size by the time that it took."""
+        started = self._clock.monotonic()
+        self._annotate(decoded, self._self_tests[-1], self._added_most())
+        seconds = max(1e-3, self._clock.monotonic() - started)
+        self._most_added = max(1, int(len(decoded) * min(2.0, _ADDED_S / seconds)))
+
+    def _own_most(self) -> int:
+        return self._self_tests[0].most_images
+
+    def _added_most(self) -> int:
+        return min(self._self_tests[-1].most_images, self._most_added)
+
+    def _annotate(self, decoded: Sequence[DecodedTask], self_test: DeviceSelfTest, most: int) -> None:
         """Run the models on these tasks. A suspect runs alone, ended assignments not at all."""
-        full = len(decoded) >= self._self_test.most_images
+        full = len(decoded) >= most
         live = [each for each in decoded if self._endings.still_wanted(each.task)]
         with self._timed():
             if together := [each for each in live if not each.task.alone]:
-                self._run(together, "full" if full else "ready")
+                self._run(self_test, together, "full" if full else "ready")
             for each in live:
                 if each.task.alone:
-                    self._run([each], "alone")
+                    self._run(self_test, [each], "alone")
 
-    def _run(self, batch: Sequence[DecodedTask], reason: str) -> None:
+    def _run(self, self_test: DeviceSelfTest, batch: Sequence[DecodedTask], reason: str) -> None:
         self._progress.move_all([decoded.task for decoded in batch], "annotate")
         started = self._clock.monotonic()
-        annotated = self._self_test.annotate(batch)
+        annotated = self_test.annotate(batch)
         context = tracing.example(decoded.task.span.get_span_context() for decoded in batch)
         metrics.STAGE_SECONDS.record(self._clock.monotonic() - started, context, stage="annotate")
         metrics.BATCH_IMAGES.record(len(batch))
