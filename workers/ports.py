@@ -294,11 +294,22 @@ class Intake(Protocol):
         """
         ...
 
-    def decode(self, fetched: Fetched, facts: Facts) -> Future[DecodedImage]:
-        """Decode and transform, once, for every Transform the intake was made with. Fails with Rejected.
+    def decode_bytes(self, facts: Facts, transforms: Sequence[Transform] | None = None) -> int:
+        """Most memory of `decode`, besides a copy of the bytes.
+
+        Raises:
+            Rejected: it is more than is allowed.
+        """
+        ...
+
+    def decode(
+        self, fetched: Fetched, facts: Facts, transforms: Sequence[Transform] | None = None
+    ) -> Future[DecodedImage]:
+        """Decode once, at a scale that suits all `transforms`, and apply each. Fails with Rejected.
 
         Args:
             facts: what `inspect` said of these same bytes.
+            transforms: some of those that the intake was made with; None: all.
         """
         ...
 

@@ -247,7 +247,9 @@ class Facts:
     width: int
     height: int
     decode_bytes: int
-    """An upper bound of what decoding holds in memory, from the header and what was measured for its format."""
+    """An upper bound of what decoding in full holds in memory, from the header and what was measured for its format."""
+    pixel_bytes: int = 0
+    """Bytes of each pixel in `decode_bytes`, if the image can be decoded at a part of its size. Not cached."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,8 +290,7 @@ class Fetched:
         sha256: of the bytes, hex.
         etag, version_id, last_modified, date: as in `StoredObject`.
         handle: the intake's own.
-        inspect_bytes: most memory of `Intake.inspect`. `Intake.decode` takes `Facts.decode_bytes` and a copy of the
-            bytes.
+        inspect_bytes: most memory of `Intake.inspect`.
         facts: what `Intake.inspect` would say, where a glance tells; None: it has to be asked.
     """
 
@@ -374,7 +375,7 @@ class PictureFacts:
 
 @dataclass(frozen=True, slots=True)
 class DecodedImage:
-    """The pixels of one job: one array for each distinct Transform in use.
+    """The pixels of one job: one array for each Transform of the request.
 
     Args:
         facts: None: they were not wanted.

@@ -114,7 +114,7 @@ def vast(stack: Stack) -> Store:
     jpeg, png = encoded(image, "jpeg"), encoded(image, "png", compress_level=1)
     decoding = Decoding([COMPACT], Limits(facts="on"))
     # A decoder process holds the file a second time.
-    largest = max(decoding.inspect(body).decode_bytes + len(body) for body in (jpeg, png))
+    largest = max(decoding.decode_bytes(decoding.inspect(body)) + len(body) for body in (jpeg, png))
 
     def bodies() -> Iterator[bytes]:
         for number in range(TIMES):

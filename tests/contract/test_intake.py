@@ -104,6 +104,39 @@ def test_an_image_is_decoded_for_every_transform(intake: Intake, store: MemoryOb
         assert np.array_equal(array, apply(transform, image))
 
 
+def test_an_image_is_decoded_for_some_transforms_alone(make: Make, store: MemoryObjectStore) -> None:
+    """The place of the pixels is used again and again, and nothing of an earlier image may be in them."""
+    images = [noise(60, 50, seed) for seed in range(24)]
+    for number, image in enumerate(images):
+        store.put("photos", f"{number}", encoded(image, "png"))
+    intake = make()
+    every = intake.decode_bytes(read(intake, job("0"))[1])
+    wanted = [(SQUASH,), (CROP,), (SQUASH, CROP), ()]
+    futures = []
+    for number in range(len(images)):
+        fetched, facts = read(intake, job(f"{number}"))
+        transforms = wanted[number % 4]
+        futures.append(intake.decode(fetched, facts, transforms))
+        assert (intake.decode_bytes(facts, transforms) < every) == (len(transforms) < 2)
+    for number, (image, future) in enumerate(zip(images, futures, strict=True)):
+        decoded = future.result(10).pixels
+        assert set(decoded) == set(wanted[number % 4])
+        assert all(np.array_equal(pixels, apply(transform, image)) for transform, pixels in decoded.items())
+
+
+def test_the_limit_of_memory_holds_for_the_transforms_that_are_asked_for(make: Make, store: MemoryObjectStore) -> None:
+    store.put("photos", "a", encoded(ramp(50, 40), "png"))
+    intake = make()
+    needed = intake.decode_bytes(read(intake, job("a"))[1], [SQUASH])
+    small = make(decode_bytes=needed)
+    fetched, facts = read(small, job("a"))
+    with pytest.raises(Rejected, match="decode-memory"):
+        small.decode_bytes(facts, [SQUASH, CROP])
+    with pytest.raises(Rejected, match="decode-memory"):
+        small.decode(fetched, facts).result(10)
+    assert small.decode_bytes(facts, [SQUASH]) == needed
+
+
 @pytest.mark.slow
 def test_a_photo_of_every_format_is_inspected_within_a_partitions_share(
     intake: Intake, store: MemoryObjectStore

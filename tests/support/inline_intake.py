@@ -37,8 +37,17 @@ class InlineIntake:
     def inspect(self, fetched: Fetched) -> Future[Facts]:
         return self._done(lambda: facts_of(fetched, self._decoding.inspect(encoded(fetched).read())))
 
-    def decode(self, fetched: Fetched, facts: Facts) -> Future[DecodedImage]:
-        return self._done(lambda: self._decoding.decode(encoded(fetched).take(), facts.format))
+    def decode_bytes(self, facts: Facts, transforms: Sequence[Transform] | None = None) -> int:
+        return self._decoding.decode_bytes(facts, transforms)
+
+    def decode(
+        self, fetched: Fetched, facts: Facts, transforms: Sequence[Transform] | None = None
+    ) -> Future[DecodedImage]:
+        def work() -> DecodedImage:
+            self.decode_bytes(facts, transforms)
+            return self._decoding.decode(encoded(fetched).take(), facts.format, transforms)
+
+        return self._done(work)
 
     def discard(self, fetched: Fetched) -> None:
         encoded(fetched).drop()

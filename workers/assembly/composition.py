@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, TypeVar, cast
 
 from schemas.enriched_image import USES
@@ -21,7 +22,6 @@ from workers.pipeline.roles import ModelsByUse, make_roles
 from workers.pipeline.worker import Worker, WorkerOptions
 from workers.ports import Model, SystemClock, Tagger
 from workers.settings import Settings
-from workers.types import Transform
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ def compose(
     transforms = list(dict.fromkeys(role.model.transform for role in roles.models))
     device = choose_device(settings.device, threads=settings.part.threads, share=1 / settings.part.of).name
     store = object_store(settings)
-    options = worker_options(settings, models.get("tagger"), transactional_id, transforms)
+    options = worker_options(settings, models.get("tagger"), transactional_id)
 
     def say_what_runs() -> None:
         logger.info("%s", banner(settings, models, device))  # the warm-up has settled precision and batch by now
@@ -110,18 +110,13 @@ def added_roles(settings: Settings, models: Mapping[str, Any]) -> list[KindRole]
     return [KindRole(added_kinds()[name], models[name]) for name in settings.roles]
 
 
-def worker_options(
-    settings: Settings, tagger: Tagger | None, transactional_id: str = "worker", transforms: Sequence[Transform] = ()
-) -> WorkerOptions:
-    """Args:
-    transforms: of all models, as the intake has them.
-    """
+def worker_options(settings: Settings, tagger: Tagger | None, transactional_id: str = "worker") -> WorkerOptions:
     file_name = re.sub(r"[^A-Za-z0-9._-]", "_", transactional_id)
     return WorkerOptions.of(
         settings,
         judge=judge(settings),
         allows=limits(settings).allow,
-        scale_of=scale_of_facts(settings, transforms),
+        scale_of=partial(scale_of_facts, settings),
         profiles=profiles(settings, tagger),
         worker_version=__version__,
         journal=settings.state_dir / "journals" / file_name,

@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import lru_cache
 
 from PIL import Image
@@ -64,7 +63,7 @@ class Decoding:
     """Inspects and decodes. Thread-safe; holds no bytes of its own.
 
     Args:
-        transforms: every distinct Transform of the models in use.
+        transforms: every distinct Transform of the models in use; `decode` can do some of them.
     """
 
     def __init__(self, transforms: Sequence[Transform], limits: Limits, reducing_gap: float = 0.0) -> None:
@@ -72,18 +71,13 @@ class Decoding:
         self._reducing_gap = reducing_gap
         self._transforms = tuple(dict.fromkeys(transforms))
         self._hashing = 0 if limits.facts == "off" else HASH_BYTES
-        self._turning = 4 if any(transform.exif_transpose for transform in self._transforms) else 0
         self._after = lru_cache(_SIZES)(self._bytes_after)
         self._limits = limits
         self._self_test = SelfTest(limits.formats)
 
     def glance(self, body: bytes) -> Header | None:
         """The header of an ordinary image, read by Python alone; None: call `inspect`."""
-        header = header_at_a_glance(body, self._limits, self._scale_of)
-        try:
-            return None if header is None else self._transformed(header)
-        except Rejected:
-            return None
+        return header_at_a_glance(body, self._limits)
 
     def inspect(self, body: bytes) -> Header:
         """Read and check an image's header.
@@ -93,22 +87,50 @@ class Decoding:
             Broken: the header of an image known to be good can't be read either.
         """
         try:
-            header = read_header(body, self._limits, self._scale_of)
+            return read_header(body, self._limits)
         except Rejected as error:
             if error.reason in _BLAMED_BY_DECODERS:
                 self._self_test.check(sniff(body))
             raise
-        return self._transformed(header)
 
-    def decode(self, body: bytes, name: str) -> DecodedImage:
+    def scale_of(self, image: Facts | Header, transforms: Sequence[Transform] | None = None) -> int:
+        """n, if `decode` makes the image 1/n of its size.
+
+        Args:
+            transforms: as of `decode`.
+        """
+        size = image.width, image.height
+        return scale_of(self._chosen(transforms), size, self._reducing_gap) if image.pixel_bytes else 1
+
+    def decode_bytes(self, image: Facts | Header, transforms: Sequence[Transform] | None = None) -> int:
+        """Most memory of `decode`, besides the encoded bytes.
+
+        Args:
+            transforms: as of `decode`.
+
+        Raises:
+            Rejected: decode-memory; it is more than is allowed.
+        """
+        columns, rows = scaled((image.width, image.height), self.scale_of(image, transforms))
+        saved = image.pixel_bytes * (image.width * image.height - columns * rows)
+        total = image.decode_bytes - saved + self._after(self._chosen(transforms), (columns, rows))
+        if image.format in FLAT:  # its process is held to that
+            total = min(total, self._limits.decode_bytes)
+        check_decode_bytes(total, self._limits)
+        return total
+
+    def decode(self, body: bytes, name: str, transforms: Sequence[Transform] | None = None) -> DecodedImage:
         """Decode and transform an image of format `name`, whose header was read.
+
+        Args:
+            transforms: some of its own; None: all.
 
         Raises:
             Rejected: stage "decode"; it can't be decoded.
             Broken: an image known to be good can't be decoded either.
         """
         with self._tested(name):
-            return decode(body, name, self._transforms, self._reducing_gap, self._limits.facts)
+            return decode(body, name, self._chosen(transforms), self._reducing_gap, self._limits.facts)
 
     def load_rgb(self, body: bytes, name: str, *, exif_transpose: bool = False) -> Image.Image:
         """As `decode`, without a transform: the image in RGB at its own size, turned by its EXIF if that is wanted."""
@@ -124,20 +146,13 @@ class Decoding:
         for each in self._limits.formats if name is None else (name,):
             self._self_test.check(each)
 
-    def _transformed(self, header: Header) -> Header:
-        """The header, with the memory of its transforms added. Raises Rejected: decode-memory."""
-        total = header.decode_bytes + self._after(scaled((header.width, header.height), header.scale))
-        if header.format in FLAT:  # its process is held to that
-            total = min(total, self._limits.decode_bytes)
-        check_decode_bytes(total, self._limits)
-        return replace(header, decode_bytes=total)
+    def _chosen(self, transforms: Sequence[Transform] | None) -> tuple[Transform, ...]:
+        return self._transforms if transforms is None else tuple(transforms)
 
-    def _scale_of(self, size: tuple[int, int]) -> int:
-        return scale_of(self._transforms, size, self._reducing_gap)
-
-    def _bytes_after(self, size: tuple[int, int]) -> int:
+    def _bytes_after(self, transforms: tuple[Transform, ...], size: tuple[int, int]) -> int:
         """Bytes that transforms and hashes hold of an image this size."""
-        return self._turning * size[0] * size[1] + transform_bytes(self._transforms, size) + self._hashing
+        turning = 4 if any(transform.exif_transpose for transform in transforms) else 0
+        return turning * size[0] * size[1] + transform_bytes(transforms, size) + self._hashing
 
     @contextmanager
     def _tested(self, name: str) -> Iterator[None]:
@@ -161,4 +176,5 @@ def facts_of(fetched: Fetched, header: Header) -> Facts:
         width=header.width,
         height=header.height,
         decode_bytes=header.decode_bytes,
+        pixel_bytes=header.pixel_bytes,
     )

@@ -62,13 +62,15 @@ def scale_of(transforms: Iterable[Transform], size: tuple[int, int], reducing_ga
     Args:
         reducing_gap: 1 or more; 0: an image is never scaled.
     """
+    if not reducing_gap:
+        return 1
     pairs = [
         pair
         for transform in transforms
         for part in (part_of(transform, size).size,)
         for pair in zip(part, resized_to(transform, part), strict=True)
     ]
-    if not reducing_gap or not pairs:
+    if not pairs:
         return 1
     return next((n for n in SCALES if all(side >= n * reducing_gap * target for side, target in pairs)), 1)
 

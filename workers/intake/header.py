@@ -9,14 +9,12 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 from PIL import AvifImagePlugin, Image, features
 
 from workers.errors import Rejected
-from workers.intake.geometry import scaled
 from workers.intake.limits import Limits, blame, flat_bytes
 from workers.intake.scan import Essence, plain_jpeg, scan
 
@@ -85,8 +83,8 @@ class Header:
     Args:
         width, height: as stored, before any EXIF turn.
         mode: Pillow's word for channels and depth.
-        decode_bytes: what decoding it holds in memory at most, besides the encoded bytes.
-        scale: it is decoded at 1/scale of its width and height.
+        decode_bytes: what decoding it in full holds in memory at most, besides the encoded bytes.
+        pixel_bytes: of these, the bytes of each pixel; 0: it can't be decoded at a part of its size.
     """
 
     format: str
@@ -94,7 +92,7 @@ class Header:
     height: int
     mode: str
     decode_bytes: int
-    scale: int = 1
+    pixel_bytes: int = 0
 
 
 def guard(limits: Limits) -> None:
@@ -109,15 +107,12 @@ def guard(limits: Limits) -> None:
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 
 
-def read_header(body: bytes, limits: Limits, scale_of: Callable[[tuple[int, int]], int] = lambda _: 1) -> Header:
+def read_header(body: bytes, limits: Limits) -> Header:
     """Read format, size and mode without decoding; of an animation, those of its first frame.
 
-    Args:
-        scale_of: at what scale an image of this size is decoded if its format can be scaled.
-
     Raises:
-        Rejected: stage "decode"; not-an-image, format-not-allowed, too-complex, broken-image, too-many-pixels,
-            too-small or decode-memory.
+        Rejected: stage "decode"; not-an-image, format-not-allowed, too-complex, broken-image, too-many-pixels or
+            too-small.
     """
     name = _allowed_format(body, limits)
     essence = scan(body, name)
@@ -129,12 +124,10 @@ def read_header(body: bytes, limits: Limits, scale_of: Callable[[tuple[int, int]
         _check_size(size, limits)
         return Header(name, *size, mode, min(limits.decode_bytes, flat_bytes(size, len(body))))
     copied_bytes = 0 if essence.body is body else len(essence.body)
-    return _checked(name, size, mode, essence, copied_bytes, limits, scale_of)
+    return _checked(name, size, mode, essence, copied_bytes, limits)
 
 
-def header_at_a_glance(
-    body: bytes, limits: Limits, scale_of: Callable[[tuple[int, int]], int] = lambda _: 1
-) -> Header | None:
+def header_at_a_glance(body: bytes, limits: Limits) -> Header | None:
     """The header of a plain JPEG within the limits; None: call `read_header`.
 
     For a process in which no decoder may see a byte: bounded in time, in almost no memory, and by code in Python alone.
@@ -148,7 +141,7 @@ def header_at_a_glance(
                 return None
             size = plain.width, plain.height
             essence = Essence(b"", size, plain.held_bytes, scalable=True)
-            return _checked("jpeg", size, _MODES[plain.components], essence, plain.copied_bytes, limits, scale_of)
+            return _checked("jpeg", size, _MODES[plain.components], essence, plain.copied_bytes, limits)
     except Rejected:
         return None
 
@@ -166,13 +159,7 @@ def opened(essence: Essence, name: str) -> Image.Image:
 
 
 def _checked(
-    name: str,
-    size: tuple[int, int],
-    mode: str,
-    essence: Essence,
-    copied_bytes: int,
-    limits: Limits,
-    scale_of: Callable[[tuple[int, int]], int],
+    name: str, size: tuple[int, int], mode: str, essence: Essence, copied_bytes: int, limits: Limits
 ) -> Header:
     """The header of an image of this size and mode.
 
@@ -180,13 +167,12 @@ def _checked(
         copied_bytes: of the part that decides its pixels, where that is a copy.
 
     Raises:
-        Rejected: too-many-pixels, too-small or decode-memory.
+        Rejected: too-many-pixels or too-small.
     """
     _check_size(size, limits)
-    scale = scale_of(size) if essence.scalable else 1
-    decode_bytes = _decode_bytes(essence, scaled(size, scale), mode) + copied_bytes
-    check_decode_bytes(decode_bytes, limits)
-    return Header(name, *size, mode, decode_bytes, scale)
+    pixel_bytes = _pixel_bytes(essence, mode)
+    decode_bytes = _BASE + essence.held_bytes + pixel_bytes * size[0] * size[1] + copied_bytes
+    return Header(name, *size, mode, decode_bytes, pixel_bytes if essence.scalable else 0)
 
 
 def _check_size(size: tuple[int, int], limits: Limits) -> None:
@@ -211,13 +197,10 @@ def _allowed_format(body: bytes, limits: Limits) -> str:
     return name
 
 
-def _decode_bytes(essence: Essence, size: tuple[int, int], mode: str) -> int:
-    """An upper bound: the image as stored, its decoder, and the image as RGB.
+def _pixel_bytes(essence: Essence, mode: str) -> int:
+    """An upper bound for each pixel: the image as stored, its decoder, and the image as RGB.
 
     The sum, although the decoder has ended by then: the C library keeps its blocks of less than 4 MiB.
     """
-    pixels = size[0] * size[1]
-    stored = _STORED.get(mode, 4) * pixels
-    decoding = essence.held_bytes + essence.pixel_bytes * pixels
-    as_rgb = (0 if mode == "RGB" else 4 + _SCALED.get(mode, 0)) * pixels
-    return _BASE + stored + decoding + as_rgb
+    as_rgb = 0 if mode == "RGB" else 4 + _SCALED.get(mode, 0)
+    return _STORED.get(mode, 4) + essence.pixel_bytes + as_rgb

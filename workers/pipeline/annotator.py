@@ -137,6 +137,7 @@ class Annotator:
 
     def _run(self, role: ModelRole, attempts: Sequence[Attempt]) -> None:
         ready = [attempt for attempt in attempts if self._is_ready(role, attempt)]
+
         def forward(some: Sequence[Attempt]) -> Sequence[Any]:
             answers = role.run(some)
             if any(task.alone for task in _tasks(some)):

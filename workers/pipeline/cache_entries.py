@@ -184,7 +184,7 @@ def unpack_verdict(value: bytes | None) -> Rejected | None:
 
 
 def pack_facts(facts: Facts) -> bytes:
-    return orjson.dumps(facts)
+    return orjson.dumps({name: getattr(facts, name) for name in _FactsEntry.model_fields})
 
 
 def unpack_facts(value: bytes | None) -> Facts | None:

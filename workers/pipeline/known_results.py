@@ -23,7 +23,7 @@ from workers.pipeline.cache_entries import CacheWrite
 from workers.pipeline.roles import Result, Roles
 from workers.pipeline.task import CompleteTask, DescribedTask, LoadedTask, Task
 from workers.ports import ResultCache
-from workers.types import Facts
+from workers.types import Facts, Transform
 
 _Ready: TypeAlias = tuple[DescribedTask, Result, Sequence[str]]
 """A result of a task, and its keys in the cache."""
@@ -40,7 +40,7 @@ class KnownResults:
         store: endpoint of the object store, a part of some keys.
         judge: names the limits and versions on which rejections depend; empty: rejections are not cached.
         allows: returns whether an image with these facts is within the worker's limits.
-        scale_of: returns n if an image with these facts is decoded at 1/n of its size.
+        scale_of: as in `WorkerOptions`.
         unproven: the number of latest results that `disown` can invalidate.
         purges: a removal also drops the object's sequencer and the results of its contents.
     """
@@ -53,7 +53,7 @@ class KnownResults:
         judge: str = "",
         *,
         allows: Callable[[Facts], bool] = lambda _: True,
-        scale_of: Callable[[Facts], int] = lambda _: 1,
+        scale_of: Callable[[tuple[Transform, ...]], Callable[[Facts], int]] = lambda _: lambda _: 1,
         unproven: int = 0,
         purges: bool = False,
         now: Callable[[], float] = time.monotonic,
@@ -61,7 +61,8 @@ class KnownResults:
         self._now = now
         self._judge = judge
         self._allows = allows
-        self._scale_of = scale_of
+        scales = {transforms: scale_of(transforms) for transforms in set(roles.decoded_for.values())}
+        self._scales = {name: scales[transforms] for name, transforms in roles.decoded_for.items()}
         self._cache = cache
         self._store = store
         self._roles = roles
@@ -92,8 +93,8 @@ class KnownResults:
         return {self._keys(role, task)[0]: role.pack(results[role.name]) for role in new}
 
     def _keys(self, role: Result, task: DescribedTask) -> Sequence[str]:
-        """Cache keys of a role's result; the scale of the decoded image is part of them."""
-        scale = self._scale_of(task.facts)
+        """Cache keys of a role's result; they name the coarsest scale that its image may be decoded at."""
+        scale = self._scales[role.name](task.facts)
         keys = self._roles.cache_keys(role, task.annotation)
         return keys if scale == 1 else [entries.scaled_key(key, scale) for key in keys]
 

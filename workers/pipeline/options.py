@@ -10,7 +10,7 @@ from typing import Any, Self
 from schemas.options import Want
 from workers.pipeline.profiles import Profile, default_profiles
 from workers.settings import Settings
-from workers.types import Facts
+from workers.types import Facts, Transform
 
 _DEFAULTS = Settings()
 
@@ -30,7 +30,8 @@ class WorkerOptions:
         fetch_threads: number of concurrent GETs. Partitions share them like a budget.
         judge: names the limits and versions on which rejections depend; empty: rejections are not cached.
         allows: returns whether an image with these facts is within the limits.
-        scale_of: returns n if an image with these facts is decoded at 1/n of its size.
+        scale_of: returns, for transforms, a function that returns n if an image with these facts is decoded for them at
+            1/n of its size.
         profiles: the profiles by name; an event without a profile gets `default`.
         retry_min_s: shortest pause between two attempts, in seconds.
         retry_max_s: longest pause between two attempts, in seconds.
@@ -64,7 +65,7 @@ class WorkerOptions:
     self_test_s: float = _setting("self_test_s")
     judge: str = ""
     allows: Callable[[Facts], bool] = lambda _: True
-    scale_of: Callable[[Facts], int] = lambda _: 1
+    scale_of: Callable[[tuple[Transform, ...]], Callable[[Facts], int]] = lambda _: lambda _: 1
     profiles: Mapping[str, Profile] = field(default_factory=lambda: default_profiles(None))
     worker_version: str = "unknown"
     retry_min_s: float = 0.2

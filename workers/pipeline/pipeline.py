@@ -61,8 +61,8 @@ class Pipeline:
         parse = self.parse = ParseStage(self.ledger, journal, renderer, results, self.progress, options)
         lookup = self.lookup = LookupStage(results, self.progress, endings)
         fetch = self.fetch = FetchStage(intake, self.progress, clock, options, endings)
-        decode = self.decode = DecodeStage(intake, journal, self.progress, options, endings)
         roles = annotator.roles
+        decode = self.decode = DecodeStage(intake, roles, journal, self.progress, options, endings)
         tests = [
             DeviceSelfTest(annotator, tested, self.ledger, results, clock, options.self_test_s)
             for tested in ((roles.own, roles.models) if roles.added else (roles.models,))

@@ -167,7 +167,7 @@ def _believable(answer: Answer, limits: Limits) -> None:
         case Inspected(_, header):
             assert header.format in limits.formats
             assert 0 < header.width * header.height <= limits.max_pixels
-            assert header.decode_bytes >= 0
+            assert 0 <= header.pixel_bytes * header.width * header.height <= header.decode_bytes
         case Completed(_, facts):
             ImageFacts(format="jpeg", width=1, height=1, bytes=1, **fields_of(facts))
         case Refused(_, reason, detail):

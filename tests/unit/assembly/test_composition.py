@@ -96,15 +96,15 @@ LARGE_JPEG = Facts("a" * 64, "etag", None, "2026-01-01T00:00:00Z", 9, "jpeg", 40
 
 @pytest.mark.parametrize(("scaling", "scale"), [("off", 1), ("close", 2), ("fast", 4)])
 def test_a_profile_of_scaling_reaches_the_intake_the_cache_and_the_judge(scaling: str, scale: int) -> None:
-    made, transforms = settings(decode_scaling=scaling), [Transform(384)]
-    options = composition.worker_options(made, TAGGER, transforms=transforms)
-    assert options.scale_of(LARGE_JPEG) == scale
-    assert options.scale_of(replace(LARGE_JPEG, format="png")) == 1
-    assert options.scale_of(replace(LARGE_JPEG, width=640, height=480)) == 1
+    made, transforms = settings(decode_scaling=scaling), (Transform(384),)
+    scale_of = composition.worker_options(made, TAGGER).scale_of(transforms)
+    assert scale_of(LARGE_JPEG) == scale
+    assert scale_of(replace(LARGE_JPEG, format="png")) == 1
+    assert scale_of(replace(LARGE_JPEG, width=640, height=480)) == 1
     assert scaling in decoders.judge(made).split()
     body = encoded(Image.new("L", (4000, 3000)), "jpeg")
     decoding = Decoding(transforms, Limits(), decoders.reducing_gap(made))
-    assert decoding.inspect(body).scale == scale
+    assert decoding.scale_of(decoding.inspect(body)) == scale
 
 
 def test_an_inspected_image_and_its_cache_entry_have_the_same_scale() -> None:
@@ -114,7 +114,7 @@ def test_an_inspected_image_and_its_cache_entry_have_the_same_scale() -> None:
     decoding = Decoding(transforms, Limits(), decoders.reducing_gap(made))
     for size in ((300, 200), (143, 144), (144, 144), (40, 900), (600, 400), (1200, 900)):
         header = decoding.inspect(encoded(Image.new("RGB", size), "jpeg"))
-        assert of_facts(replace(LARGE_JPEG, width=size[0], height=size[1])) == header.scale
+        assert of_facts(replace(LARGE_JPEG, width=size[0], height=size[1])) == decoding.scale_of(header)
 
 
 def test_an_option_that_is_a_setting_has_its_name_its_default_and_its_value() -> None:

@@ -43,31 +43,36 @@ def test_pillow_has_our_bound() -> None:
 
 def test_a_decode_is_counted_with_its_transforms_and_with_the_turned_image_only_where_one_is_turned() -> None:
     size = (40, 30)
-    one = Decoding([SMALL, SMALL], LIMITS).inspect(PNG)
-    plain = read_header(PNG, LIMITS).decode_bytes
-    assert one.decode_bytes == plain + transform_bytes([SMALL], size)
-    both = Decoding([SMALL, TURNED], LIMITS).inspect(PNG)
-    assert both.decode_bytes == plain + transform_bytes([SMALL, TURNED], size) + 4 * 40 * 30
-    assert (both.format, both.width, both.height) == ("png", 40, 30)
+    decoding = Decoding([SMALL, TURNED, SMALL], LIMITS)
+    header = decoding.inspect(PNG)
+    assert (header.format, header.width, header.height) == ("png", 40, 30)
+    plain = header.decode_bytes
+    assert decoding.decode_bytes(header, []) == plain
+    assert decoding.decode_bytes(header, [SMALL]) == plain + transform_bytes([SMALL], size)
+    both = plain + transform_bytes([SMALL, TURNED], size) + 4 * 40 * 30
+    assert decoding.decode_bytes(header) == decoding.decode_bytes(header, [SMALL, TURNED]) == both
 
 
 def test_the_limit_holds_for_all_counted_memory() -> None:
-    needed = Decoding([SMALL, TURNED], LIMITS).inspect(PNG).decode_bytes
-    assert Decoding([SMALL, TURNED], replace(LIMITS, decode_bytes=needed)).inspect(PNG).decode_bytes == needed
+    header = read_header(PNG, LIMITS)
+    needed = Decoding([SMALL, TURNED], LIMITS).decode_bytes(header)
+    assert Decoding([SMALL, TURNED], replace(LIMITS, decode_bytes=needed)).decode_bytes(header) == needed
     with pytest.raises(Rejected) as caught:
-        Decoding([SMALL, TURNED], replace(LIMITS, decode_bytes=needed - 1)).inspect(PNG)
+        Decoding([SMALL, TURNED], replace(LIMITS, decode_bytes=needed - 1)).decode_bytes(header)
     assert caught.value.reason == "decode-memory"
 
 
 def test_the_hashes_count_for_the_memory_where_facts_are_told() -> None:
-    told = Decoding([SMALL], replace(LIMITS, facts="on")).inspect(PNG).decode_bytes
-    assert told == Decoding([SMALL], LIMITS).inspect(PNG).decode_bytes + HASH_BYTES
+    header = read_header(PNG, LIMITS)
+    told = Decoding([SMALL], replace(LIMITS, facts="on")).decode_bytes(header)
+    assert told == Decoding([SMALL], LIMITS).decode_bytes(header) + HASH_BYTES
 
 
 def test_an_image_is_decoded_once_for_each_transform_or_unchanged() -> None:
     decoding = Decoding([SMALL, TURNED, SMALL], LIMITS)
     decoded = decoding.decode(PNG, "png")
     assert {each: pixels.shape for each, pixels in decoded.pixels.items()} == {SMALL: (8, 8, 3), TURNED: (16, 16, 3)}
+    assert set(decoding.decode(PNG, "png", [TURNED]).pixels) == {TURNED}
     assert decoding.load_rgb(PNG, "png").tobytes() == ramp(40, 30).tobytes()
 
 

@@ -356,7 +356,8 @@ def test_places_of_a_region_do_not_overlap() -> None:
     theirs.current_request = 12
     for place, shade in enumerate(shades):
         assert ours.get(place, PLACE_BYTES) == bytes([shade]) * PLACE_BYTES
-        assert all((pixels == shade).all() for pixels in ours.read(place).pixels.values())
+        assert all((pixels == shade).all() for pixels in ours.read(place, 0b11).pixels.values())
+        assert list(ours.read(place, 0b10).pixels) == [Transform(16)]
     assert ours.current_request == 12
 
 

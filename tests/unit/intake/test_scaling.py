@@ -14,7 +14,7 @@ from tests.support.images import encoded
 from tests.unit.intake import greedy
 from workers.errors import Rejected
 from workers.intake.decoding import Decoding
-from workers.intake.header import Header, guard
+from workers.intake.header import guard
 from workers.intake.limits import Limits
 from workers.intake.transform import decode
 from workers.types import Pixels, Transform
@@ -53,10 +53,13 @@ def made(transform: Transform, gap: float) -> Decoding:
     return Decoding([transform], LIMITS, gap)
 
 
-def answer(body: bytes, transform: Transform, gap: float) -> tuple[Header, Pixels] | Rejected:
+def answer(body: bytes, transform: Transform, gap: float) -> tuple[int, int, Pixels] | Rejected:
+    """The scale, the estimated bytes, and the pixels."""
+    decoding = made(transform, gap)
     try:
-        header = made(transform, gap).inspect(body)
-        return header, made(transform, gap).decode(body, header.format).pixels[transform]
+        header = decoding.inspect(body)
+        pixels = decoding.decode(body, header.format).pixels[transform]
+        return decoding.scale_of(header), decoding.decode_bytes(header), pixels
     except Rejected as error:
         return error
 
@@ -67,10 +70,10 @@ def judged(body: bytes, transform: Transform = SQUASH, gap: float = CLOSE) -> tu
     if isinstance(full, Rejected) or isinstance(found, Rejected):
         assert str(full) == str(found)
         return 0, 0.0, 0
-    assert full[0].scale == 1
-    assert (found[0].decode_bytes < full[0].decode_bytes) == (found[0].scale > 1)
-    apart = np.abs(full[1].astype(int) - found[1])
-    return found[0].scale, float(apart.mean()), int(apart.max())
+    assert full[0] == 1
+    assert (found[1] < full[1]) == (found[0] > 1)
+    apart = np.abs(full[2].astype(int) - found[2])
+    return found[0], float(apart.mean()), int(apart.max())
 
 
 MODES = [
@@ -232,7 +235,8 @@ def test_an_image_at_its_own_size_is_never_scaled() -> None:
 
 def test_a_photo_of_twelve_megapixels_counts_a_quarter() -> None:
     body = encoded(Image.new("RGB", (4000, 3000)), "jpeg")
-    full, half = (made(Transform(384), gap).inspect(body).decode_bytes for gap in (0.0, CLOSE))
+    off, close = made(Transform(384), 0.0), made(Transform(384), CLOSE)
+    full, half = (decoding.decode_bytes(decoding.inspect(body)) for decoding in (off, close))
     assert full > 4 * 4000 * 3000
     assert half < full / 2.8
 

@@ -67,7 +67,7 @@ def parsed(said: bytes, limits: Limits = LIMITS) -> list[Answer]:
         Ready(()),
         Ready(PROTECTIONS),
         Ready(PROTECTIONS[1:]),
-        *(Inspected(2**63, Header(name, 100, 3, "", 2**40)) for name in LIMITS.formats),
+        *(Inspected(2**63, Header(name, 100, 3, "", 2**40, 255)) for name in LIMITS.formats),
         Completed(2**64 - 1),
         Withdrawn(2**64 - 1),
         *(Refused(1, reason, f"a detail of {reason}, in \N{GREEK SMALL LETTER ALPHA}") for reason in VERDICTS),
@@ -150,7 +150,7 @@ def test_a_body_that_lies_in_the_region_is_not_sent_and_found_there(
         asked.append((where, size))
         return b"what lies there"
 
-    sent = Request("decode", 7, "png", place, 2**40, b"encoded")
+    sent = Request("decode", 7, "png", place, 2**40, b"encoded", transforms=2**64 - 1)
     channel.put(sent)
     assert receive(child, placed) == replace(sent, body=b"what lies there")
     assert asked == [(place, 7)]
@@ -180,6 +180,7 @@ def test_a_large_image_is_sent_bit_by_bit_and_our_side_never_waits(ends: tuple[C
         Header("png", 101, 100, "", 1),
         Header("png", 100, 2, "", 1),
         Header("png", 10, 10, "", 2**41),
+        Header("jpeg", 10, 10, "", 399, 4),
     ],
     ids=["another format", "enormous", "too many pixels", "too small", "a terabyte to decode"],
 )

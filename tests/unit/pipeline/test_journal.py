@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from tests.support.waiting import eventually
 from tests.unit.pipeline.deadly import DEADLY_ONE, IMAGES
 from workers.errors import Misconfigured
 from workers.pipeline.journal import Journal
-from workers.types import Coordinates, DecodedImage, Facts, Fetched, Partition
+from workers.types import Coordinates, DecodedImage, Facts, Fetched, Partition, Transform
 
 
 def at(offset: int) -> Coordinates:
@@ -357,7 +358,9 @@ class Decodes(InlineIntake):
         super().__init__(store, [ColourTagger.transform])
         self.held: list[tuple[Future[DecodedImage], Fetched, Facts]] = []
 
-    def decode(self, fetched: Fetched, facts: Facts) -> Future[DecodedImage]:
+    def decode(
+        self, fetched: Fetched, facts: Facts, transforms: Sequence[Transform] | None = None
+    ) -> Future[DecodedImage]:
         self.held.append((Future(), fetched, facts))
         return self.held[-1][0]
 

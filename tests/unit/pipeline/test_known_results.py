@@ -252,7 +252,7 @@ def test_results_of_other_pixels_are_a_miss(cache: Counting) -> None:
     all else everything."""
     roles = make_roles({"tagger": TAGGER, "captioner": EchoCaptioner()})
     full = KnownResults(cache, roles, STORE)
-    scaling = KnownResults(cache, roles, STORE, scale_of=lambda facts: 2 if facts.width > 1000 else 1)
+    scaling = KnownResults(cache, roles, STORE, scale_of=lambda _: lambda facts: 2 if facts.width > 1000 else 1)
     for width, shared in ((8, True), (4000, False)):
         for writer, reader in ((full, scaling), (scaling, full)):
             facts = replace(FACTS, sha256=f"{width}{writer is full:d}".zfill(64), width=width)

@@ -15,7 +15,7 @@ from tests.support.readers import read
 from workers.errors import Unavailable
 from workers.pipeline.progress import Place, TaskProgress
 from workers.pipeline.task import Task
-from workers.types import Coordinates, DecodedImage, Facts, Fetched, Job
+from workers.types import Coordinates, DecodedImage, Facts, Fetched, Job, Transform
 
 
 class Hanging(InlineIntake):
@@ -40,8 +40,10 @@ class Hanging(InlineIntake):
     def inspect(self, fetched: Fetched) -> Future[Facts]:
         return self._hang("inspect", fetched) or super().inspect(fetched)
 
-    def decode(self, fetched: Fetched, facts: Facts) -> Future[DecodedImage]:
-        return self._hang("decode", fetched) or super().decode(fetched, facts)
+    def decode(
+        self, fetched: Fetched, facts: Facts, transforms: Sequence[Transform] | None = None
+    ) -> Future[DecodedImage]:
+        return self._hang("decode", fetched) or super().decode(fetched, facts, transforms)
 
     def _hang(self, stage: str, fetched: Fetched) -> Future[Any] | None:
         if self.stage != stage or fetched.sha256 not in self._bad:

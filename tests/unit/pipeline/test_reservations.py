@@ -2,6 +2,7 @@
 
 import gc
 import tracemalloc
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
@@ -18,7 +19,7 @@ from tests.support.manual_pipeline import ManualPipeline
 from tests.support.readers import read
 from tests.unit.pipeline.test_progress import Hanging
 from workers.errors import LargerThanReserved
-from workers.types import DecodedImage, Facts, Fetched, Job, StoredObject
+from workers.types import DecodedImage, Facts, Fetched, Job, StoredObject, Transform
 
 
 class _Copying(InlineIntake):
@@ -122,9 +123,11 @@ class _Counting(InlineIntake):
         super().__init__(store, [ColourTagger().transform])
         self._store = store
 
-    def decode(self, fetched: Fetched, facts: Facts) -> Future[DecodedImage]:
+    def decode(
+        self, fetched: Fetched, facts: Facts, transforms: Sequence[Transform] | None = None
+    ) -> Future[DecodedImage]:
         self._store.held -= fetched.size
-        return super().decode(fetched, facts)
+        return super().decode(fetched, facts, transforms)
 
     def discard(self, fetched: Fetched) -> None:
         self._store.held -= fetched.size

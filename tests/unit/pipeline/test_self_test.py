@@ -122,7 +122,7 @@ def test_the_batch_that_is_known_to_be_safe_is_shown_from_the_start(
     manual: ManualPipeline, tagger: Rotting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shown = manual.pipeline.annotate.gauges[metrics.SAFE_BATCH]
-    assert shown() == [(tagger.max_batch, {})]
+    assert shown() == [(tagger.max_batch, {"role": "tags"})]
     forward = tagger.forward
 
     def small(images: Sequence[Pixels]) -> Sequence[Any]:
@@ -133,7 +133,7 @@ def test_the_batch_that_is_known_to_be_safe_is_shown_from_the_start(
     monkeypatch.setattr(tagger, "forward", small)
     come(manual, *(f"{number}.png" for number in range(8)))
     manual.turn()
-    assert shown() == [(4, {})]
+    assert shown() == [(4, {"role": "tags"})]
 
 
 def test_switched_off_it_never_runs(tagger: Rotting) -> None:

@@ -1,7 +1,7 @@
 """An image that was rejected is not looked into again: its bytes are known, here and in the cache."""
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 import pytest
@@ -37,10 +37,10 @@ class Decoders:
         monkeypatch.setattr(decoding, "read_header", self._read_header)
         monkeypatch.setattr(decoding, "decode", self._decode)
 
-    def _read_header(self, body: bytes, limits: Limits, scale_of: Callable[[tuple[int, int]], int]) -> Header:
+    def _read_header(self, body: bytes, limits: Limits) -> Header:
         self.inspected += 1
         assert self.header_gate.wait(20)
-        return read_header(body, limits, scale_of)
+        return read_header(body, limits)
 
     def _decode(
         self,

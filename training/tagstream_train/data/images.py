@@ -128,8 +128,9 @@ class Images:
     def decode(self, image: str, body: bytes, *, exif_transpose: bool = False) -> Image.Image:
         """Decode bytes of `read`, as `load` does."""
         with _faults_of(image, self._limits):
-            name = self._decoding.inspect(body).format
-            return self._decoding.load_rgb(body, name, exif_transpose=exif_transpose)
+            header = self._decoding.inspect(body)
+            self._decoding.decode_bytes(header)
+            return self._decoding.load_rgb(body, header.format, exif_transpose=exif_transpose)
 
     def check(self, image: str, body: bytes) -> None:
         """Read the header alone.
@@ -138,7 +139,7 @@ class Images:
             BadImage: it is broken, or over a limit.
         """
         with _faults_of(image, self._limits):
-            self._decoding.inspect(body)
+            self._decoding.decode_bytes(self._decoding.inspect(body))
 
     def _read(self, image: str) -> tuple[bytes, str | None]:
         """The bytes, and the stamp for their hash's cache entry; None: no entry."""

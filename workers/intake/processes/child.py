@@ -129,7 +129,8 @@ class _Child:
             self._decoding.check(request.format)
             return Completed(request.request_id)
         assert request.format is not None
-        image = self._decoding.decode(request.body, request.format)
+        transforms = self._plan.layout.of_bits(request.transforms)
+        image = self._decoding.decode(request.body, request.format, transforms)
         self._region.write(request.place, image)
         return Completed(request.request_id, image.facts)
 

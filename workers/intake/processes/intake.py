@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 
+from workers.errors import Rejected
 from workers.intake.decoding import Decoding
 from workers.intake.fetching import Fetching, encoded
 from workers.intake.header import sniff
@@ -70,10 +71,10 @@ class ProcessIntake:
         self._limits = limits or Limits()
         self._decode_s = decode_s
         self._close_s = close_s
-        decoding = Decoding(transforms, self._limits, reducing_gap)
-        self._fetching = Fetching(store, self._limits, decoding)
+        self._decoding = Decoding(transforms, self._limits, reducing_gap)
+        self._fetching = Fetching(store, self._limits, self._decoding)
         self._fetchers = Pool(fetch_threads, "tagstream-fetch")
-        layout = Layout(tuple(dict.fromkeys(transforms)))
+        layout = self._layout = Layout(tuple(dict.fromkeys(transforms)))
         plan = ChildPlan(layout, self._limits, reducing_gap, prepare)
         self._supervisor = Supervisor(pickle.dumps(plan), layout, self._limits, children=children, close_s=close_s)
 
@@ -96,20 +97,34 @@ class ProcessIntake:
         )
         return future
 
-    def decode(self, fetched: Fetched, facts: Facts) -> Future[DecodedImage]:
+    def decode_bytes(self, facts: Facts, transforms: Sequence[Transform] | None = None) -> int:
+        return self._decoding.decode_bytes(facts, transforms)
+
+    def decode(
+        self, fetched: Fetched, facts: Facts, transforms: Sequence[Transform] | None = None
+    ) -> Future[DecodedImage]:
         future: Future[DecodedImage] = Future()
         try:
+            needed = self.decode_bytes(facts, transforms)
             body = encoded(fetched).take()
-        except RuntimeError as error:
+        except (Rejected, RuntimeError) as error:
             future.set_exception(error)
             return future
-        most = min(self._limits.decode_address_bytes(facts.decode_bytes), self._limits.decode_bytes)
-        usual_s = FLAT_S if facts.format in FLAT else _LEAST_S + _S_A_BYTE * facts.decode_bytes
+        most = min(self._limits.decode_address_bytes(needed), self._limits.decode_bytes)
+        usual_s = FLAT_S if facts.format in FLAT else _LEAST_S + _S_A_BYTE * needed
         limit_s = min(self._decode_s, usual_s)
         request = PendingRequest(
-            "decode", future, limit_s, most, image=fetched.job, fetched=fetched, body=body, format=facts.format
+            "decode",
+            future,
+            limit_s,
+            most,
+            image=fetched.job,
+            fetched=fetched,
+            body=body,
+            format=facts.format,
+            transforms=self._layout.bits(transforms),
         )
-        if self._large is not None and facts.decode_bytes > self._large.above:
+        if self._large is not None and needed > self._large.above:
             self._large.decode(future, lambda: self._supervisor.submit(request))
         else:
             self._supervisor.submit(request)

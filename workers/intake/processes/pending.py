@@ -81,6 +81,7 @@ class PendingRequest:
         image: the image's job; None for a check without an image.
         fetched: the object of an inspection or a decode.
         body, format: the image; kept until it is done, so that a child's death loses no bytes.
+        transforms: as of `Request`.
         suspect, verdict: of a self-test: the request that waits for it, and its rejection if the self-test passes.
         losses: children that died while they worked on this image.
         unclaimed: children that died with this request first in their queue and not named in their region.
@@ -94,6 +95,7 @@ class PendingRequest:
     fetched: Fetched | None = None
     body: bytes = b""
     format: str | None = None
+    transforms: int = 0
     suspect: PendingRequest | None = None
     verdict: Rejected | None = None
     losses: int = 0
@@ -264,7 +266,14 @@ class Child:
         self.region.put(place, b"" if follows else request.body)
         self.channel.put(
             Request(
-                request.kind, request.request_id, request.format, place, request.memory_bytes, request.body, follows
+                request.kind,
+                request.request_id,
+                request.format,
+                place,
+                request.memory_bytes,
+                request.body,
+                follows,
+                request.transforms,
             )
         )
 

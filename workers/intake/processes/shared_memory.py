@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import mmap
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -40,6 +41,15 @@ class Layout:
     @property
     def region_bytes(self) -> int:
         return _HEAD_BYTES + PLACES * self.place_bytes
+
+    def bits(self, transforms: Sequence[Transform] | None) -> int:
+        """These transforms, a bit for each; None: all."""
+        wanted = self.transforms if transforms is None else transforms
+        return sum(1 << number for number, each in enumerate(self.transforms) if each in wanted)
+
+    def of_bits(self, bits: int) -> tuple[Transform, ...]:
+        """The transforms of these bits."""
+        return tuple(each for number, each in enumerate(self.transforms) if bits >> number & 1)
 
 
 def make_shared_memory(layout: Layout) -> int:
@@ -93,12 +103,18 @@ class Region:
         return self._bytes[at : at + size]
 
     def write(self, place: int, image: DecodedImage) -> None:
-        for transform, pixels in self._views(place).items():
-            pixels[:] = image.pixels[transform]
+        views = self._views(place)
+        for transform, pixels in image.pixels.items():
+            views[transform][:] = pixels
 
-    def read(self, place: int, facts: PictureFacts | None = None) -> DecodedImage:
-        """A copy of this place's pixels, with the image's facts; the place is free at once."""
-        return DecodedImage({transform: pixels.copy() for transform, pixels in self._views(place).items()}, facts)
+    def read(self, place: int, transforms: int, facts: PictureFacts | None = None) -> DecodedImage:
+        """A copy of this place's pixels, with the image's facts; the place is free at once.
+
+        Args:
+            transforms: those of the request, as `Layout.bits`.
+        """
+        views = self._views(place)
+        return DecodedImage({each: views[each].copy() for each in self._layout.of_bits(transforms)}, facts)
 
     def _start(self, place: int) -> int:
         return _HEAD_BYTES + place * self._layout.place_bytes

@@ -324,7 +324,7 @@ class Supervisor:
                 detail = with_words(f"the decoder's process failed: {detail}", words)
                 self._blame(request, "decode-failed", detail)
             case Completed(_, facts) if request.kind != "check":
-                request.done(child.region.read(place, facts))
+                request.done(child.region.read(place, request.transforms, facts))
             case _:
                 self._checked(request)
 

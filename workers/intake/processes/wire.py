@@ -74,9 +74,9 @@ VERDICTS: Final[tuple[Reason, ...]] = (
 )
 """The only reasons for a rejection that a child may give."""
 
-_REQUEST = struct.Struct("<BQBBQ?I")
+_REQUEST = struct.Struct("<BQBBQ?IQ")
 _ANSWER = struct.Struct("<BQH")
-_READY, _INSPECTED, _REFUSED = struct.Struct("<B"), struct.Struct("<BIIQ"), struct.Struct("<B")
+_READY, _INSPECTED, _REFUSED = struct.Struct("<B"), struct.Struct("<BIIQB"), struct.Struct("<B")
 _COMPLAINED = struct.Struct("<I")
 _TEXT_BYTES = 400
 """Most bytes of a detail; a dead letter keeps 200 characters."""
@@ -99,6 +99,7 @@ class Request:
         place: in the child's region, for the encoded bytes and the pixels.
         memory_bytes: by how much the child may grow for it.
         follows: whether the bytes are too large for the place, and follow the request.
+        transforms: of a decode, as `Layout.bits`.
     """
 
     kind: Kind
@@ -108,6 +109,7 @@ class Request:
     memory_bytes: int
     body: bytes
     follows: bool = False
+    transforms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,13 +292,14 @@ def _lacks(bits: int) -> tuple[str, ...]:
     return tuple(name for number, name in enumerate(PROTECTIONS) if bits >> number & 1)
 
 
-def _header(limits: Limits, format_code: int, width: int, height: int, decode_bytes: int) -> Header:
+def _header(limits: Limits, format_code: int, width: int, height: int, decode_bytes: int, pixel_bytes: int) -> Header:
     """A child's header of an image. Raises Garbled if the limits forbid it."""
     name = DECODABLE[format_code]
-    small_enough = width * height <= limits.max_pixels and decode_bytes <= _MOST_DECODE_BYTES
+    pixels = width * height
+    small_enough = pixels <= limits.max_pixels and pixel_bytes * pixels <= decode_bytes <= _MOST_DECODE_BYTES
     if name not in limits.formats or min(width, height) < max(1, limits.min_side) or not small_enough:
         raise Garbled(f"a header over the limits: {name}, {width} × {height}, {decode_bytes} bytes")
-    return Header(name, width, height, "", decode_bytes)
+    return Header(name, width, height, "", decode_bytes, pixel_bytes)
 
 
 def _shown(text: bytes) -> str:
@@ -308,7 +311,16 @@ def _packed(request: Request) -> bytes:
     code = KINDS.index(request.kind)
     name = 0 if request.format is None else 1 + DECODABLE.index(request.format)
     size = len(request.body)
-    return _REQUEST.pack(code, request.request_id, name, request.place, request.memory_bytes, request.follows, size)
+    return _REQUEST.pack(
+        code,
+        request.request_id,
+        name,
+        request.place,
+        request.memory_bytes,
+        request.follows,
+        size,
+        request.transforms,
+    )
 
 
 # ---- the child's side -----------------------------------------------------------------------------------------------
@@ -330,10 +342,10 @@ def receive(sock: socket.socket, placed: Callable[[int, int], bytes]) -> Request
     Raises:
         EOFError: the parent closed the socket.
     """
-    code, request_id, name, place, memory_bytes, follows, size = _REQUEST.unpack(_filled(sock, _REQUEST.size))
+    code, request_id, name, place, memory_bytes, follows, size, bits = _REQUEST.unpack(_filled(sock, _REQUEST.size))
     format_name = DECODABLE[name - 1] if name else None
     body = _filled(sock, size) if follows else placed(place, size)
-    return Request(KINDS[code], request_id, format_name, place, memory_bytes, body, follows)
+    return Request(KINDS[code], request_id, format_name, place, memory_bytes, body, follows, bits)
 
 
 def _filled(sock: socket.socket, size: int) -> bytes:
@@ -359,7 +371,7 @@ def _payload(answer: Answer) -> bytes:
             return _READY.pack(sum(1 << number for number, name in enumerate(PROTECTIONS) if name in lacks))
         case Inspected(_, header):
             code = DECODABLE.index(header.format)
-            return _INSPECTED.pack(code, header.width, header.height, header.decode_bytes)
+            return _INSPECTED.pack(code, header.width, header.height, header.decode_bytes, header.pixel_bytes)
         case Refused(_, reason, detail):
             return _REFUSED.pack(VERDICTS.index(reason)) + _cut(detail)
         case Failed(_, detail):

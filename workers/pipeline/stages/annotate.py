@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 
 from workers import metrics
 from workers.metrics import ObservedGauge, Reader
@@ -106,7 +105,7 @@ class AnnotateStage(QueueStage):
         self._annotate(decoded, self._self_tests[0], self._own_most())
 
     def _annotate_added(self, decoded: Sequence[DecodedTask]) -> None:
-        """Run a batch, and set the next one's size by the time that it took."""
+        """Run a batch; its time sets the size of the next one."""
         started = self._clock.monotonic()
         self._annotate(decoded, self._self_tests[-1], self._added_most())
         seconds = max(1e-3, self._clock.monotonic() - started)

@@ -5,7 +5,7 @@ Each image is in the journal until its task ends. After a crash, images in the j
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
 
@@ -15,11 +15,12 @@ from workers.pipeline.flow.budget import Budget, ExclusiveGate, Reservation
 from workers.pipeline.journal import Journal
 from workers.pipeline.options import WorkerOptions
 from workers.pipeline.progress import Place, TaskProgress
+from workers.pipeline.roles import Roles
 from workers.pipeline.stages.endings import Endings
 from workers.pipeline.stages.stage import Stage
 from workers.pipeline.task import DecodedTask, InspectedTask, LoadedTask, Task
 from workers.ports import Intake
-from workers.types import DecodedImage, Facts
+from workers.types import DecodedImage, Facts, Transform
 
 
 class DecodeStage(Stage):
@@ -33,9 +34,16 @@ class DecodeStage(Stage):
     )
 
     def __init__(
-        self, intake: Intake, journal: Journal, progress: TaskProgress, options: WorkerOptions, endings: Endings
+        self,
+        intake: Intake,
+        roles: Roles,
+        journal: Journal,
+        progress: TaskProgress,
+        options: WorkerOptions,
+        endings: Endings,
     ) -> None:
         self._intake = intake
+        self._roles = roles
         self._journal = journal
         self._progress = progress
         self._endings = endings
@@ -100,13 +108,19 @@ class DecodeStage(Stage):
         self._lookup(InspectedTask(loaded.task, loaded.annotation, facts, loaded.fetched.date, loaded.fetched))
 
     def decode(self, inspected: InspectedTask) -> None:
+        """Decode the image for the results that it lacks."""
         self._progress.move(inspected.task, "wait-decode")
-        size = inspected.facts.decode_bytes + inspected.fetched.size
-        self._step_in(inspected.task, size, partial(self._decode, inspected))
+        transforms = self._roles.transforms(inspected.annotation)
+        try:
+            size = self._intake.decode_bytes(inspected.facts, transforms) + inspected.fetched.size
+        except Rejected as error:
+            self._reject(inspected.task, inspected.facts.sha256, error)
+            return
+        self._step_in(inspected.task, size, partial(self._decode, inspected, transforms))
 
-    def _decode(self, inspected: InspectedTask, reservation: Reservation) -> None:
+    def _decode(self, inspected: InspectedTask, transforms: Sequence[Transform], reservation: Reservation) -> None:
         self._progress.move(inspected.task, "decode")
-        future = self._intake.decode(inspected.fetched, inspected.facts)
+        future = self._intake.decode(inspected.fetched, inspected.facts, transforms)
         self._endings.when_done(inspected.task, future, partial(self._decoded, inspected, reservation))
 
     def _step_in(self, task: Task, size: int, go: Callable[[Reservation], None]) -> None:
