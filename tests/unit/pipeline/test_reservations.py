@@ -77,7 +77,7 @@ def test_pixels_reserve_what_decoding_takes_until_they_are_there_and_then_their_
     manual.events("bad.png")
     manual.pipeline.parse.work()
     manual.pipeline.lookup.work()
-    [decoded] = manual.pipeline.annotate._decoded.take(1)
+    [decoded] = manual.pipeline.annotate._with_own.take(1)
     size = sum(image.nbytes for image in decoded.images.values())
     assert (manual.pipeline.decode.budget.used, manual.pipeline.fetch.encoded.used) == (size, 0)
     assert decoding.decode.budget.used > size > 0
