@@ -322,7 +322,8 @@ def self_test(scale: Scale) -> Parts:
         device, ledger = device_of(scale), Ledger()
         tagger = tagger_of(scale, device)
         roles = make_roles({"tagger": tagger})
-        test = DeviceSelfTest(Annotator(roles), ledger, KnownResults(NoCache(), roles), SystemClock(), every_s=1e-9)
+        results, clock = KnownResults(NoCache(), roles), SystemClock()
+        test = DeviceSelfTest(Annotator(roles), roles.models, ledger, results, clock, every_s=1e-9)
         test.annotate(())
         with device.run():
             engine_of(bundle_of(scale, "ram"), device, "bf16").model.encoder.norm.weight.mul_(-1)

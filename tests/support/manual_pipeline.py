@@ -1,7 +1,7 @@
 """A pipeline without threads on a clock that the test owns: every step is taken when the test says so."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tagstream_testing.memory import ManualClock, MemoryObjectStore, MemoryResultCache
@@ -11,7 +11,7 @@ from workers.intake import Limits
 from workers.pipeline.options import WorkerOptions
 from workers.pipeline.pipeline import Pipeline
 from workers.pipeline.profiles import default_profiles
-from workers.pipeline.roles import make_roles
+from workers.pipeline.roles import ModelRole, make_roles
 from workers.pipeline.worker import Worker
 from workers.ports import CorrectionLog, Intake, ResultCache
 from workers.types import Assignment, FactsMode, Headers, Message, Outcome, Partition, Record
@@ -39,6 +39,7 @@ class ManualPipeline:
         cache: ResultCache | None = None,
         corrections: CorrectionLog | None = None,
         facts: FactsMode = "off",
+        added: Sequence[ModelRole] = (),
         **options: Any,
     ) -> None:
         self.clock = ManualClock()
@@ -49,14 +50,15 @@ class ManualPipeline:
         self.options = WorkerOptions(
             output_topic="out", dead_letter_topic="dead", profiles=default_profiles(tagger), **options
         )
+        transforms = [tagger.transform, *(role.model.transform for role in added)]
         if make_intake is not None:
             intake = make_intake(self.store)
         self.worker = Worker(
             source=none_of_this,
             publisher=none_of_this,
-            intake=intake or InlineIntake(self.store, [tagger.transform], Limits(facts=facts)),
+            intake=intake or InlineIntake(self.store, transforms, Limits(facts=facts)),
             cache=self.cache,
-            roles=make_roles({"tagger": tagger}, None, corrections, facts=facts),
+            roles=make_roles({"tagger": tagger}, None, corrections, facts=facts, added=added),
             clock=self.clock,
             options=self.options,
         )

@@ -221,7 +221,7 @@ def test_other_formats_are_decoded_in_full(name: str) -> None:
 
 def test_nothing_is_scaled_unless_it_is_asked_for() -> None:
     body = encoded(scene(301, 227), "jpeg")
-    assert made(SQUASH, 0.0).inspect(body).scale == 1
+    assert made(SQUASH, 0.0).scale_of(made(SQUASH, 0.0).inspect(body)) == 1
     with Image.open(io.BytesIO(body)) as image:
         expected = np.asarray(image.resize((24, 24), Image.Resampling.BILINEAR))
     assert np.array_equal(decode(body, "jpeg", (SQUASH,)).pixels[SQUASH], expected)
