@@ -9,7 +9,6 @@ from tests.support.images import encoded, ramp
 from workers.errors import Broken, Rejected
 from workers.intake.decoding import Decoding
 from workers.intake.hashes import HASH_BYTES
-from workers.intake.header import read_header
 from workers.intake.limits import Limits
 from workers.intake.transform import transform_bytes
 from workers.types import Transform
@@ -54,7 +53,7 @@ def test_a_decode_is_counted_with_its_transforms_and_with_the_turned_image_only_
 
 
 def test_the_limit_holds_for_all_counted_memory() -> None:
-    header = read_header(PNG, LIMITS)
+    header = Decoding([], LIMITS).inspect(PNG)
     needed = Decoding([SMALL, TURNED], LIMITS).decode_bytes(header)
     assert Decoding([SMALL, TURNED], replace(LIMITS, decode_bytes=needed)).decode_bytes(header) == needed
     with pytest.raises(Rejected) as caught:
@@ -63,7 +62,7 @@ def test_the_limit_holds_for_all_counted_memory() -> None:
 
 
 def test_the_hashes_count_for_the_memory_where_facts_are_told() -> None:
-    header = read_header(PNG, LIMITS)
+    header = Decoding([], LIMITS).inspect(PNG)
     told = Decoding([SMALL], replace(LIMITS, facts="on")).decode_bytes(header)
     assert told == Decoding([SMALL], LIMITS).decode_bytes(header) + HASH_BYTES
 

@@ -182,7 +182,7 @@ def test_a_large_image_is_sent_bit_by_bit_and_our_side_never_waits(ends: tuple[C
         Header("png", 10, 10, "", 2**41),
         Header("jpeg", 10, 10, "", 399, 4),
     ],
-    ids=["another format", "enormous", "too many pixels", "too small", "a terabyte to decode"],
+    ids=["another format", "enormous", "too many pixels", "too small", "a terabyte to decode", "pixels beyond it"],
 )
 def test_a_header_over_the_limits_is_no_answer(ends: tuple[Channel, socket.socket], header: Header) -> None:
     channel, child = ends
