@@ -18,12 +18,14 @@ from schemas.options import WANTS
 from schemas.stored_scores import StoredEmbedding
 from tagstream_testing.memory import ManualClock, MemoryCorrections
 from tests.support.harness import EchoCaptioner
+from tests.support.kinds import BrightnessKind, BrightnessModel
 from tests.unit.pipeline.test_kinds import ColourEmbedder
 from tests.unit.schemas.documents import keys, patient
 from workers.errors import Broken
 from workers.pipeline.annotation import Annotation
 from workers.pipeline.answers import caption_of, scores_of
 from workers.pipeline.commit.ledger import Entry
+from workers.pipeline.kind_role import KindRole
 from workers.pipeline.options import WorkerOptions
 from workers.pipeline.profiles import default_profiles
 from workers.pipeline.rendering import Renderer
@@ -48,6 +50,8 @@ class Polyglot(ColourEmbedder):
 
 TAGGERS = (ColourEmbedder(), Polyglot())
 CAPTIONER = EchoCaptioner()
+ADDED = KindRole(BrightnessKind(), BrightnessModel())
+WANTED = (*WANTS, ADDED.name, "absent")
 CLOCK = ManualClock()
 FAILED = Failure(index=0, stage="caption", reason="caption-failed", detail="no words")
 
@@ -59,7 +63,7 @@ moments = st.datetimes(timezones=st.just(UTC)).map(lambda at: at.isoformat().rep
 whole = st.integers(0, 2**63 - 1)
 options = st.builds(
     Options,
-    want=st.sets(st.sampled_from(WANTS), min_size=1).map(tuple),
+    want=st.sets(st.sampled_from(WANTED), min_size=1).map(tuple),
     guide_tags=st.lists(names, max_size=3).map(tuple),
 )
 events = st.builds(
@@ -97,6 +101,7 @@ captions = st.builds(
 vectors = st.lists(st.floats(-1, 1, width=16), min_size=3, max_size=3).map(
     lambda each: StoredEmbedding(ColourEmbedder.digest, "colours", np.array(each, "<f2").tobytes())
 )
+bright = st.builds(lambda mean: ADDED.finish((mean, ("png", 1, 2, None))), st.floats(0, 255))
 said = st.none() | st.lists(st.sampled_from(["red", "blue", "terrier"]), max_size=2, unique=True)
 
 
@@ -108,13 +113,13 @@ def rendered(draw: st.DrawFn) -> tuple[CompleteTask, Renderer]:
     if added is not None:
         words.produce(correction(event.bucket, event.key, added=added, removed=["green"]))
         words.follow(0)
-    roles = make_roles({"tagger": tagger, "captioner": CAPTIONER}, None, words)
+    roles = make_roles({"tagger": tagger, "captioner": CAPTIONER}, None, words, added=[ADDED])
     partition = Partition(draw(short), draw(st.integers(0, 999)))
     record = Record(partition, draw(whole), draw(st.integers(-1, 2**63 - 1)), None, b"", (), Assignment(partition, "m"))
     where = Coordinates(partition.topic, partition.number, record.offset, event.index)
     profile = default_profiles(tagger)[draw(st.sampled_from(["default", "paper"]))]
     task = Task(Job(where, record.assignment, event), Entry(record, 0.0), profile, INVALID_SPAN)
-    results = {"tags": scores, "caption": captions, "embedding": vectors}
+    results = {"tags": scores, "caption": captions, "embedding": vectors, ADDED.name: bright}
     wanted = {role.name for role in roles.wanted(event.options)}
     known: dict[str, Any] = {name: draw(values) for name, values in results.items() if name in wanted}
     failures: tuple[Failure, ...] = ()
@@ -122,7 +127,7 @@ def rendered(draw: st.DrawFn) -> tuple[CompleteTask, Renderer]:
         known.pop("caption", None)
         failures = (FAILED,)
     of, date = draw(facts), draw(st.none() | moments)
-    found = Annotation(event, profile, of.sha256, known, draw(st.sets(st.sampled_from(WANTS))))
+    found = Annotation(event, profile, of.sha256, known, draw(st.sets(st.sampled_from(WANTED))))
     task.source_hit = draw(st.booleans())
     for stage in draw(st.lists(st.sampled_from(["lookup", "fetch", "finish"]))):
         task.took(stage, draw(st.floats(-1, 1e6)))
@@ -157,6 +162,8 @@ def test_the_written_bytes_equal_the_models_bytes(made: tuple[CompleteTask, Rend
     assert (image.image.width, image.image.height, image.image.bytes) == (known.width, known.height, known.size)
     results = complete.annotation.results
     assert (image.embedding is not None) == ("embedding" in results)
+    assert (image.results is not None) == (ADDED.name in results)
+    assert (image.reason == "role-not-here") == ("absent" in event.options.want and not complete.failures)
     text = results["caption"].text if "caption" in results else None
     assert (image.caption.text if image.caption else None) == text
 

@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 from schemas.enriched_image import Models, Thresholds, enriched_id
 from schemas.options import WANTS, Options
 from tests.support.harness import ChoosyTagger, EchoCaptioner
+from tests.support.kinds import BrightnessKind, BrightnessModel
 from tests.support.tasks import TAGGER, an_attempt, annotation
 from workers.pipeline.annotation import Annotation, OptionRule, changes_nothing, option_parts
+from workers.pipeline.kind_role import KindRole
 from workers.pipeline.roles import ModelRole, Roles, make_roles
 from workers.types import Caption, Pixels, Transform
 
@@ -27,7 +29,8 @@ class ChoosyEmbedder(ChoosyTagger):
 
 BOTH = make_roles({"tagger": TAGGER, "captioner": EchoCaptioner()})
 TAGS_ALONE = make_roles({"tagger": TAGGER}, lambda names: Caption(" ".join(names), None, "template"))
-ALL = make_roles({"tagger": ChoosyEmbedder(), "captioner": EchoCaptioner()})
+ADDED = KindRole(BrightnessKind(), BrightnessModel())
+ALL = make_roles({"tagger": ChoosyEmbedder(), "captioner": EchoCaptioner()}, added=[ADDED])
 
 
 def wanted(roles: Roles, **options: Any) -> list[str]:
@@ -77,7 +80,7 @@ def test_images_in_flight_are_equal_exactly_where_one_result_is_the_others(
 
 
 VALUES: dict[str, tuple[Any, ...]] = {
-    "want": (*([want] for want in WANTS), list(WANTS)),
+    "want": (*([want] for want in (*WANTS, ADDED.name)), [*WANTS, ADDED.name]),
     "guide_tags": ([], ["red"], ["red", "green"], ["blue"]),
     "profile": (None, "reds", "strict", "paper"),
 }
@@ -87,7 +90,7 @@ VALUES: dict[str, tuple[Any, ...]] = {
 def the_asked() -> list[Annotation]:
     """The annotation for each combination of `VALUES`, of the same yellow image, computed as the device does it."""
     images: dict[Transform, Pixels] = {
-        Transform(side): np.full((side, side, 3), (220, 160, 0), np.uint8) for side in (8, 4)
+        Transform(side): np.full((side, side, 3), (220, 160, 0), np.uint8) for side in (8, 6, 4)
     }
     attempts = [an_attempt(images, **dict(zip(VALUES, values, strict=True))) for values in product(*VALUES.values())]
     for attempt in attempts:
@@ -133,7 +136,12 @@ def test_a_result_is_kept_once_where_options_do_not_change_it() -> None:
     keys = {
         role.name: {ALL.cache_keys(role, task)[0] for task in ASKED if role.name in task.results} for role in ALL.models
     }
-    assert {name: len(found) for name, found in keys.items()} == {"tags": 2, "embedding": 1, "caption": 4}
+    assert {name: len(found) for name, found in keys.items()} == {
+        "tags": 2,
+        "embedding": 1,
+        "caption": 4,
+        ADDED.name: 1,
+    }
 
 
 def test_equal_images_in_flight_have_equal_results() -> None:
