@@ -146,7 +146,7 @@ def test_a_photo_on_disk_is_tried(line: Line, tmp_path: Path) -> None:
 
 
 def _values(outcome: EnrichedImage) -> dict[str, Any]:
-    """What each model found; whether the cache had it is told of the first outcome alone."""
+    """The model and the value of each result, without `cache`."""
     return {name: (each.model, each.value) for name, each in (outcome.results or {}).items()}
 
 
