@@ -21,8 +21,8 @@ def size_of(bundle: Bundle) -> str:
 def describe(bundle: Bundle) -> str:
     """A bundle in one line."""
     random = ", RANDOM weights: its answers mean nothing" if bundle.manifest.provenance.random else ""
-    labels = counted(bundle.manifest.labels, "label")
-    return f"{bundle.folder}: {bundle.name}, {labels}, {size_of(bundle)}, digest {bundle.digest[:12]}{random}"
+    labels = f"{counted(bundle.manifest.labels, 'label')}, " if bundle.manifest.labels else ""
+    return f"{bundle.folder}: {bundle.name}, {labels}{size_of(bundle)}, digest {bundle.digest[:12]}{random}"
 
 
 def check_free(out: Path, replace: bool) -> None:

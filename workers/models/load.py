@@ -97,7 +97,7 @@ def load(
     _keep_compiled(chosen.execution, state_dir)
     options = {} if allow is None else {"subset": label_ids(bundle, allow)}
     model = build(bundle, replace(place, execution=chosen.execution), chosen.precision, **options)
-    model.max_batch = chosen.max_batch
+    model.max_batch = chosen.max_batch or model.max_batch
     return model
 
 

@@ -8,6 +8,8 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
+from sharpness import SharpnessKind
+from sharpness.model import make_bundle
 from tests.unit.cli.conftest import Tagstream
 from tests.unit.models.small import CPU
 from workers.assembly import bench_measures
@@ -15,6 +17,7 @@ from workers.assembly.bench_measures import drawn
 from workers.capacity import BUILT_IN
 from workers.cli.bench import report
 from workers.cli.capacity import read_profile
+from workers.models import result_kinds
 
 
 def test_capacity_tells_people_what_to_buy_and_to_set(tagstream: Tagstream) -> None:
@@ -85,7 +88,7 @@ def test_a_batch_runs_until_its_time_has_passed_and_three_times_at_least(monkeyp
             time.sleep(0.01)
 
     model = SimpleNamespace(self_test_image=lambda: None)
-    monkeypatch.setattr(bench_measures, "USES", {"tagger": Use()})
+    monkeypatch.setattr(bench_measures, "use_named", lambda _: Use())
     for least_s, fewest, most in ((0.0, 3, 3), (0.2, 4, 20)):
         monkeypatch.setattr(bench_measures, "TIMED_S", least_s)
         seconds, _ = bench_measures._of_a_batch({"tagger": model}, CPU, 2, lambda *_: None)
@@ -97,7 +100,11 @@ def test_a_batch_runs_until_its_time_has_passed_and_three_times_at_least(monkeyp
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("_at_once")
-def test_bench_measures_a_bundle_and_capacity_reads_its_file(tagstream: Tagstream, tmp_path: Path) -> None:
+def test_bench_measures_bundles_and_capacity_reads_its_file(
+    tagstream: Tagstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(result_kinds, "kinds", lambda: {"sharpness": SharpnessKind()})
+    monkeypatch.setenv("TAGSTREAM_ROLES", f"sharpness={make_bundle(tmp_path / 'sharpness').folder}")
     photos = tmp_path / "photos"
     photos.mkdir()
     for number, side in enumerate((64, 512)):
@@ -115,6 +122,7 @@ def test_bench_measures_a_bundle_and_capacity_reads_its_file(tagstream: Tagstrea
     assert written.decoded[0].core_s < written.decoded[1].core_s
     assert written.device == "cpu"
     assert written.weights_bytes > 0
+    assert written.name == "compact fp32, sharpness fp32"
     assert tagstream("capacity", 1_000, "--profile", output, "--json").code == 0
 
 

@@ -83,6 +83,8 @@ def test_a_roles_model_is_built_by_its_kind(tmp_path: Path, monkeypatch: pytest.
     remember_tuned(Tuned(bundle.digest, "sharpness", device.name, "fp32", 7, "eager"), device, tmp_path)
     model = load.load("sharpness", bundle.folder, device="cpu", state_dir=tmp_path, digest=bundle.digest)
     assert (type(model), model.digest, model.max_batch) == (SharpnessModel, bundle.digest, 7)
+    untuned = load.load("sharpness", bundle.folder, device="cpu")
+    assert untuned.max_batch == SharpnessModel.max_batch, "the model's own, where tuning found none"
     assert (load.uses_of(bundle), "sharpness" in kinds()) == (["sharpness"], True)
     with pytest.raises(Misconfigured, match="TAGSTREAM_ROLES=sharpness wants 0000"):
         load.load("sharpness", bundle.folder, device="cpu", digest="0" * 64)
