@@ -11,12 +11,14 @@ from schemas.options import WANTS
 from schemas.stored_scores import EMBEDDING_HEADER, STORED_HEADERS
 from tagstream_testing.memory import ManualClock, MemoryCorrections
 from tests.support.harness import BUCKET, OUT, EchoCaptioner, Harness, template
+from tests.support.kinds import BrightnessKind, BrightnessModel
 from tests.unit.models import tiny
 from tests.unit.models.small_dual import labelled, small_dual
 from tests.unit.retag import stored
 from workers.models.bundle import Bundle
 from workers.models.device import choose_device
 from workers.models.dual import adapters
+from workers.pipeline.kind_role import KindRole
 from workers.pipeline.profiles import read_profiles
 from workers.pipeline.published import StoredOutcome
 from workers.retag.current import CurrentSettings, UnloadedModel
@@ -33,6 +35,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "both": {"want": ["caption", "tags"], "guide_tags": ["a kite"]},
     "few": {"profile": "few"},
     "low": {"profile": "low"},
+    "added": {"want": ["tags", "brightness"]},
+    "alone": {"want": ["brightness"]},
     "corrected": {},
 }
 WITH_EMBEDDING: dict[str, dict[str, Any]] = {"all": {"want": list(WANTS)}, "vector": {"want": ["embedding"]}}
@@ -75,14 +79,15 @@ def test_an_outcome_that_nothing_changes_is_remade_byte_for_byte(tmp_path: Path,
     harness = Harness()
     harness.tagger, harness.corrections = tagger, corrections()
     harness.captioner = EchoCaptioner() if captioner else None
+    harness.added = (KindRole(BrightnessKind(), BrightnessModel()),)
     rules = {"few": {"only": list(bundle.labels[:2]), "all": 0.2}, "low": {"all": 0.15}}
     options = OPTIONS if kind == "tiny" else OPTIONS | WITH_EMBEDDING
     outcomes = published(harness, options, profiles=read_profiles(tagger, rules))
     unloaded = UnloadedModel(bundle)
     writes = UnloadedModel(stored.bundle(tmp_path / "writes", EchoCaptioner.digest)) if captioner else None
-    today = CurrentSettings(
-        unloaded, writes, None if captioner else template, read_profiles(unloaded, rules), ("tags", "caption")
-    )
+    added = KindRole(BrightnessKind(), UnloadedModel(stored.bundle(tmp_path / "added", BrightnessModel.digest)))
+    plain, want = None if captioner else template, ("tags", "caption")
+    today = CurrentSettings(unloaded, writes, plain, read_profiles(unloaded, rules), want, (added,))
     remaker = Remaker(today, corrections(), ManualClock())
     assert len(outcomes) == 1 + len(COLOURS) * len(options)
     assert any(outcome.fields["tags"] for outcome in outcomes.values())
@@ -103,7 +108,10 @@ def as_written(new: New, outcome: StoredOutcome) -> tuple[bytes, Headers]:
     where = Coordinates(**{name: fields["event"][name] for name in ("topic", "partition", "offset", "index")})
     document = new.document(where, fields["version"])
     untold = {name: fields[name] for name in ("produced_at", "timings_ms", "cache")}
-    return orjson.dumps(orjson.loads(document.value) | untold), document.stored
+    made = orjson.loads(document.value)
+    for name, result in made.get("results", {}).items():
+        result["cache"] = fields["results"][name]["cache"]
+    return orjson.dumps(made | untold), document.stored
 
 
 def stored_headers(headers: Headers) -> Headers:
