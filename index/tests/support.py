@@ -289,7 +289,7 @@ class Sign(ResultKind):
     bundle_kind = "sign"
     template = """
         {% for x, y in result.corners %}
-        <circle cx="{{ x }}" cy="{{ y }}"><title>{{ result.text }}</title></circle>
+        <circle cx="{{ x }}" cy="{{ y }}" r="9"><title>{{ result.text }}</title></circle>
         {% endfor %}
     """
 

@@ -26,7 +26,7 @@ from index.tests.browsing import (
     scenes,
     served,
 )
-from index.tests.support import settings_of, with_tables, written
+from index.tests.support import Sign, installed, results, settings_of, with_tables, written
 from tagstream_index.database import Connection
 from tagstream_index.page import correcting, pictures, server
 from tagstream_index.page.asked import PAGE
@@ -218,6 +218,56 @@ def test_the_keyboard_alone_is_enough(site: str, opened: Open) -> None:
     assert below > top
     press("ArrowUp")
     assert focused() == subjects_of(page)[0]
+
+
+@pytest.fixture
+def sign(world: Album) -> Iterator[None]:
+    """A sign whose file lies on its side."""
+    image = Image.new("L", (1200, 900), 160)
+    image.paste(40, (300, 150, 900, 250))
+    image.getexif()[0x0112] = 6
+    image.save(turned := io.BytesIO(), "JPEG", exif=image.getexif())
+    key, body, corners = "sign.jpg", turned.getvalue(), [[300, 150], [900, 150], [900, 250], [300, 250]]
+    said = outcome(key, body, [("sign", 0.9)], "", datetime(2026, 1, 1, tzinfo=UTC)).with_facts(orientation=6)
+    world.store.put(BUCKET, key, body)
+    with installed(Sign):
+        text = "Emergency exit\nKeep the door closed at all times, and never lock it"
+        written(world.tables, said.but(results=results(sign={"text": text, "corners": corners})))
+        yield
+    world.tables.execute("delete from image where key = 'sign.jpg'")
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_shapes_lie_on_the_picture_at_any_size_and_the_line_that_fits_on_its_thumbnail(
+    site: str, opened: Open, sign: None, width: int
+) -> None:
+    page = opened(f"{site}/?q=sign:door", width)
+    expect(page.locator(".cell .line")).to_have_text("Keep the door closed at all times, and never lock it")
+    accessible(page)
+    shot(page, f"line-{width}")
+    page.locator("#pages .cell").first.click()
+    ready(page)
+    accessible(page)
+    shot(page, f"shapes-{width}")
+
+    def place() -> list[float]:
+        """The middle of the first shape in parts of the picture."""
+        found: list[float] = page.evaluate("""() => {
+            const box = (each) => document.querySelector(each).getBoundingClientRect();
+            const shape = box("circle"), picture = box(".shot img");
+            return [(shape.left + shape.width / 2 - picture.left) / picture.width,
+                (shape.top + shape.height / 2 - picture.top) / picture.height];
+        }""")
+        return found
+
+    assert place() == pytest.approx([750 / 900, 300 / 1200], abs=1e-3)
+    page.keyboard.press("z")
+    expect(page.locator(".zoomed")).to_be_visible()
+    assert place() == pytest.approx([750 / 900, 300 / 1200], abs=1e-3)
+    page.keyboard.press("z")
+    page.keyboard.press("f")
+    page.wait_for_function("() => document.fullscreenElement")
+    assert place() == pytest.approx([750 / 900, 300 / 1200], abs=1e-3)
 
 
 @pytest.fixture

@@ -105,13 +105,14 @@ def test_a_page_names_the_kinds_that_are_installed_or_in_the_tables(tables: Conn
 
 
 def test_lines_rows_and_shapes_are_shown_escaped(tables: Connection, page: TestClient) -> None:
-    hostile = results(sign={"text": HOSTILE, "corners": [[1, HOSTILE]]}, plate={"text": HOSTILE})
+    hostile = results(sign={"text": f"{HOSTILE}\nat\nall", "corners": [[1, HOSTILE]]}, plate={"text": HOSTILE})
     written(tables, photo("a").but(results=hostile).with_facts(orientation=6), signed("b", "exit"))
     grid, one = page.get("/?q=sign:exit").text, page.get("/picture?of=photos/a").text
     assert '<span class="line">exit &lt;script&gt;' in grid
     assert '<g transform="matrix(0 1 -1 0 480 0)">' in one
     assert 'viewBox="0 0 480 640"' in one
     assert "EXIT &lt;SCRIPT&gt;" in one
+    assert "AT<br>ALL<br>" in one
     assert not any(
         text in shown for text in ("<script>alert", "\u202e", "49") for shown in (grid, one.partition("<pre")[0])
     )

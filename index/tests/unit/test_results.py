@@ -88,7 +88,7 @@ def test_shapes_are_escaped_and_none_are_drawn_where_the_turn_is_unknown() -> No
     value = {"text": "</title><script>", "corners": [[1, '"><script>']]}
     assert (
         shapes(value)
-        == '<circle cx="1" cy="&#34;&gt;&lt;script&gt;"><title>&lt;/title&gt;&lt;script&gt;</title></circle>'
+        == '<circle cx="1" cy="&#34;&gt;&lt;script&gt;" r="9"><title>&lt;/title&gt;&lt;script&gt;</title></circle>'
     )
     assert (shapes(value, None), shapes(value, 1, "tiff")) == ("", "")
 
