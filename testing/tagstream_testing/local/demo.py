@@ -17,6 +17,7 @@ from tagstream_testing.local.demo_display import DemoDisplay
 from tagstream_testing.local.demo_page import Scenes
 from tagstream_testing.local.demo_retag import PLAN, THRESHOLD, Change, Retagged, tagstream
 from tagstream_testing.local.demo_search import begin_index, serve_page, show_search
+from tagstream_testing.local.demo_text import KEY, SEARCHED, reading, sign
 from tagstream_testing.local.demo_watch import Row, Watch
 from tagstream_testing.local.endings import run_until_ended
 from tagstream_testing.local.photos import Photograph, created, photographs, removed
@@ -56,6 +57,8 @@ def run_demo(photos: Path | None = None, keep: bool = False, page: Path | None =
     display = DemoDisplay()
     chosen = photographs(photos)
     with closing(LocalStack()) as stack:
+        if photos is None:
+            chosen = [chosen[0], sign(stack.scratch.path), *chosen[1:]]
         run_until_ended(
             lambda: _play(display, stack, chosen, page or Path("tagstream-demo.html"), keep),
             lambda which: _stop(display, stack, which),
@@ -75,7 +78,9 @@ def _play(display: DemoDisplay, stack: LocalStack, photos: Sequence[Photograph],
     with display.step(f"Making the bucket {BUCKET} and the topics {', '.join(TOPICS)}"):
         stack.furnish()
     with ExitStack() as ending:
-        worker = stack.add(WorkerProcess(stack.scratch.path / "worker", stack.environment()))
+        with display.step("Making the model that reads text, of its wheel"):
+            reads = reading(stack)
+        worker = stack.add(WorkerProcess(stack.scratch.path / "worker", stack.environment() | reads))
         ending.callback(worker.kill)
         worker.launch()  # it loads its model while the index begins and the images are uploaded
         indexer = begin_index(stack, worker)
@@ -88,7 +93,8 @@ def _play(display: DemoDisplay, stack: LocalStack, photos: Sequence[Photograph],
             worker.wait()
         scenes = acts.play(uploads)
         if indexer is not None:
-            show_search(display, indexer, [row.answer for row in (*scenes.first, *scenes.second)])
+            text = SEARCHED if reads and KEY in {photo.key for photo in photos} else ""
+            show_search(display, indexer, [row.answer for row in (*scenes.first, *scenes.second)], text)
         _sum_up(display, acts, scenes, page)
         if keep:
             _stay(display, stack, worker, None if indexer is None else serve_page(stack).url)

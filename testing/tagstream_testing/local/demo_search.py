@@ -82,14 +82,15 @@ def begin_index(stack: LocalStack, worker: WorkerProcess) -> IndexProcess | None
     return made
 
 
-def show_search(display: DemoDisplay, indexer: IndexProcess, answers: Iterable[Answer | None]) -> None:
-    """Search for the tag that most of these answers have."""
+def show_search(display: DemoDisplay, indexer: IndexProcess, answers: Iterable[Answer | None], text: str) -> None:
+    """Search for the tag that most of these answers have, and for a word in a picture (empty: none)."""
     tags = Counter(tag.name for each in answers if isinstance(each, EnrichedImage) for tag in each.tags)
-    if not tags:
+    searched = [words for words, _ in tags.most_common(1)] + ([text] if text else [])
+    if not searched:
         return
-    ((words, _),) = tags.most_common(1)
     display.title("Search: PostgreSQL has what was tagged, without the deleted image")
     indexer.wait_for_all()
-    display.say(f"$ tagstream search {shlex.quote(words)}")
-    for line in tagstream(indexer.folder, indexer.environment(), "search", words):
-        display.say(line)
+    for words in searched:
+        display.say(f"$ tagstream search {shlex.quote(words)}")
+        for line in tagstream(indexer.folder, indexer.environment(), "search", words):
+            display.say(line)

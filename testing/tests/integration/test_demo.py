@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from tagstream_testing.local.demo_text import KEY
 from tagstream_testing.local.photos import photographs
 from tests.support.processes import survivors, with_environment
 
@@ -23,6 +24,8 @@ pytestmark = [pytest.mark.servers, pytest.mark.timeout(300)]
 
 CHECKOUT = Path(__file__).parents[3]
 PAGE = CHECKOUT / "build" / "demo.html"
+IMAGES = len(photographs(None)) + 1
+"""With the drawn one."""
 
 
 def environment(temporary: Path) -> dict[str, str]:
@@ -102,7 +105,7 @@ def test_every_photograph_comes_back_with_its_tags(ran: Ran) -> None:
 
 
 def test_the_second_pass_is_answered_from_the_cache(ran: Ran) -> None:
-    photos = len(photographs(None))
+    photos = IMAGES
     assert ran.output.count("cache saved fetch and model") == photos
     assert re.search(r"copies/100% chelsea \+ größer\?\.png  .*  cache saved model\n", ran.output)
     assert f"second pass: of {photos + 1}, {photos} needed no download and no model, 1 no model" in ran.output
@@ -114,7 +117,7 @@ def test_a_broken_file_and_a_deleted_image_have_their_outcomes(ran: Ran) -> None
 
 
 def test_the_summary_counts_one_outcome_for_each_event(ran: Ran) -> None:
-    photos = len(photographs(None))
+    photos = IMAGES
     assert f"outcomes: {2 * photos + 1} enriched, 1 dead-letter, 1 retraction" in ran.output
     assert f"{2 * photos + 3} events sent: 0 lost, 0 answered twice" in ran.output
 
@@ -123,7 +126,7 @@ def test_a_lower_threshold_changes_some_images_and_reads_none_again(ran: Ran) ->
     found = re.search(r"of (\d+) images, (\d+) made anew .*, (\d+) needed the image, (\d+) unchanged\n", ran.output)
     assert found is not None, ran.output
     images, remade, needed, unchanged = map(int, found.groups())
-    assert (images, needed, remade + unchanged) == (len(photographs(None)), 0, images)  # one deleted, one copied
+    assert (images, needed, remade + unchanged) == (IMAGES, 0, images)  # one deleted, one copied
     assert 0 < remade < unchanged
     assert f"{remade:9,} made anew from stored scores" in ran.output
     assert "coins.png  no tag is sure enough → bubble 0.1" in ran.output
@@ -138,6 +141,12 @@ def test_a_search_finds_the_tagged_images(ran: Ran) -> None:
     assert "espresso" not in table
 
 
+def test_a_search_finds_a_word_in_a_picture(ran: Ran) -> None:
+    _, _, found = ran.output.partition("$ tagstream search ocr:Tuesdays\n")
+    table, _, _ = found.partition("Summary")
+    assert re.findall(r"photos/(\S+)", table) == [KEY]
+
+
 def test_output_into_a_pipe_has_no_control_characters(ran: Ran) -> None:
     assert "\x1b" not in ran.output
     assert "\r" not in ran.output
@@ -146,7 +155,7 @@ def test_output_into_a_pipe_has_no_control_characters(ran: Ran) -> None:
 def test_the_page_that_is_named_holds_every_image(ran: Ran) -> None:
     assert f"A page with the images: {PAGE}" in ran.output
     page = PAGE.read_text()
-    assert page.count("data:image/jpeg;base64,") == len(photographs(None)) + 1  # the deleted one is shown as well
+    assert page.count("data:image/jpeg;base64,") == IMAGES + 1  # the deleted one is shown as well
     for shown in ("A picture of espresso", "palace", "fetch and model", "broken-image", "retraction", "bubble"):
         assert shown in page
 
