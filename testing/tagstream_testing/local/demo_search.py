@@ -83,7 +83,11 @@ def begin_index(stack: LocalStack, worker: WorkerProcess) -> IndexProcess | None
 
 
 def show_search(display: DemoDisplay, indexer: IndexProcess, answers: Iterable[Answer | None], text: str) -> None:
-    """Search for the tag that most of these answers have, and for a word in a picture (empty: none)."""
+    """Search for the most frequent tag, and for other words.
+
+    Args:
+        text: these words; empty: none.
+    """
     tags = Counter(tag.name for each in answers if isinstance(each, EnrichedImage) for tag in each.tags)
     searched = [words for words, _ in tags.most_common(1)] + ([text] if text else [])
     if not searched:

@@ -18,7 +18,7 @@ SEARCHED = "ocr:Tuesdays"
 
 
 def reading(stack: LocalStack) -> dict[str, str]:
-    """Settings for a worker that reads text, from the wheel that `make install` brought; empty without it."""
+    """Settings for a worker that reads text; empty without rapidocr's wheel."""
     wheels = sorted((Path(sys.prefix) / "share" / "tagstream").glob("rapidocr-*.whl"))
     if not wheels or find_spec("tagstream_ocr") is None:
         return {}
