@@ -74,7 +74,9 @@ def _word(foreign: str, style: str = "") -> Text:
 def _told(answer: Answer | None) -> tuple[Text, Text]:
     """An outcome, and a remark on it."""
     if isinstance(answer, EnrichedImage):
-        return _tags(answer), _word(answer.caption.text if answer.caption else "")
+        read = (answer.results or {}).get("ocr")
+        text = "" if read is None else " ".join(str(read.value["text"]).split())
+        return _tags(answer), _word(answer.caption.text if answer.caption else text)
     if isinstance(answer, DeadLetter):
         failure = answer.failures[0]
         return Text.assemble(("dead letter ", "red"), failure.reason), _word(failure.detail)

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tagstream_testing.local.demo_text import KEY
+from tagstream_testing.local.demo_text import KEY, LINES
 from tagstream_testing.local.photos import photographs
 from tests.support.processes import survivors, with_environment
 
@@ -145,6 +145,7 @@ def test_a_search_finds_a_word_in_a_picture(ran: Ran) -> None:
     _, _, found = ran.output.partition("$ tagstream search ocr:Tuesdays\n")
     table, _, _ = found.partition("Summary")
     assert re.findall(r"photos/(\S+)", table) == [KEY]
+    assert f"{KEY}  no tag is sure enough  {' '.join(LINES)}  " in ran.output
 
 
 def test_output_into_a_pipe_has_no_control_characters(ran: Ran) -> None:
