@@ -8,7 +8,7 @@ It changes nothing outside dist/ and build/release/, publishes nothing, and ends
    from each, and the charts of deploy/helm, with the locked build tools and the same bytes for the same commit. A wheel
    that needs another needs its exact version, and the worker's `schemas` are those of tagstream-schemas;
 2. schemas: tagstream-schemas in a new environment, with pydantic and nothing else;
-3. worker: the wheels of the worker and the index in a new environment, as the Dockerfile installs them (production
+3. worker: the wheels of the worker, the index and OCR in a new environment, as the Dockerfile installs them (production
    locks, by hash); its version, its bundle, and `tagstream check` without any server. Once for each Python that is
    promised and here;
 4. bill of materials: that environment as CycloneDX, then the checksums of all files in dist/;
@@ -206,6 +206,7 @@ def prove_worker(version: str, interpreter: str) -> Path:
         str(DIST),
         f"tagstream=={version}",
         f"tagstream-index=={version}",
+        f"tagstream-ocr=={version}",
     )
     run(*UV, "pip", "check", "--python", str(python))
     tagstream = python.with_name("tagstream")
