@@ -66,10 +66,8 @@ def test_copied_files_exist_and_only_they_reach_the_build(dockerfile: Dockerfile
 
 def test_the_targets_differ_in_their_build_of_torch(dockerfile: Dockerfile) -> None:
     for target in TARGETS:
-        (packages,) = [
-            copy.flags["from"] for copy in copies(dockerfile) if copy in dockerfile.stages[target].instructions
-        ]
-        assert packages == f"packages-{target}"
+        parts = [each.flags["from"] for each in dockerfile.stages[target].instructions if each.keyword == "COPY"]
+        assert parts == [f"packages-{target}", "bundles"]
     runs = {name: dockerfile.stages[f"packages-{name}"].instructions for name in TARGETS}
     builds = {name: [each.value for each in runs[name] if each.keyword == "ARG"] for name in TARGETS}
     assert builds == {"cpu": ["CPU_BACKEND=cpu"], "cuda": ["CUDA_BACKEND="]}  # empty: the package index's build
@@ -80,6 +78,14 @@ def test_packages_come_from_the_locks_with_their_hashes(dockerfile: Dockerfile, 
     for lock in ("requirements-uv.lock", "requirements.lock"):
         (install,) = [run for run in runs if lock in run]
         assert "--require-hashes" in install
+
+
+def test_the_bundle_that_compose_names_is_made_in_the_image_of_a_wheel_with_a_hash(dockerfile: Dockerfile) -> None:
+    download, make = [each for each in dockerfile.stages["bundles"].instructions if each.keyword == "RUN"]
+    assert {"--require-hashes", "requirements-ocr.lock"} <= set(download.words)
+    named = re.search(r"TAGSTREAM_ROLES: ocr=/opt/tagstream(\S+)", (ROOT / "docker-compose.yml").read_text())
+    assert named is not None
+    assert make.words[-2:] == ["--out", named[1]]
 
 
 def test_its_state_and_caches_lie_in_one_folder_and_its_label_has_the_version(
