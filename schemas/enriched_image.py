@@ -8,7 +8,6 @@ later versions may add some. A whole number is one in JSON: text and `1e3` are i
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping
 from datetime import datetime
@@ -16,7 +15,7 @@ from typing import Annotated, Any, Final, Literal, Self, TypeAlias
 from urllib.parse import quote
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, WithJsonSchema, model_validator
-from pydantic_core import to_json
+from pydantic_core import from_json, to_json
 
 from .dead_letter import Reason
 from .options import Options, OwnWant
@@ -300,7 +299,7 @@ def _role_name(name: str) -> str:
 
 
 def _of_json(value: Mapping[str, Any]) -> Mapping[str, Any]:
-    json.dumps(value, allow_nan=False)
+    from_json(to_json(value), allow_inf_nan=False)  # which bounds the nesting too
     return value
 
 

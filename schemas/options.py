@@ -13,6 +13,8 @@ Want: TypeAlias = RoleName
 OwnWant: TypeAlias = Literal["tags", "caption", "embedding"]
 """The results that need no added kind."""
 WANTS: Final[tuple[OwnWant, ...]] = get_args(OwnWant)
+WANT_MAX: Final = 16
+"""Names in one event's `want`, at most."""
 
 
 def _each_once(want: tuple[Want, ...]) -> tuple[Want, ...]:
@@ -26,7 +28,7 @@ class Options(BaseModel):
 
     # Lists are read up to their first fault: an error for each of a million items would take a gigabyte.
     want: Annotated[
-        tuple[Want, ...], Field(min_length=1, max_length=16, fail_fast=True), AfterValidator(_each_once)
+        tuple[Want, ...], Field(min_length=1, max_length=WANT_MAX, fail_fast=True), AfterValidator(_each_once)
     ] = Field(default=("tags", "caption"), description="tags, caption, embedding, or names of added kinds.")
     guide_tags: tuple[TagName, ...] = Field(
         default=(),

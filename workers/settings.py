@@ -23,7 +23,7 @@ from pydantic import (
 )
 
 from schemas.enriched_image import USES
-from schemas.options import WANTS
+from schemas.options import WANT_MAX, WANTS
 from schemas.result_kinds import RoleName
 
 PREFIX = "TAGSTREAM_"
@@ -207,7 +207,7 @@ Count = Annotated[int, Field(ge=1)]
 Workers = Annotated[int | Literal["auto"], BeforeValidator(_workers)]
 Seconds = Annotated[float, Field(gt=0, le=100 * 365 * 86400)]
 BundleName = Annotated[str, Field(min_length=1), AfterValidator(_check_pin)]
-Roles = Annotated[Mapping[RoleName, BundleName], BeforeValidator(_by_role)]
+Roles = Annotated[Mapping[RoleName, BundleName], BeforeValidator(_by_role), Field(max_length=WANT_MAX - len(WANTS))]
 Folder = Annotated[Path, AfterValidator(expanded)]
 Port = Annotated[Annotated[int, Field(ge=0, le=65535)] | None, BeforeValidator(_off)]
 OptionalFile = Annotated[Path | None, AfterValidator(lambda path: path and expanded(path))]

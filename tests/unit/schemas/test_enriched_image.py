@@ -7,6 +7,7 @@ from functools import reduce
 from itertools import permutations
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -195,7 +196,20 @@ def test_a_result_has_the_name_of_a_kind(name: str) -> None:
         enriched(results={name: RESULTS["ocr"]})
 
 
-@pytest.mark.parametrize("value", [{"a": [float("nan")]}, {"a": float("-inf")}, [], "text", None])
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"a": [float("nan")]},
+        {"a": float("-inf")},
+        {"a": "\ud800"},
+        json.loads('{"a":' * 250 + "{}" + "}" * 250),
+        orjson.loads('{"a":' * 1_000 + "{}" + "}" * 1_000),
+        [],
+        "text",
+        None,
+    ],
+    ids=["nan", "infinity", "surrogate", "deep", "deeper", "list", "text", "null"],
+)
 def test_a_result_is_a_json_object(value: Any) -> None:
     with pytest.raises(ValidationError):
         AddedResult(model=TAGGER, value=value)

@@ -237,6 +237,7 @@ def test_wrong_values_get_a_sentence(name: str, value: str, says: str) -> None:
         ({"TAGSTREAM_S3_ACCESS_KEY": "a"}, "go together"),
         ({"TAGSTREAM_INPUT_TOPICS": "a,images.enriched"}, "read its own output"),
         ({"TAGSTREAM_WANT": "sharpness", "TAGSTREAM_ROLES": "faces=a"}, "roles in TAGSTREAM_ROLES (faces)"),
+        ({"TAGSTREAM_ROLES": ",".join(f"{chr(97 + number)}=bundle" for number in range(14))}, "at most 13 items"),
         ({"TAGSTREAM_MEMORY": "8MiB"}, "could never be fetched"),
     ],
 )
