@@ -123,35 +123,46 @@ def test_a_graph_whose_names_do_not_fit_is_refused(nodes: Any, tensors: dict[str
         network(*nodes, tensors=tensors)
 
 
-DOUBLED = [("Concat", f"v{step} v{step}", f"v{step + 1}", {"axis": 1}) for step in range(30)]
-POOL = {"kernel_shape": [2, 2], "strides": [1, 1]}
-UPWARDS = {"strides": [8, 8], "group": 1}
+COLUMN = [("Reshape", "x column", "a"), ("Transpose", "a", "b", {"perm": [1, 0]})]
 
 
 @pytest.mark.parametrize(
     "nodes",
     [
-        [("Relu", "x", "v0"), *DOUBLED, ("Relu", "v30", "y")],
-        [("Resize", "x", "a", {"scales": [6, 6]}), ("Resize", "a", "y", {"scales": [6, 6]})],
-        [("ConvTranspose", "x one", "a", UPWARDS), ("ConvTranspose", "a one", "y", UPWARDS)],
-        [("Reshape", "x column", "a"), ("Transpose", "a", "b", {"perm": [1, 0]}), ("Add", "a b", "y")],
-        [("Reshape", "x column", "a"), ("Transpose", "a", "b", {"perm": [1, 0]}), ("MatMul", "a b", "y")],
+        [("Concat", "x " * 8, "y", {"axis": 1})],
+        [("Resize", "x", "y", {"scales": [6, 6]})],
+        [("ConvTranspose", "x one", "y", {"strides": [6, 6], "group": 1})],
+        [*COLUMN, ("Add", "a b", "y")],
+        [*COLUMN, ("MatMul", "a b", "y")],
         [("Conv", "x many", "y", CONV)],
-        [("MaxPool", "x", "y", POOL), ("Softmax", "y", "z", {"axis": 9})],
-        [("Reshape", "x square", "y")],
-        [("Conv", "x one", "y")],
+        [("MaxPool", "x", "y", {"kernel_shape": [1, 1], "strides": [16, 16], "pads": [16, 16, 16, 16]})],
+        [*(("Relu", "x", f"v{number}") for number in range(5)), ("Concat", "v0 v1 v2 v3 v4", "y", {"axis": 1})],
     ],
-    ids=["doubled", "enlarged", "spread", "outer sum", "outer product", "channels", "axis", "shape", "attributes"],
+    ids=["beside", "enlarged", "spread", "outer sum", "outer product", "channels", "padding", "alive"],
 )
-def test_a_graph_that_would_take_too_much_memory_or_fails_is_refused_before(
-    nodes: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(graph, "MAX_ELEMENTS", 2**20)
-    tensors = {"column": torch.tensor([-1, 1]), "square": torch.tensor([7, 7]), "one": torch.ones(1, 1, 1, 1)}
-    tensors |= {"many": torch.ones(1, 1, 1, 1).expand(100, 1, 1, 1)}
-    made = network(*nodes, tensors=tensors)
+def test_a_graph_that_would_take_too_much_memory_is_refused_before(nodes: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    tensors = {"column": torch.tensor([-1, 1]), "one": torch.ones(1, 1, 1, 1), "many": torch.ones(9, 1, 1, 1)}
+    made, x = network(*nodes, tensors=tensors), image(1, 1, 16, 16)
+    assert made(x).numel() >= 1
+    monkeypatch.setattr(graph, "MAX_ELEMENTS", 6 * x.numel())
+    with pytest.raises(ValueError, match="at once"):
+        made(x)
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        ("Softmax", "x", "y", {"axis": 9}),
+        ("Reshape", "x square", "y"),
+        ("Conv", "x one", "y"),
+        ("Add", "square square", "y"),
+    ],
+    ids=["axis", "shape", "attributes", "integers"],
+)
+def test_a_graph_that_fails_is_refused(node: Any) -> None:
+    made = network(node, tensors={"square": torch.tensor([7, 7]), "one": torch.ones(1, 1, 1, 1)})
     with pytest.raises(Misconfigured, match="tiny"):
-        made.require((1, 1, 128, 128), (1, 1, 128, 128))
+        made.require((1, 1, 8, 8), (1, 1, 8, 8))
 
 
 def test_an_output_of_another_shape_is_refused() -> None:
