@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections import Counter
@@ -15,7 +16,7 @@ from schemas.printable import printable
 from workers.assembly.needs import needed
 from workers.cli import terminal
 from workers.cli.terminal import NOTHING_YET, GoOption, moment_ms
-from workers.errors import Misconfigured, TagstreamError
+from workers.errors import Misconfigured, TagstreamError, closest
 
 if TYPE_CHECKING:
     from workers.assembly.replay import Choice, DeadLetterRecord
@@ -264,17 +265,28 @@ def _choice(
     key: str | None,
 ) -> Choice:
     from schemas.dead_letter import REASONS
-    from schemas.options import WANTS
     from workers.assembly.replay import Choice
-    from workers.models.result_kinds import added_kinds
 
     return Choice(
         known("--reason", reasons, REASONS),
-        known("--want", wants, (*WANTS, *added_kinds())),
+        _known_results(wants),
         None if since is None else moment_ms(since),
         None if until is None else moment_ms(until),
         key,
     )
+
+
+def _known_results(wants: Sequence[str] | None) -> frozenset[str]:
+    """The values of `--want`. Added kinds need not be installed here. Raises Misconfigured: one is misspelt."""
+    from schemas.options import WANTS
+    from schemas.result_kinds import NAME_PATTERN
+    from workers.models.result_kinds import added_kinds
+
+    names = (*WANTS, *added_kinds())
+    for name in wants or ():
+        if name not in names and (closest(name, names) or not re.fullmatch(NAME_PATTERN, name)):
+            raise Misconfigured(f"--want {name}: known are {', '.join(names)}")
+    return frozenset(wants or ())
 
 
 def known(option: str, given: Sequence[str] | None, names: Sequence[str]) -> frozenset[str]:

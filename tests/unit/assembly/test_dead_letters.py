@@ -117,7 +117,11 @@ def test_times_are_dates_moments_or_how_long_ago() -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "known"),
-    [("list --reason unreadble", "unreadable"), ("replay --want vectors", "known are tags, caption, embedding")],
+    [
+        ("list --reason unreadble", "unreadable"),
+        ("replay --want captions", "known are tags, caption, embedding"),
+        ("list --want Faces", "known are tags, caption, embedding"),
+    ],
 )
 def test_an_unknown_reason_or_result_names_the_known_ones(
     tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch, arguments: str, known: str
@@ -128,10 +132,13 @@ def test_an_unknown_reason_or_result_names_the_known_ones(
     assert known in ran.err
 
 
-def test_an_installed_kind_is_a_result_to_choose_by(tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_to_choose_by_are_of_any_kind_unless_misspelt(
+    tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("TAGSTREAM_KAFKA_SERVERS", "127.0.0.1:1")
+    wanted = [word for name in ("tags", "faces", "brightness", "bright") for word in ("--want", name)]
     with given_kinds(BrightnessKind):
-        ran = tagstream("dead-letters", "list", "--want", "brightness", "--want", "bright")
+        ran = tagstream("dead-letters", "list", *wanted)
     assert "--want bright: known are tags, caption, embedding, brightness" in ran.err
 
 
