@@ -145,6 +145,26 @@ def test_a_photo_on_disk_is_tried(line: Line, tmp_path: Path) -> None:
     assert shown["results"]["sharpness"]["text"] == "sharp"
 
 
+def test_a_dead_letter_is_answered_when_it_is_replayed_to_a_worker_that_has_the_kind(
+    stack: Stack, packages: Path, tmp_path: Path
+) -> None:
+    site = Site(stack, f"later-{os.getpid()}")
+    line = Line(site, packages)
+    site.upload("late", photo(515_003, 200))
+    site.send([(site.own("late", options={"want": ["tags", "sharpness"]}), ())])
+    with worker(site, "without", tmp_path) as process:
+        eventually(lambda: len(site.letters()) == 1 and site.behind() == 0, 90, process.said)
+    assert (line.newest()["late"].status, line.newest()["late"].results) == ("partial", None)
+    line.command("dead-letters", "replay", "--reason", "role-not-here", "--want", "sharpness", "--go")
+    own = {"PYTHONPATH": _path(packages), "TAGSTREAM_ROLES": line.roles}
+    with worker(site, "with", tmp_path, **own) as process:
+        eventually(lambda: line.newest()["late"].status == "complete", 90, process.said)
+        assert process.terminate() == 0, process.said()
+    assert list(line.newest()["late"].results or ()) == ["sharpness"]
+    assert site.audit().proved
+    site.store.close()
+
+
 def _values(outcome: EnrichedImage) -> dict[str, Any]:
     """The model and the value of each result, without `cache`."""
     return {name: (each.model, each.value) for name, each in (outcome.results or {}).items()}
