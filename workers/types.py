@@ -341,6 +341,11 @@ class ImageAbout(NamedTuple):
     orientation: int | None = None
 
     @classmethod
+    def in_file(cls, facts: Facts, told: PictureFacts | None) -> ImageAbout:
+        """Of a file's image; without facts of its picture the orientation is unknown."""
+        return cls(facts.format, facts.width, facts.height, None if told is None else told.orientation)
+
+    @classmethod
     def of(cls, pixels: Pixels) -> ImageAbout:
         """Of a self-test image, which no file holds."""
         height, width, _ = pixels.shape

@@ -230,10 +230,7 @@ class FileTagger:
     def _results(self, decoded: Sequence[tuple[Facts, DecodedImage]]) -> Sequence[Mapping[ResultKind, Fields]]:
         """The results of added roles for each image."""
         found: list[dict[ResultKind, Fields]] = [{} for _ in decoded]
-        about = [
-            ImageAbout(facts.format, facts.width, facts.height, image.facts.orientation if image.facts else None)
-            for facts, image in decoded
-        ]
+        about = [ImageAbout.in_file(facts, image.facts) for facts, image in decoded]
         for kind, model in self._added.items():
             answers = model.forward([image.pixels[model.transform] for _, image in decoded], about)
             for results, answer in zip(found, one_each(model, answers, len(decoded)), strict=True):

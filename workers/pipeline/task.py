@@ -182,8 +182,7 @@ class DecodedTask(DescribedTask):
     images: dict[Transform, Pixels]
 
     def attempt(self) -> Attempt:
-        facts, told = self.facts, self.annotation.results.get(FACTS)
-        about = ImageAbout(facts.format, facts.width, facts.height, None if told is None else told.orientation)
+        about = ImageAbout.in_file(self.facts, self.annotation.results.get(FACTS))
         return Attempt(self.annotation.copy(), lambda model: self.images[model.transform], self.task, about=about)
 
 
