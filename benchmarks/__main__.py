@@ -26,6 +26,7 @@ NAMES = (
     "index",
     "index_proof",
     "models",
+    "ocr_pages",
     "parse",
     "photos",
     "processes",
@@ -36,7 +37,7 @@ NAMES = (
     "start",
 )
 
-WITH_ARGUMENTS = ("alignment", "alike", "dual", "facts", "fit", "gpu")
+WITH_ARGUMENTS = ("alignment", "alike", "dual", "facts", "fit", "gpu", "ocr_pages")
 
 
 def main() -> int:
