@@ -19,7 +19,6 @@ from workers import metrics
 from workers.assembly.clients import security, servers
 from workers.assembly.topics import state_of
 from workers.backends.kafka import KafkaRecordSource, extents
-from workers.backends.kafka.client import mapped
 from workers.errors import Broken, Unavailable
 from workers.types import Assignment, Partition, Record
 
@@ -38,8 +37,6 @@ _FORGET: Final = (
     b"""delete from gone_version where document in (
         select document from gone_version where changed_at < now() - make_interval(secs => %s) limit 10000)""",
 )
-_COMMIT_S: Final = 1.0
-"""Between two commits of offsets to the group, and the time-out of one."""
 
 _ANEW: Final = (
     "Run `tagstream index rebuild --go`: the tables serve until new ones of what the topic has take their place."
@@ -72,8 +69,6 @@ class Indexer:
         self._stored: dict[Partition, int] = {}
         """The next offset of each started partition, as the tables have it."""
         self._started: dict[Partition, Assignment] = {}
-        self._committed: dict[Partition, int] = {}
-        self._commit_at = 0.0
         self._error: str | None = None
         self._try_at = 0.0
         self.turned_at = self._busy_at = time.monotonic()
@@ -154,7 +149,6 @@ class Indexer:
         self._connected()
         if idle and self._settle():
             self._write([], [], whole=True)
-        self._commit()
         if time.monotonic() >= self._forget_at and self._settle():
             self._forget_at = time.monotonic() + _FORGET_S
             forget_removed(self._connected(), self._settings.index_forget_after)
@@ -287,21 +281,6 @@ class Indexer:
             for place, (end, at_ms) in ends.items()
             if place in self._stored
         }
-
-    def _commit(self) -> None:
-        """Commit to the group, for tools that show lag. The tables alone decide where to begin."""
-        now = time.monotonic()
-        ours = self._source.positions()
-        offsets = {place: offset for place, offset in self._stored.items() if place in ours}
-        if offsets == self._committed or now < self._commit_at:
-            return
-        self._commit_at = now + _COMMIT_S
-        try:
-            with mapped("committing offsets"):
-                self._source.commit(offsets, _COMMIT_S)
-            self._committed = offsets
-        except (Unavailable, Broken) as error:
-            logger.debug("offsets are not committed to the group: %s", error)
 
 
 def forget_removed(connection: Connection, after_s: float) -> None:

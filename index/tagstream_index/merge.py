@@ -11,8 +11,8 @@ from psycopg import sql
 from tagstream_index import left_out
 from tagstream_index.database import Connection, is_of_a_record, limited
 from tagstream_index.outcomes import CONTENT, HEAD, OF_ROW, OF_VECTOR, Passed, Row, values_of
-from tagstream_index.results import added
 from tagstream_index.wider import WiderNames
+from workers.models.result_kinds import added_kinds
 from workers.types import Partition, ReadRecord, Record
 
 MOST_SPACES: Final = 16
@@ -182,7 +182,7 @@ class Spaces:
         self.wider = WiderNames(connection)
         self._indexed = indexed
         self.known: dict[tuple[str, int], int] = {}
-        added()  # a broken package is told at the start, and not by flaws of records
+        added_kinds()  # a broken package is told at the start, and not by flaws of records
         self._kinds: set[str] = {each for (each,) in connection.execute("select unnest(results) from state")}
         self.beside: int = connection.execute("select 'progress'::regclass::oid").fetchall()[0][0]
         """The oid of `progress` in the same tables."""

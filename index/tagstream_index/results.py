@@ -9,8 +9,7 @@ from functools import cache, partial
 from itertools import islice
 from typing import Any, Final, TypeVar
 
-from schemas.result_kinds import ResultKind, kinds
-from workers.errors import Misconfigured
+from workers.models.result_kinds import added_kinds
 
 logger = logging.getLogger(__name__)
 
@@ -21,14 +20,6 @@ WORDS_CHARS: Final = 20_000
 _ROWS: Final = 50
 _CONTROLS = re.compile("[\0-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 _Read = TypeVar("_Read")
-
-
-def added() -> Mapping[str, ResultKind]:
-    """The installed kinds by name. Raises Misconfigured: a package is broken."""
-    try:
-        return kinds()
-    except ValueError as error:
-        raise Misconfigured(str(error)) from error
 
 
 def words_of(name: str, result: Mapping[str, Any]) -> str | None:
@@ -62,7 +53,7 @@ def _log(name: str, part: str, error: str) -> None:
 
 
 def _words(name: str, value: Any) -> str:
-    if kind := added().get(name):
+    if kind := added_kinds().get(name):
         return kind.words(value)
     text = value.get("text")
     return text if isinstance(text, str) else ""
@@ -70,7 +61,7 @@ def _words(name: str, value: Any) -> str:
 
 def _rows(name: str, result: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
     value = result["value"]
-    if kind := added().get(name):
+    if kind := added_kinds().get(name):
         return [(str(label), str(text)[:WORDS_CHARS]) for label, text in islice(kind.rows(value), _ROWS)]
     text = _words(name, value)[:WORDS_CHARS]
     return [(name, text)] if text else []

@@ -15,8 +15,9 @@ from psycopg.rows import class_row
 
 from tagstream_index.database import Connection, connected, limited, readable
 from tagstream_index.query import STATES, Embedding, Filter, Query, moment, pattern, period, require, storable
-from tagstream_index.results import MARK, added
+from tagstream_index.results import MARK
 from workers.errors import Misconfigured, Unavailable
+from workers.models.result_kinds import added_kinds
 
 STATEMENT_S: Final = 2
 """The server's limit for a statement of a search."""
@@ -232,7 +233,7 @@ class Searcher:
         self, connection: Connection, language: str, results: Sequence[str] = (), *, of_outcome: bool = False
     ) -> None:
         self.connection, self._results = connection, results
-        self.results = {*results, *added()}
+        self.results = {*results, *added_kinds()}
         """The names of the results' kinds that can be searched."""
         self._language = language
         self._narrower: dict[str, list[str]] = {}

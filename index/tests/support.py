@@ -2,22 +2,20 @@
 
 import base64
 import hashlib
-import importlib.metadata
 import random
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
 import confluent_kafka
 import numpy as np
 import orjson
-import pytest
 from pydantic import BaseModel
 
 from schemas.enriched_image import version_key
-from schemas.result_kinds import GROUP, ResultKind, kinds
+from schemas.result_kinds import ResultKind
 from schemas.stored_scores import EMBEDDING_HEADER, SCORES_HEADER, StoredEmbedding
 from schemas.text import Headers
 from schemas.version import microseconds
@@ -298,22 +296,6 @@ class Sign(ResultKind):
 
     def build(self, bundle: Any, device: Any, precision: Any) -> Any:
         raise NotImplementedError
-
-
-@contextmanager
-def installed(*added: type[ResultKind]) -> Iterator[None]:
-    """These kinds alone, as if packages had them."""
-    entries = [importlib.metadata.EntryPoint(each.name, f"{each.__module__}:{each.__name__}", GROUP) for each in added]
-    others = importlib.metadata.entry_points
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            importlib.metadata,
-            "entry_points",
-            lambda **which: entries if which == {"group": GROUP} else others(**which),
-        )
-        kinds.cache_clear()
-        yield
-    kinds.cache_clear()
 
 
 def results(**values: Any) -> dict[str, Any]:

@@ -70,7 +70,12 @@ class BrightnessModel:
 def given_kinds(*given: Any) -> Iterator[None]:
     """Let `kinds()` find these classes, by their attribute `name`, and no others."""
     points = [importlib.metadata.EntryPoint(one.name, f"{one.__module__}:{one.__qualname__}", GROUP) for one in given]
-    with patch.object(importlib.metadata, "entry_points", lambda group: points):
+    others = importlib.metadata.entry_points
+
+    def entry_points(group: str) -> Any:
+        return points if group == GROUP else others(group=group)
+
+    with patch.object(importlib.metadata, "entry_points", entry_points):
         kinds.cache_clear()
         try:
             yield

@@ -17,8 +17,9 @@ from schemas.printable import counted, escaped, printable
 from schemas.result_kinds import ResultKind
 from tagstream_index.page.finding import Counts
 from tagstream_index.page.typed import named
-from tagstream_index.results import added, guarded, rows_of
+from tagstream_index.results import guarded, rows_of
 from tagstream_index.searching import Found
+from workers.models.result_kinds import added_kinds
 from workers.retag.changes import Changed
 
 _LEAST, _MOST, _STEP = 40, 300, 5
@@ -47,7 +48,7 @@ def templates() -> Environment:
     made.filters |= {"ago": ago, "clock": clock, "counted": counted, "lines": lines, "ratio": ratio}
     made.filters |= {"base64": _base64, "dated": dated, "turn": turn, "upright": upright}
     made.globals |= {"address": address, "found": found, "title": title, "tag": partial(named, "tag"), "named": named}
-    made.globals |= {"bars": bars, "numbers": numbers, "kinds": added, "rows_of": rows_of}
+    made.globals |= {"bars": bars, "numbers": numbers, "kinds": added_kinds, "rows_of": rows_of}
     made.globals |= {"drawn": partial(drawn, made)}
     return made
 
@@ -79,7 +80,7 @@ def turn(tile: Found) -> str:
 
 def drawn(environment: Environment, tile: Found, results: Mapping[str, Any]) -> Markup:
     """The SVG elements that kinds draw over the picture."""
-    wanted = [kind for name, kind in added().items() if name in results] if turn(tile) else []
+    wanted = [kind for name, kind in added_kinds().items() if name in results] if turn(tile) else []
     parts = (guarded(each.name, "template", partial(_part, environment, each, results[each.name])) for each in wanted)
     return Markup("").join(Markup(part) for part in parts if part)
 

@@ -26,7 +26,7 @@ from index.tests.browsing import (
     scenes,
     served,
 )
-from index.tests.support import Sign, installed, results, settings_of, with_tables, written
+from index.tests.support import Sign, results, settings_of, with_tables, written
 from tagstream_index.database import Connection
 from tagstream_index.page import correcting, pictures, server
 from tagstream_index.page.asked import PAGE
@@ -38,6 +38,7 @@ from tagstream_testing.local.apache_kafka import ApacheKafka
 from tagstream_testing.local.photos import photographs
 from tagstream_testing.local.postgresql import PostgreSQL
 from tagstream_testing.local.seaweedfs import SeaweedFS
+from tests.support.kinds import given_kinds
 from tests.support.proxy import FaultProxy
 from workers.backends.kafka import ensure_topics
 from workers.backends.s3.store import MinioObjectStore
@@ -230,7 +231,7 @@ def sign(world: Album) -> Iterator[None]:
     key, body, corners = "sign.jpg", turned.getvalue(), [[300, 150], [900, 150], [900, 250], [300, 250]]
     said = outcome(key, body, [("sign", 0.9)], "", datetime(2026, 1, 1, tzinfo=UTC)).with_facts(orientation=6)
     world.store.put(BUCKET, key, body)
-    with installed(Sign):
+    with given_kinds(Sign):
         text = "Emergency exit\nKeep the door closed at all times, and never lock it"
         written(world.tables, said.but(results=results(sign={"text": text, "corners": corners})))
         yield

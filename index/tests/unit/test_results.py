@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 from PIL import Image, ImageOps
 
-from index.tests.support import Sign, enriched, installed, results
+from index.tests.support import Sign, enriched, results
 from schemas.result_kinds import RESERVED
 from tagstream_index.outcomes import Row
 from tagstream_index.page.showing import drawn, templates, turn
 from tagstream_index.page.typed import FILTERS
 from tagstream_index.results import WORDS_CHARS, _log, rows_of
 from tagstream_index.searching import Found
+from tests.support.kinds import given_kinds
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 LOCAL = NOW.replace(tzinfo=None)
@@ -28,7 +29,7 @@ TILE = Found(
 @pytest.fixture(autouse=True)
 def sign() -> Iterator[None]:
     _log.cache_clear()
-    with installed(Sign):
+    with given_kinds(Sign):
         yield
 
 
