@@ -51,8 +51,8 @@ class OcrKind(ResultKind):
     bundle_kind: ClassVar[str] = BUNDLE_KIND
     template: ClassVar[str] = (
         "{% for line in result.lines %}"
-        '<polygon points="{% for x, y in line.corners %}{{ x }},{{ y }} {% endfor %}">'
-        "<title>{{ line.text }}</title></polygon>{% endfor %}"
+        '<polygon points="{% for x, y in line.corners %}{{ x }},{{ y }} {% endfor %}"/>'
+        "{% endfor %}"
     )
 
     def rows(self, result: dict[str, Any]) -> Sequence[tuple[str, str]]:

@@ -6,6 +6,7 @@ import sys
 from importlib.metadata import entry_points
 
 import pytest
+from jinja2 import Environment
 from pydantic import ValidationError
 
 from tagstream_ocr.kind import MAX_LINES, OcrKind, WrittenText
@@ -51,3 +52,11 @@ def test_an_image_without_text_has_no_row() -> None:
     kind = OcrKind()
     assert kind.rows({"text": "", "lines": []}) == ()
     assert kind.rows({"text": "open", "lines": []}) == (("text", "open"),)
+
+
+def test_each_line_is_drawn_by_its_corners() -> None:
+    template = Environment(autoescape=True).from_string(OcrKind.template)
+    hostile = {**LINE, "corners": [["<a>", '"'], [1, 2], [3, 4], [5, 6]]}
+    drawn = template.render(result={"lines": [LINE, hostile]})
+    assert drawn.startswith('<polygon points="0,1 40,1 40,12 0,12 "/>')
+    assert drawn.count("<") == drawn.count('="') == 2
