@@ -70,15 +70,13 @@ def test_a_value_lives_until_its_last_use() -> None:
     torch.testing.assert_close(made(x), (x.relu() + x) * x.relu())
 
 
-def test_a_graph_in_another_precision_keeps_its_shapes_exact() -> None:
-    half = torch.tensor(0.5)
+def test_a_constant_number_is_not_rounded_to_the_precision() -> None:
     given = Graph.model_validate(
         {"input": "x", "output": "y", "nodes": [{"operator": "Mul", "inputs": ["x", "c"], "output": "y"}]}
     )
-    made = Network("tiny", given, {"c": half}, CPU, torch.bfloat16)
-    found = made(torch.ones(2, dtype=torch.bfloat16))
-    assert found.dtype == torch.bfloat16
-    assert found.tolist() == [0.5, 0.5]
+    made = Network("tiny", given, {"c": torch.tensor(1 + 2**-8)}, CPU, torch.bfloat16)
+    found = made(torch.tensor([1.5], dtype=torch.bfloat16))
+    assert (found.dtype, found.tolist()) == (torch.bfloat16, [1.5078125])
 
 
 NODE = {"operator": "Relu", "inputs": ["x"], "output": "y"}

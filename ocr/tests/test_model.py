@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from tagstream_ocr.kind import OcrKind
 from tagstream_ocr.model import GRAPHS, OcrModel, build_model
 from tagstream_testing.conformance import KIND_CHECKS, LoadResultModel
 from workers.errors import Broken, Misconfigured
-from workers.models.bundle import Bundle
+from workers.models.bundle import Bundle, Golden
 from workers.models.device import choose_device
 from workers.types import ImageAbout, Pixels, Transform
 
@@ -113,17 +114,16 @@ def test_a_recogniser_that_gives_no_numbers_is_an_error(tmp_path: Path) -> None:
         tiny_ocr_bundle(tmp_path / "bundle", recognise=recognise)
 
 
-def rewritten(bundle: Bundle, folder: Path, graphs: bytes = b"", golden: bool = True, **fields: object) -> Bundle:
+def rewritten(bundle: Bundle, folder: Path, graphs: bytes = b"", *, golden: Golden | None, **fields: object) -> Bundle:
     """A copy as another's program may have written it: with other graphs, other fields of the manifest."""
     content = graphs or (bundle.folder / GRAPHS).read_bytes()
-    right = bundle.golden
     return Bundle.write(
         folder,
         bundle.manifest.model_copy(update=fields),
         weights={name: tensor.clone() for name, tensor in bundle.weights().items()},
         labels=bundle.labels,
         beside={GRAPHS: lambda path: path.write_bytes(content)},
-        golden=(lambda _: right) if golden and right is not None else None,
+        golden=None if golden is None else lambda _: golden,
     )
 
 
@@ -140,7 +140,7 @@ def rewritten(bundle: Bundle, folder: Path, graphs: bytes = b"", golden: bool = 
 )
 def test_a_bundle_of_another_form_is_refused(fields: dict[str, Any], bundle: Bundle, tmp_path: Path) -> None:
     with pytest.raises(Misconfigured):
-        build_model(rewritten(bundle, tmp_path / "other", golden=False, **fields), CPU, "fp32")
+        build_model(rewritten(bundle, tmp_path / "other", golden=None, **fields), CPU, "fp32")
 
 
 def test_int8_is_refused(bundle: Bundle) -> None:
@@ -156,10 +156,16 @@ def test_a_network_whose_answers_have_another_shape_is_refused(part: str, bundle
     )
     graphs[part]["output"] = "z"
     with pytest.raises(Misconfigured, match=part):
-        build_model(rewritten(bundle, tmp_path / "other", json.dumps(graphs).encode()), CPU, "fp32").warm_up()
+        build_model(
+            rewritten(bundle, tmp_path / "other", json.dumps(graphs).encode(), golden=bundle.golden), CPU, "fp32"
+        ).warm_up()
 
 
-def test_a_bundle_without_golden_answers_is_refused(bundle: Bundle, tmp_path: Path) -> None:
-    build_model(rewritten(bundle, tmp_path / "whole"), CPU, "fp32").warm_up()
+def test_a_bundle_without_golden_answers_or_with_others_is_refused(bundle: Bundle, tmp_path: Path) -> None:
+    assert bundle.golden is not None
+    build_model(rewritten(bundle, tmp_path / "whole", golden=bundle.golden), CPU, "fp32").warm_up()
     with pytest.raises(Misconfigured):
-        build_model(rewritten(bundle, tmp_path / "without", golden=False), CPU, "fp32").warm_up()
+        build_model(rewritten(bundle, tmp_path / "without", golden=None), CPU, "fp32").warm_up()
+    other = replace(bundle.golden, captions=("other",))
+    with pytest.raises(Broken):
+        build_model(rewritten(bundle, tmp_path / "other", golden=other), CPU, "fp32").warm_up()
