@@ -22,6 +22,8 @@ Read: TypeAlias = tuple[str, float]
 
 TRANSFORM: Final = Transform(960, "pad", interpolation="bilinear")
 """Without a turn by EXIF: corners are pixels of the stored file, and turned pages are known by their text."""
+_MIRRORED: Final = (2, 4, 5, 7)
+"""Orientations of EXIF whose stored pixels show a mirror's text."""
 _STEP: Final = 32
 """The detector takes sides that are multiples of it."""
 _WIDEST: Final = 40 * HEIGHT
@@ -61,9 +63,13 @@ def read(pixels: Pixels, about: ImageAbout, networks: Networks) -> WrittenText:
 
     Args:
         pixels: (n, n, 3), n a multiple of 32, as a transform "pad" leaves them.
-        about: its width and height say where the picture ends and the black begins.
+        about: its width and height say where the picture ends and the black begins, its orientation whether it is
+            mirrored.
     """
     width, height = within(Transform(len(pixels), "pad"), (about.width, about.height))
+    mirrored = about.orientation in _MIRRORED and about.format != "tiff"  # Pillow turns a TIFF by itself
+    if mirrored:
+        pixels = np.pad(pixels[:height, width - 1 :: -1], ((0, len(pixels) - height), (0, len(pixels) - width), (0, 0)))
     rows, columns = (-(-side // _STEP) * _STEP for side in (height, width))
     quads = text_boxes(networks.detect(np.ascontiguousarray(pixels[:rows, :columns])))
     cutter = Cutter(pixels[:height, :width])
@@ -77,6 +83,8 @@ def read(pixels: Pixels, about: ImageAbout, networks: Networks) -> WrittenText:
     found = _recognised(kept[:fitting], widths[:fitting], cutter, networks)
     scale = np.array([about.width / width, about.height / height])
     corners = np.clip(np.rint(kept[:fitting] * scale), 0, (about.width, about.height)).astype(int)
+    if mirrored:
+        corners[..., 0] = about.width - corners[..., 0]
     return _written(zip(found, corners, strict=True), truncated=fitting < len(quads))
 
 
