@@ -98,15 +98,13 @@ def test_turned_pages_are_read_and_corners_start_where_the_text_does(turns: int)
 
 
 @pytest.mark.parametrize(
-    ("orientation", "format", "mirrored"), [(2, "jpeg", 1), (5, "png", 1), (6, "jpeg", 0), (2, "tiff", 0)]
+    ("orientation", "kind", "mirrored"), [(2, "jpeg", 1), (5, "png", 1), (6, "jpeg", 0), (2, "tiff", 0)]
 )
-def test_text_that_is_stored_as_a_mirror_shows_it_is_read_as_the_picture_shows_it(
-    orientation: int, format: str, mirrored: bool
-) -> None:
+def test_text_that_is_stored_mirrored_is_read_as_shown(orientation: int, kind: str, mirrored: bool) -> None:
     pixels = picture((40, 100, 400, 20), (600, 100, 300, 20))
     if mirrored:
         pixels = np.ascontiguousarray(pixels[:, ::-1])
-    written = found(pixels, ImageAbout(format, SIDE, SIDE, orientation))
+    written = found(pixels, ImageAbout(kind, SIDE, SIDE, orientation))
     assert written.text == "line 1\nline 2"
     begins = [line.corners[0][0] for line in written.lines]
     assert begins == pytest.approx([SIDE - 32, SIDE - 592] if mirrored else [32, 592], abs=10)
