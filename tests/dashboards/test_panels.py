@@ -3,10 +3,12 @@
 Panels that need a fault say so in the dashboards (`needs`), and the fault is made here.
 """
 
+import os
 import re
 import time
 from collections.abc import Callable
 from contextlib import closing
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
@@ -15,6 +17,7 @@ from index.tests.support import enriched
 from index.tests.world import World
 from scripts.dashboards.__main__ import ALL
 from scripts.dashboards.grafana import WORKERS, Panel
+from sharpness.model import make_bundle
 from tagstream_testing.local.postgresql import PostgreSQL
 from tagstream_testing.local.scratch import Scratch
 from tagstream_testing.local.worker_process import WorkerProcess
@@ -28,6 +31,7 @@ from tests.support.worker_process import Site, worker
 pytestmark = [pytest.mark.dashboards, pytest.mark.timeout(1_500)]
 
 PANELS = [(dashboard.uid, panel) for dashboard in ALL for row in dashboard.rows for panel in row.panels]
+ROOT = Path(__file__).parents[2]
 Asked = Callable[[str], list[float]]
 
 
@@ -40,7 +44,7 @@ def asked(stack: Stack, postgresql: PostgreSQL, scratch: Scratch, prometheus: Pr
     other_site = Site(stack, "panels-failing")
     with (
         failing_device(other_site, folder) as other,
-        SharedWorker.started(stack, folder, **SETTINGS) as shared,
+        SharedWorker.started(stack, folder, **SETTINGS, **with_a_role(folder / "role")) as shared,
         worker(Site(stack, "panels-several"), "several", folder, TAGSTREAM_WORKERS="2") as several,
         closing(World(stack.kafka, postgresql, "panels-index", folder)) as index,
     ):
@@ -73,6 +77,19 @@ def test_a_panel_shows_something(asked: Asked, panel: Panel) -> None:
 
 def test_a_query_without_data_is_found_out(asked: Asked) -> None:
     assert asked('sum(rate(tagstream_outcomes_total{kind="no such kind",WORKERS}[$__rate_interval]))') == []
+
+
+def with_a_role(folder: Path) -> dict[str, str]:
+    """Settings of a worker to which the package of examples/role is as if installed."""
+    facts = folder / "sharpness-1.dist-info"
+    facts.mkdir(parents=True)
+    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: sharpness\nVersion: 1\n")
+    (facts / "entry_points.txt").write_text("[tagstream.roles]\nsharpness = sharpness:SharpnessKind\n")
+    return {
+        "PYTHONPATH": os.pathsep.join(map(str, (folder, ROOT / "examples" / "role", ROOT))),
+        "TAGSTREAM_ROLES": f"sharpness={make_bundle(folder / 'bundle').folder}",
+        "TAGSTREAM_WANT": "tags,caption,sharpness",
+    }
 
 
 def place(process: WorkerProcess) -> str:
