@@ -1,7 +1,9 @@
 """The contract of added kinds of results, on the package in examples/role."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from tagstream_testing.conformance import KIND_CHECKS, NotConforming
 from workers.models.bundle import Bundle
 from workers.types import ImageAbout, Pixels
 
+ROOT = Path(__file__).parents[2]
 Check = Callable[[ResultKind, Callable[[], Any]], None]
 
 
@@ -28,6 +31,13 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 @pytest.mark.parametrize("check", KIND_CHECKS, ids=lambda check: check.__name__)
 def test_the_example_of_a_kind(check: Check, bundle: Bundle) -> None:
     check(SharpnessKind(), lambda: SharpnessModel(bundle))
+
+
+def test_the_page_shows_the_example() -> None:
+    kind, entry = re.findall(r"```(?:python|toml)\n(.*?)```", (ROOT / "docs/guide/roles.md").read_text(), re.DOTALL)[:2]
+    example = ROOT / "examples/role"
+    assert set(kind.splitlines()) <= set((example / "sharpness/__init__.py").read_text().splitlines())
+    assert entry in (example / "pyproject.toml").read_text()
 
 
 class LosesAnImage(SharpnessModel):
