@@ -49,14 +49,8 @@ def compose(
     models = load_models(settings) if models is None else models
     said = corrections(settings)
     template = TemplateCaptioner() if settings.captioner == "template" else None
-    roles = make_roles(
-        models,
-        template,
-        said,
-        keep_scores=settings.keep_scores,
-        facts=settings.facts,
-        added=added_roles(settings, models),
-    )
+    added = added_roles(settings, models)
+    roles = make_roles(models, template, said, keep_scores=settings.keep_scores, facts=settings.facts, added=added)
     transforms = list(dict.fromkeys(role.model.transform for role in roles.models))
     device = choose_device(settings.device, threads=settings.part.threads, share=1 / settings.part.of).name
     store = object_store(settings)
@@ -102,11 +96,7 @@ def load_models(settings: Settings) -> ModelsByUse:
 
 
 def added_roles(settings: Settings, models: Mapping[str, Any]) -> list[KindRole]:
-    """The roles of TAGSTREAM_ROLES, in order.
-
-    Args:
-        models: those of `load_models`.
-    """
+    """The roles of TAGSTREAM_ROLES with their models, in order."""
     return [KindRole(added_kinds()[name], models[name]) for name in settings.roles]
 
 

@@ -59,10 +59,9 @@ def _questions(settings: Settings) -> Iterator[tuple[str, Callable[[], str]]]:
     if settings.device == "cuda":
         yield "Device", _cuda
     yield "Redis", lambda: _redis(settings)
-    for use in USES:
-        yield use.capitalize(), lambda use=use: _bundle(settings, use)  # type: ignore[misc]
-    for role in settings.roles:
-        yield f"Role {role}", lambda role=role: _role(settings, role)  # type: ignore[misc]
+    for use in (*USES, *settings.roles):
+        about = use.capitalize() if use in USES else f"Role {use}"
+        yield about, lambda use=use: _bundle(settings, use)  # type: ignore[misc]
     if "embedding" in settings.want:
         yield "Embeddings", lambda: f"{require_embedder(settings)} gives them"
     if settings.labels_file is not None:
@@ -125,14 +124,11 @@ def _bundle(settings: Settings, use: str) -> str:
         word: str = getattr(settings, use)
         return word
     bundle = pinned(opened(named.name_or_folder), named.digest, setting_of(use))
+    if use in settings.roles:
+        kind_of(use, bundle)
     is_pinned = f", pinned by {setting_of(use)}" if named.digest else ""
     labels = f", {counted(bundle.manifest.labels, 'label')}" if use in USES else ""
     return f"{bundle.name}{labels}, digest {bundle.digest}{is_pinned}"
-
-
-def _role(settings: Settings, role: str) -> str:
-    kind_of(role, opened(settings.bundles()[role].name_or_folder))
-    return _bundle(settings, role)
 
 
 def _allowed(settings: Settings) -> str:

@@ -25,10 +25,6 @@ if TYPE_CHECKING:
     from workers.settings import Settings
 
 
-MOST_SHOWN = 400
-"""Characters of the line below a file's tags; a text in a picture may be longer."""
-
-
 def tag(
     paths: Annotated[list[Path], typer.Argument(metavar="IMAGE|FOLDER", help="Images, and folders of images.")],
     model: TaggerOption = None,
@@ -81,7 +77,7 @@ def tag(
                 console.print(_row(result, top, console.width))
                 if isinstance(result, TaggedFile) and (told := told_by(result)):
                     line = ", ".join(f"{name} {value}" for name, value in told.items())
-                    console.print(terminal.text(f"  {shorten(line, MOST_SHOWN, placeholder=' …')}", "dim"))
+                    console.print(terminal.text(f"  {shorten(line, 400, placeholder=' …')}", "dim"))
     if page is not None:
         typer.echo(f"a page with the images: {_name(page.absolute())}", err=True)
     _print_summary(tagged, len(files))
