@@ -68,7 +68,8 @@ def test_words_of_tags_come_first_then_of_captions_then_of_results(tables: Conne
 
 def test_words_of_a_kind_are_found_in_its_results_alone(tables: Connection) -> None:
     both = {"sign": {"text": "way out\nlate exit", "corners": []}, "plate": {"text": "exit 12"}}
-    written(tables, signed("a", "Exits\nand a door"), photo("exit", "exit", caption="exit"))
+    tagged = photo("exit", "exit", caption="exit").but(results=results(sign={"text": "open"}))
+    written(tables, signed("a", "Exits\nand a door"), tagged)
     written(tables, photo("b").but(results=results(**both)), photo("c").but(results=results(plate={"text": "exit"})))
     assert sorted(keys(tables, "exit")) == ["a", "b", "c", "exit"]
     assert sorted(keys(tables, "sign:exit")) == ["a", "b"]
