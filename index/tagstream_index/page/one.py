@@ -20,6 +20,7 @@ from workers.models.bundle import Bundle, compact_folder, list_bundles
 from workers.pipeline.profiles import Profile
 
 _CHANGES: Final = 6
+_RAW_CHARS: Final = 256 * 1024
 _SMALL: Final = 0.01
 """Stages with a smaller share of the time are shown together."""
 _ROW: Final = """
@@ -129,7 +130,7 @@ def one(searcher: Searcher, subject: str, bundles: Bundles, query: Query | None 
         provenance=provenance,
         steps=_steps(outcomes[0].get("timings_ms") or {} if outcomes else {}),
         history=_past(outcomes),
-        raw=orjson.dumps(orjson.loads(texts[0]), option=orjson.OPT_INDENT_2).decode() if texts else "",
+        raw=_raw(texts[0]) if texts else "",
         model=model,
     )
 
@@ -146,6 +147,12 @@ def _alike(bits: int | None) -> str:
     if bits is None:
         return "same file"
     return "looks almost the same" if bits else "looks the same"
+
+
+def _raw(text: str) -> str:
+    """The event in lines, or as it came if these are long: a deep value is indented far."""
+    found = orjson.dumps(orjson.loads(text), option=orjson.OPT_INDENT_2).decode() if len(text) <= _RAW_CHARS else text
+    return found if len(found) <= 4 * _RAW_CHARS else text
 
 
 def _outcomes(texts: Iterable[str]) -> Iterator[dict[str, Any]]:
