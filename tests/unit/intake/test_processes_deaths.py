@@ -176,7 +176,7 @@ def test_the_clock_of_an_image_is_by_its_estimate(monkeypatch: pytest.MonkeyPatc
     for estimate in (10_000_000, 100_000_000, 1_000_000_000):
         fetched = intake.fetch(job(GOOD), LARGEST).result(30)
         intake.decode(fetched, replace(facts, decode_bytes=estimate))
-    assert [request.limit_s for request in given] == [pytest.approx(3.0), pytest.approx(12.0), 20.0]
+    assert [request.limit_s for request in given] == [pytest.approx(3, 1e-3), pytest.approx(12, 1e-3), 20]
     intake.close()
 
 
