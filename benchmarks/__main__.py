@@ -35,6 +35,7 @@ NAMES = (
     "scaling",
     "search_page",
     "start",
+    "turns",
 )
 
 WITH_ARGUMENTS = ("alignment", "alike", "dual", "facts", "fit", "gpu", "ocr_pages")

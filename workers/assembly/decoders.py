@@ -82,6 +82,8 @@ def scale_of_facts(settings: Settings, transforms: Sequence[Transform]) -> Calla
     A JPEG without a scaled form has the scale of others of its size, which decides nothing for it.
     """
     gap = reducing_gap(settings)
+    if not gap:
+        return lambda _: 1
 
     @lru_cache(maxsize=4096)  # each lookup in the cache asks, and cameras have few sizes
     def of_size(size: tuple[int, int]) -> int:
