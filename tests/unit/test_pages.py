@@ -218,6 +218,7 @@ READ = (
     "examples",
     "deploy",
     "index",
+    "ocr",
     "testing",
     "training",
     "schemas",
@@ -230,8 +231,8 @@ READ = (
 SUFFIXES = {"", ".md", ".py", ".toml", ".yml", ".yaml", ".sh", ".java", ".txt"}
 BY_NAME = re.compile(
     r"\b(?:pip3? install|uv add|poetry add|uvx|pipx (?:run|install))\s+"
-    r"(?:-\S+\s+)*[\"'`]?tagstream(?:-index|-testing|-train|-schemas)?(?![\w.-]|\s*@|/)"
-    r"|\btagstream(?:-index|-testing|-train|-schemas)?\[[a-z,]+\]"
+    r"(?:-\S+\s+)*[\"'`]?tagstream(?:-index|-ocr|-testing|-train|-schemas)?(?![\w.-]|\s*@|/)"
+    r"|\btagstream(?:-index|-ocr|-testing|-train|-schemas)?\[[a-z,]+\]"
 )
 """An installer's command with a name of ours, on one line or two, and a name with extras wherever it stands."""
 
