@@ -14,8 +14,8 @@ from torch import Tensor
 
 from schemas.text import first_fault
 from tagstream_ocr.graph import Graph, Network
-from tagstream_ocr.kind import WrittenText
 from tagstream_ocr.reading import TRANSFORM, Networks, Read, read
+from tagstream_ocr.result import WrittenText
 from workers.errors import Broken, Misconfigured
 from workers.models.bundle import Bundle, Golden
 from workers.models.device import Device, Precision, normaliser

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from tagstream_ocr.boxes import Ints, Quads, text_boxes
 from tagstream_ocr.crops import HEIGHT, Cutter, sides, strip_widths
-from tagstream_ocr.kind import MAX_CHARACTERS, MAX_LINES, WrittenLine, WrittenText
 from tagstream_ocr.order import reading_order, whole_lines
+from tagstream_ocr.result import MAX_CHARACTERS, MAX_LINES, WrittenLine, WrittenText
 from workers.intake.geometry import within
 from workers.types import ImageAbout, Pixels, Transform
 
