@@ -70,7 +70,7 @@ def test_words_of_tags_come_first_then_of_captions_then_of_results(tables: Conne
 
 def test_words_of_a_kind_are_found_in_its_results_alone(tables: Connection) -> None:
     both = {"sign": {"text": "way out\nlate exit", "corners": []}, "plate": {"text": "exit 12"}}
-    tagged = photo("exit", "exit", caption="exit").but(results=results(sign={"text": "open"}))
+    tagged = photo("exit", "exit", caption="exit").but(results=results(sign={"text": "shut"}))
     written(tables, signed("a", "Exits\nand a door"), tagged)
     written(tables, photo("b").but(results=results(**both)), photo("c").but(results=results(plate={"text": "exit"})))
     assert sorted(keys(tables, "exit")) == ["a", "b", "c", "exit"]
@@ -106,7 +106,7 @@ def test_a_page_names_the_kinds_that_are_installed_or_in_the_tables(tables: Conn
     assert "sign:word" in page.get("/").text
     written(tables, photo("a").but(results=results(plate={"text": "exit"})))
     told = page.get("/?q=plate:exit").text
-    assert re.findall("of=photos%2F(.)&amp;q=plate", told) == ["a"]
+    assert set(re.findall("of=photos%2F(.)&amp;q=plate", told)) == {"a"}
     assert "is no filter" not in told
 
 
