@@ -34,8 +34,8 @@ _SQUEEZED: Final = 0.7
 _AT_ONCE: Final = 2_048
 """Columns of the strips that are recognised together."""
 _SURE: Final = 0.5
-_FEW, _SURE_OF_FEW = 2, 0.9
-"""So few characters are often none, so they must be surer."""
+_SURE_OF_FEW: Final = {1: 0.995, 2: 0.9}
+"""By number of characters: one or two are often a pattern that looks like them."""
 _LONGER: Final = 1.5
 """One side over the other from which a box tells which way its line runs."""
 _ASKED: Final = 12
@@ -129,7 +129,7 @@ def _written(found: Iterable[tuple[Read, Ints]], truncated: bool) -> WrittenText
     room = MAX_CHARACTERS + 1
     for (text, score), corners in found:
         text = plain(text)
-        if not text or score < (_SURE if len(text) > _FEW else _SURE_OF_FEW):
+        if not text or score < _SURE_OF_FEW.get(len(text), _SURE):
             continue
         room -= len(text) + 1
         if room < 0:

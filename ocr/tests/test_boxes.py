@@ -50,6 +50,7 @@ def test_pixels_that_touch_by_a_corner_belong_together() -> None:
     found = np.zeros((64, 128), np.float32)
     found[8:20, 8:100] = found[21:26, 101:106] = 1
     assert len(text_boxes(found)) == 1
+    assert len(text_boxes(found[:, ::-1])) == 1
     found[20:] = 0
     found[22:27, 102:107] = 1
     assert len(text_boxes(found)) == 2
@@ -65,6 +66,7 @@ def test_a_thin_region_and_an_unsure_one_are_left_out() -> None:
     found[10:12, 10:80] = 1
     found[40:60, 10:80] = 0.45
     assert not len(text_boxes(found))
+    assert not len(text_boxes(turned_bar((400, 500), 300, 1, 30)))
     found[40:60, 10:80] = 0.6
     assert len(text_boxes(found)) == 1
 

@@ -20,6 +20,7 @@ COLUMNS = [box(left, top) for left in (0, 230, 460) for top in range(40, 240, 25
 TITLE, FOOT = box(0, 0, 660), box(100, 260, 500)
 PAGES = {
     "three columns": COLUMNS,
+    "columns whose boxes overlap": [box(195 * column, 25 * row) for column in range(3) for row in range(8)],
     "a title above, a line below": [TITLE, *COLUMNS, FOOT],
     "columns, a line between, columns": [*COLUMNS, FOOT, *(box(left, top) for left in (0, 350) for top in (300, 330))],
     "one column of short and long lines": [box(0, 25 * row, 100 + 70 * (row % 3)) for row in range(9)],
@@ -59,7 +60,7 @@ def test_letters_of_a_sign_are_one_line(degrees: float) -> None:
     [
         box(212, 0),  # farther away than half of the height
         box(205, 12),  # a line lower
-        box(205, 0, 200, 38),  # of larger letters
+        box(205, -9, 200, 38),  # of larger letters
         [*box(205, 0)[2:], *box(205, 0)[:2]],  # upside down
     ],
 )

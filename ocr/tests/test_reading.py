@@ -153,6 +153,8 @@ def test_characters_are_bounded() -> None:
     [
         ("line", 0.51, True),
         ("line", 0.49, False),
+        ("a", 0.996, True),
+        ("a", 0.99, False),
         ("ab", 0.91, True),
         ("ab", 0.89, False),
         ("", 0.99, False),
