@@ -20,7 +20,7 @@ _SURE: Final = 0.5
 _GROWN: Final = 1.6
 """The map shows the core of a line. A rectangle grows on all sides by this part of its area over its perimeter."""
 _THINNEST: Final = 3
-"""Pixels across, before it grows."""
+"""Rows and columns of a region, and one more where the mask grew."""
 _MOST: Final = 1_000
 """Regions that are looked at, the largest first; each takes some 50 µs."""
 
@@ -110,7 +110,7 @@ def _rectangle(points: tuple[Ints, Ints, Ints], mass: float) -> Quads | None:
     sides = high - low
     least = int(np.argmin(sides[0] * sides[1]))
     width, height = sides[:, least]
-    if min(width, height) < _THINNEST or mass < _SURE * (width + 1) * (height + 1):
+    if mass < _SURE * (width + 1) * (height + 1):
         return None
     axes = np.stack([along[least], across[least]])
     centre = (low[:, least] + high[:, least]) / 2 @ axes + 0.5

@@ -27,15 +27,15 @@ _MIRRORED: Final = (2, 4, 5, 7)
 _STEP: Final = 32
 """The detector takes sides that are multiples of it."""
 _WIDEST: Final = 40 * HEIGHT
-_COLUMNS: Final = 48_000
-"""Of an image's strips together: 7 s of a core by torch in fp32."""
+_COLUMNS: Final = 64_000
+"""Of an image's strips together: 6 s of a core by torch in fp32."""
 _SQUEEZED: Final = 0.7
 """Of strips' width, at least, where that makes a dense page fit; 1.4 % errors in letters of 11 pixels, not 0.6."""
 _AT_ONCE: Final = 2_048
 """Columns of the strips that are recognised together."""
 _SURE: Final = 0.5
-_SURE_OF_FEW: Final = {1: 0.995, 2: 0.9}
-"""By number of characters: one or two are often a pattern that looks like them."""
+_SURE_OF_FEW: Final = {1: 0.995, 2: 0.9, 3: 0.9}
+"""By number of characters: so few are often a pattern that looks like them."""
 _LONGER: Final = 1.5
 """One side over the other from which a box tells which way its line runs."""
 _ASKED: Final = 12
