@@ -1,7 +1,7 @@
 """Runs a bundle's networks: graphs of a few operators, by torch.
 
-Operators and attributes are those of ONNX (opset 11). A graph may come from anyone: it is checked before it runs, and
-each operation's size before its memory is taken.
+Operators and attributes are those of ONNX (opset 11), with GELU beside them. A graph may come from anyone: it is
+checked before it runs, and each operation's size before its memory is taken.
 """
 
 from __future__ import annotations
@@ -213,6 +213,7 @@ OPERATORS: Mapping[str, Callable[..., Value]] = {
     ),
     "Div": lambda given, x, y: x / y,
     "Erf": lambda given, x: x.erf(),
+    "Gelu": lambda given, x: F.gelu(x),
     "GlobalAveragePool": lambda given, x: x.mean((2, 3), keepdim=True),
     "HardSigmoid": lambda given, x: (x * given["alpha"] + given["beta"]).clamp(0, 1),
     "MatMul": lambda given, x, y: x @ y,

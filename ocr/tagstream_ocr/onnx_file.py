@@ -22,6 +22,7 @@ _Message: TypeAlias = Mapping[int, list[Any]]
 """Integers and bytes by the number of their field."""
 _TYPES: Final = {1: "<f4", 6: "<i4", 7: "<i8"}
 """Of a tensor's numbers."""
+_NONE: Final = np.empty(0)
 _LEFT_OUT: Final = {"auto_pad", "ceil_mode", "count_include_pad", "momentum"}
 """Attributes without an effect on these networks, or that others say."""
 
@@ -43,7 +44,7 @@ class OnnxNetwork:
 def read_network(content: bytes, prefix: str) -> OnnxNetwork:
     """Read a file's graph.
 
-    It loses its constants, identities and changes of integers' types.
+    It loses its constants, identities and changes of integers' types; biases and GELUs become parts.
 
     Args:
         prefix: of all names.
@@ -61,6 +62,12 @@ def read_network(content: bytes, prefix: str) -> OnnxNetwork:
             arrays[output] = given["value"]
         elif operator in ("Identity", "Cast"):
             same[output] = inputs[0]
+        elif operator == "Add" and nodes and nodes[-1].operator == "Conv" and arrays.get(inputs[1], _NONE).ndim == 4:
+            arrays[inputs[1]] = arrays[inputs[1]].ravel()  # (1, channels, 1, 1): the bias, which is free inside
+            with_bias = (*nodes[-1].inputs, f"{prefix}.{inputs[1]}")
+            nodes[-1] = nodes[-1].model_copy(update={"inputs": with_bias, "output": f"{prefix}.{output}"})
+        elif operator == "Mul" and [node.operator for node in nodes[-4:]] == ["Div", "Erf", "Add", "Mul"]:
+            nodes[-4:] = [_node("Gelu", [nodes[-4].inputs[0]], f"{prefix}.{output}", {})]
         else:
             if operator == "Resize":
                 given, inputs = {"scales": [int(scale) for scale in arrays[inputs[2]][2:]]}, inputs[:1]
