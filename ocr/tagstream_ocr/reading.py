@@ -27,8 +27,8 @@ _MIRRORED: Final = (2, 4, 5, 7)
 _STEP: Final = 32
 """The detector takes sides that are multiples of it."""
 _WIDEST: Final = 40 * HEIGHT
-_COLUMNS: Final = 64_000
-"""Of an image's strips together: 6 s of a core by torch in fp32."""
+_COLUMNS: Final = 48_000
+"""Of an image's strips together: 5 s of a core by torch in fp32, so that one half as fast isn't taken for hung."""
 _SQUEEZED: Final = 0.7
 """Of strips' width, at least, where that makes a dense page fit; 1.4 % errors in letters of 11 pixels, not 0.6."""
 _AT_ONCE: Final = 2_048
