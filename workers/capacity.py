@@ -21,11 +21,7 @@ Seconds: TypeAlias = Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)]
 
 
 class Decoded(BaseModel):
-    """One image's header, pixels and resizing.
-
-    Args:
-        core_s: seconds of one processor.
-    """
+    """One image's header, pixels and resizing."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -37,11 +37,7 @@ class TagCounts:
 
 @dataclass(slots=True)
 class Outcomes:
-    """The newest outcome of each subject in one topic: its content and tags.
-
-    Args:
-        only: subjects to keep; None keeps all.
-    """
+    """The newest outcome of each subject in one topic: its content and tags."""
 
     only: Set[str] | None = None
     taggers: dict[str, str] = field(default_factory=dict)
@@ -186,11 +182,7 @@ def lost(found: TagAgreement, rule: PromotionRule) -> Mapping[str, int]:
 
 
 def objections(found: TagAgreement, rule: PromotionRule, taggers: Sequence[str] = ()) -> list[Objection]:
-    """Every limit that a comparison misses; empty: the candidate may be promoted.
-
-    Args:
-        taggers: the candidate topic's, for people.
-    """
+    """Every limit that a comparison misses; empty: the candidate may be promoted."""
     return list(_objections(found, rule, taggers))
 
 

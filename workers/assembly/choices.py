@@ -89,11 +89,7 @@ class Choices(NamedTuple):
         return Share(*weighted(judged), len(judged), len(judged)) if judged else None
 
     def lines(self, images: int) -> Iterator[str]:
-        """The numbers for people.
-
-        Args:
-            images: number of those to judge.
-        """
+        """The numbers for people."""
         said, seen = self.document(images), self.share()
         yield f"{said['accepted']:,} accepted, {said['rejected']:,} rejected, {said['undecided']:,} undecided"
         if seen is not None:

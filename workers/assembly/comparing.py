@@ -44,7 +44,6 @@ def compare_topics(
 
     Args:
         changes: where to write what differs.
-        note: called with a line on foreign records.
 
     Raises:
         Misconfigured: a topic does not exist, or the file can't be written.

@@ -192,10 +192,7 @@ class Finder:
         return False
 
     def finds_in_record(self, record: ReadRecord, *, parse: bool) -> bool:
-        """
-        Args:
-            parse: also as an event, which names bucket and key apart, or escaped.
-        """
+        """Whether a record names it; with `parse` also as an event, which may escape it."""
         parts = (record.key, record.value, *[value for _, value in record.headers])
         if any(part is not None and self.finds(part) for part in parts):
             return True

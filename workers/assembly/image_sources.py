@@ -103,11 +103,7 @@ class ImageSource(Protocol):
 
 
 class BucketSource:
-    """The objects of a bucket under a prefix.
-
-    Args:
-        excepted: subjects (bucket/key) to leave out.
-    """
+    """The objects of a bucket under a prefix."""
 
     def __init__(self, bucket: str, prefix: str, excepted: Set[str] = frozenset()) -> None:
         self._bucket = bucket
@@ -138,7 +134,6 @@ class FolderSource:
     Args:
         max_bytes: what a worker with these settings takes; larger files are left out.
         overwrite: replace other content that lies under an image's key, instead of leaving the image out.
-        excepted: subjects (bucket/key) to leave out.
     """
 
     def __init__(

@@ -73,11 +73,7 @@ class LocalFiles:
 
 
 class StoredFiles(LocalFiles):
-    """As `LocalFiles`, with objects of a store (s3://bucket/key) among them.
-
-    Args:
-        folder: that relative paths begin at.
-    """
+    """As `LocalFiles`, with objects of a store (s3://bucket/key) among them."""
 
     def __init__(self, names: Sequence[str], folder: Path, store: ObjectStore) -> None:
         super().__init__([Path(name) if name.startswith(_S3) else folder / name for name in names])
@@ -130,7 +126,6 @@ class FileTagger:
         intake: reads `files`, and decodes for all models.
         profile: the thresholds above which a tag is shown.
         captioner: writes captions under the tags; None: `template` does, or nothing.
-        added: models of added roles, by their kinds.
         picture: a "pad" that `intake` makes too: results come with it.
     """
 
@@ -253,9 +248,6 @@ class FileTagger:
 
 def answers_of(settings: Settings, files: LocalFiles, model: Any) -> Iterator[tuple[int, Any] | FailedFile]:
     """Each file's number and a model's answer, or the failure.
-
-    Args:
-        model: with `name`, `transform` and `forward`, as a tagger has them.
 
     Raises:
         Broken: as `FileTagger.results`.

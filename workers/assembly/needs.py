@@ -51,13 +51,7 @@ def needed_of(model: type[SettingsT], *fields: str) -> SettingsT:
 
 
 def _ask(wrong: list[str], questions: Iterable[Callable[[], object]]) -> None:
-    """
-    Args:
-        questions: raise Misconfigured where the answer is no.
-
-    Raises:
-        Misconfigured: all errors, the known ones first.
-    """
+    """Raise Misconfigured with all errors, the known ones first."""
     for question in questions:
         try:
             question()

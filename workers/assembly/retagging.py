@@ -78,7 +78,6 @@ def make_plan(
 
     Args:
         changes: where to write all that changes.
-        note: called with a line on foreign records.
 
     Raises:
         Misconfigured: a setting, a bundle or a topic is not as it must be, or a file can't be written.

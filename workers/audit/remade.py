@@ -51,11 +51,7 @@ class Remade:
             self._note("without-record", place, read.offset, "answered by an outcome of another subject")
 
     def settle(self, begins: Mapping[Partition, int], topic: str) -> None:
-        """Judge what was named and is not there.
-
-        Args:
-            begins: first offset of each partition.
-        """
+        """Judge what was named and is not there."""
         for number, offset in self._seen.origins_left():
             place = Partition(topic, number)
             if self._compacted:

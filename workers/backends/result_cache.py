@@ -242,10 +242,7 @@ class RedisResultCache:
         return answer
 
     def _ping(self) -> None:
-        """
-        Raises:
-            One of `_FAULTS`: the server gives no answer, or refuses.
-        """
+        """Raises one of `_FAULTS`: the server gives no answer, or refuses."""
         if self._client.execute_command("PING") is not True:  # type: ignore[no-untyped-call]
             raise redis.exceptions.InvalidResponse("a wrong answer to PING")
 

@@ -204,11 +204,7 @@ def _absent(name: str) -> Callable[..., None]:
 
 
 def run_command(arguments: Sequence[str]) -> int:
-    """Run one command line to its end.
-
-    Returns:
-        The exit code.
-    """
+    """Run one command line to its end; returns the exit code."""
     return exit_code_of(lambda: _run(arguments))
 
 

@@ -38,11 +38,7 @@ _LATE_S = 1.0
 
 
 def run_several(settings: Settings, until_idle_s: float | None) -> int:
-    """Run the workers until they end; one worker in this process if TAGSTREAM_WORKERS=auto says so.
-
-    Returns:
-        The exit code.
-    """
+    """Run the workers until they end, one here if there is only one; returns the exit code."""
     found = cache(partial(hardware, settings.device))
     count = wanted_processes(settings, found)
     if count == 1:

@@ -43,10 +43,7 @@ class Page:
         self._write(f'\n{search()}\n<div class="cards">\n')
 
     def add(self, name: str, result: TaggedFile | FailedFile, document: dict[str, Any]) -> None:
-        """
-        Args:
-            document: the result as `--json` has it; its tags are shown.
-        """
+        """Add a card for the result as `--json` has it."""
         if self._shown == MOST:
             self._left_out += 1
             return

@@ -127,11 +127,7 @@ class _RateColumn(ProgressColumn):
 
 @contextmanager
 def counting(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """A progress bar; call the yielded function with the number of items done.
-
-    Args:
-        total: None: not known.
-    """
+    """A progress bar; call the yielded function with the number of items done."""
     columns = (SpinnerColumn(), TextColumn(f"{{task.completed}} {what}"), _RateColumn(), TimeElapsedColumn())
     if total is not None:
         columns = (  # type: ignore[assignment]

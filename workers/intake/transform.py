@@ -77,9 +77,6 @@ def load_rgb(body: bytes, name: str, *, exif_transpose: bool = False) -> Image.I
 
     Args:
         exif_transpose: as its EXIF orientation says it is to be looked at.
-
-    Raises:
-        Rejected: as `decode`.
     """
     lying = _loaded(body, name)
     return (lying.turned() if exif_transpose else lying).image

@@ -19,11 +19,7 @@ _MAX_HEADER_BYTES = 16 * 1024**2
 
 
 def sha256_of(path: Path, progress: Callable[[int, int], None] = lambda done, total: None) -> str:
-    """The sha256 of a file in hex; about a second a gigabyte.
-
-    Args:
-        progress: called with the bytes that are read, and all bytes of the file.
-    """
+    """The sha256 of a file in hex; about a second a gigabyte."""
     digest = hashlib.sha256()
     total = path.stat().st_size
     with path.open("rb") as file:

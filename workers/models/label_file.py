@@ -78,11 +78,7 @@ class _Document(_Closed):
 
 
 class LabelFile(NamedTuple):
-    """A label file's content.
-
-    Args:
-        sha256: of the file, hex.
-    """
+    """A label file's content."""
 
     labels: Sequence[OwnLabel]
     templates: Sequence[str]

@@ -57,9 +57,6 @@ def with_own_labels(
 ) -> Bundle:
     """Write a copy of a bundle with the labels of a file.
 
-    Args:
-        told: of the file, kept in the provenance.
-
     Raises:
         Misconfigured: the bundle takes no labels, the encoder's vectors are of another space, or `out` exists.
     """
@@ -147,9 +144,6 @@ def with_calibration(
     bundle: Bundle, out: Path, found: Mapping[int, Calibrated], *, replace_existing: bool = False
 ) -> Bundle:
     """Write a copy of a dual encoder's bundle with calibrated labels; others keep what they had.
-
-    Args:
-        found: by label id.
 
     Raises:
         Misconfigured: `out` exists.

@@ -40,11 +40,7 @@ def escape_json(document: Any) -> str:
 
 
 def opening(title: str, heading: str, lead: str, style: str = "") -> str:
-    """All up to the first content.
-
-    Args:
-        style: rules besides those of every page.
-    """
+    """All up to the first content."""
     return "\n".join(
         (
             "<!doctype html>",

@@ -23,11 +23,7 @@ AFTER_S = 30.0
 
 
 class HeldUp:
-    """Reports partitions that a producer's open transaction blocks.
-
-    Args:
-        after_s: seconds after which a partition is reported.
-    """
+    """Reports partitions that a producer's open transaction blocks."""
 
     def __init__(self, held_up: Callable[[], Mapping[Partition, float]] = dict, after_s: float = AFTER_S) -> None:
         self._held_up = held_up

@@ -41,11 +41,7 @@ class FactsResult:
 
 
 def image_of(facts: Facts, told: PictureFacts | None) -> writing.Fields:
-    """The field `image` of an outcome.
-
-    Args:
-        told: None: the facts of the picture are not known.
-    """
+    """The field `image` of an outcome."""
     return writing.image_facts(
         format=facts.format, width=facts.width, height=facts.height, bytes=facts.size, **fields_of(told)
     )

@@ -234,9 +234,6 @@ class KnownResults:
         """Invalidate recent writes about these images, and make no new ones.
 
         Their decoder may have returned wrong pixels. After `_DOUBTED_S` seconds, new writes are allowed again.
-
-        Args:
-            contents: SHA-256 of each image.
         """
         self._note_lately({})
         now = self._now()

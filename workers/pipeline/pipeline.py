@@ -33,11 +33,7 @@ STAGES: tuple[type[Stage], ...] = (ParseStage, LookupStage, FetchStage, DecodeSt
 
 
 class Pipeline:
-    """The stages and the ledger.
-
-    Args:
-        crash: ends the process after an unexpected exception.
-    """
+    """The stages and the ledger."""
 
     def __init__(
         self,

@@ -47,11 +47,7 @@ _CACHED = tuple(Cache.model_fields)
 
 
 class Renderer:
-    """Builds all messages.
-
-    Args:
-        max_message_bytes: the largest message that each output topic accepts.
-    """
+    """Builds all messages."""
 
     def __init__(
         self,

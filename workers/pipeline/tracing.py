@@ -42,11 +42,7 @@ def inherited(headers: Headers) -> Headers:
 
 
 def start(name: str, where: Coordinates, producer: Headers) -> Span:
-    """Start the span of an event.
-
-    Args:
-        producer: the result of `inherited`.
-    """
+    """Start the span of an event."""
     span = _tracer.start_span(name, Context(), SpanKind.CONSUMER, links=_links(producer))
     if span.is_recording():
         span.set_attribute("messaging.system", "kafka")

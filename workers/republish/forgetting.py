@@ -64,11 +64,7 @@ class _SubjectRow(NamedTuple):
 
 
 class Forgetting(TemporaryTables):
-    """Takes records of both topics, and finds the messages that are due.
-
-    Args:
-        corrections: name of the corrections topic; empty: off.
-    """
+    """Takes records of both topics, and finds the messages that are due."""
 
     def __init__(self, chosen: Subjects, corrections: str = "") -> None:
         super().__init__(_TABLES, "records can't be sorted")

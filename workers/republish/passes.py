@@ -28,11 +28,7 @@ class Bounds(NamedTuple):
 
 
 class Groups:
-    """Publishes the groups of one pass.
-
-    Args:
-        done: called with the groups of each committed transaction.
-    """
+    """Publishes the groups of one pass."""
 
     def __init__(self, publisher: Publisher, bounds: Bounds, done: Callable[[list[Group]], object]) -> None:
         self._publisher, self._bounds, self._done = publisher, bounds, done
@@ -60,11 +56,7 @@ class Groups:
 def in_passes(
     add: Callable[[Groups], object], publisher: Publisher, bounds: Bounds, done: Callable[[list[Group]], object]
 ) -> None:
-    """Repeat a pass until it publishes nothing, five times at most.
-
-    Args:
-        add: makes a pass: adds groups.
-    """
+    """Repeat a pass until it publishes nothing, five times at most."""
     passes = 0
     while not bounds.stopped():
         groups = Groups(publisher, bounds, done)

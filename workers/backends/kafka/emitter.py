@@ -21,7 +21,6 @@ class KafkaEmitter:
     After an error it must be closed and replaced: it answers every later send alike.
 
     Args:
-        security: TLS and SASL settings by kafka-python's names.
         timeout_s: how long one message may take to be acknowledged.
         max_message_bytes: the largest message that will be sent, by its size in a batch.
 
@@ -89,11 +88,7 @@ class KafkaEmitter:
                 self._waiting.popleft().get(timeout=self._timeout_s)
 
     def emit(self, messages: Iterable[Message], progress: Callable[[int], None] | None = None) -> int:
-        """Send all messages, wait for their acknowledgement, and return their number.
-
-        Args:
-            progress: called with the number of acknowledged messages, now and then and at the end.
-        """
+        """Send all messages, wait for their acknowledgement, and return their number."""
         sent = 0
         for message in messages:
             self.send(message.topic, message.key, message.value, message.headers, message.partition)

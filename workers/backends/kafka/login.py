@@ -36,11 +36,7 @@ _PROVIDER = "sasl_oauth_token_provider"
 
 
 def by_password(mechanism: str, user: str, password: Callable[[], str]) -> dict[str, Any]:
-    """Settings of kafka-python for PLAIN or SCRAM.
-
-    Args:
-        password: called for each login.
-    """
+    """Settings of kafka-python for PLAIN or SCRAM; `password` is called for each login."""
     return {
         "sasl_mechanism": mechanism,
         "sasl_plain_username": user,
@@ -50,11 +46,7 @@ def by_password(mechanism: str, user: str, password: Callable[[], str]) -> dict[
 
 
 def by_token(token: Callable[[], str]) -> dict[str, Any]:
-    """Settings of kafka-python for OAUTHBEARER (RFC 7628).
-
-    Args:
-        token: called for each login.
-    """
+    """Settings of kafka-python for OAUTHBEARER (RFC 7628); `token` is called for each login."""
     return {"sasl_mechanism": "OAUTHBEARER", _PROVIDER: _Asked(token)}
 
 

@@ -108,16 +108,13 @@ class KafkaPublisher:
     """Publishes outcomes with their offsets (`workers.ports.Publisher`).
 
     Args:
-        group: the consumer group of the committed offsets.
         transactional_id: of this worker alone, and the same after a restart: taking it again ends the open transaction
             of the worker before.
         output_topics: every topic that a message may name; they must exist.
         delivery: "exactly_once", or "at_least_once": messages first, their offsets after.
         offset_reset: where a group without committed offsets begins.
         commit: the source's `commit`; needed for at_least_once, which commits by the member's own requests.
-        security: TLS and SASL settings by kafka-python's names.
         transaction_timeout_s: after how long the broker aborts a transaction; 8 to 15.
-        connect_timeout_s: how long to try to reach a broker at first.
 
     Raises:
         Misconfigured: an output topic does not exist, or settings that can't work.

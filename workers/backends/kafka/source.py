@@ -49,12 +49,10 @@ class KafkaRecordSource:
     """The input topics as one group member (`workers.ports.RecordSource`). The first poll joins the group.
 
     Args:
-        security: TLS and SASL settings by kafka-python's names.
         session_timeout_s: how long the group waits for a silent member before it gives its partitions away.
         fetch_bytes: about how much one poll may bring, in bytes as stored (compressed) and in memory.
         batch_bytes: what one batch of records may hold in memory; one that would hold more is not opened.
         isolation: whether records wait for open transactions before them, and those of aborted ones are left out.
-        connect_timeout_s: how long to try to reach a broker at first.
 
     Raises:
         Unavailable: no broker answers.

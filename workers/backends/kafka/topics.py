@@ -51,16 +51,13 @@ def ensure_topics(
     security: Security | None = None,
     timeout_s: float = 30.0,
 ) -> list[str]:
-    """Make the missing topics, and wait until they can be used.
+    """Make the missing topics, wait until they can be used, and return their names.
 
     Existing ones are left as they are.
 
     Args:
         topics: for each name its partitions and its settings by Kafka's names.
         replication: copies of each partition; -1 for the broker's default.
-
-    Returns:
-        The names of the missing topics.
 
     Raises:
         Misconfigured: the cluster refuses one of them; the others may exist now.
@@ -80,10 +77,7 @@ def ensure_topics(
 
 
 def _require_made(answer: Mapping[str, Any]) -> None:
-    """
-    Raises:
-        Misconfigured, Unavailable: the cluster did not make the topic. One that another client just made will do.
-    """
+    """Raise Misconfigured or Unavailable: not made. One that another client just made will do."""
     error = kafka_errors.for_code(answer["error_code"])
     if error not in (kafka_errors.NoError, kafka_errors.TopicAlreadyExistsError):
         raise translated(f"creating the topic {answer['name']!r}", error(answer.get("error_message") or ""))

@@ -88,11 +88,7 @@ class KeyFiles(Provider):
 
 
 class WebIdentityCredentials(Provider):
-    """Credentials for a web identity, renewed in time. While the token service is away the last ones are used.
-
-    Args:
-        http: for the exchange; its bounds and its certificates hold.
-    """
+    """Credentials for a web identity, renewed in time. While the token service is away the last ones are used."""
 
     def __init__(
         self, identity: WebIdentity, http: ClockedPool, monotonic: Callable[[], float] = time.monotonic

@@ -62,9 +62,6 @@ class ForkServerLost(Exception):
 class ForkServer:
     """Forks and reaps children. Start it from a thread that lives as long as it should.
 
-    Args:
-        stopping: asked while the fork server starts.
-
     Raises:
         ForkServerLost: it did not start.
         OSError: the system has no room for another process, or we have no descriptors left.
@@ -91,9 +88,6 @@ class ForkServer:
 
     def fork(self, child_end: socket.socket, complaints: tuple[int, int], shared: int) -> int:
         """A new child; answers its process id.
-
-        Args:
-            complaints, shared: as `child.serve` takes them.
 
         Raises:
             ForkServerLost: there is no fork server any more.

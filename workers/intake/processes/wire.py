@@ -183,7 +183,6 @@ class Channel:
 
     Args:
         sock: closed by `close`.
-        limits: bounds of a header, and of facts.
     """
 
     def __init__(self, sock: socket.socket, limits: Limits) -> None:

@@ -145,9 +145,6 @@ def with_labels(
 
     They take the place of its own; the text tower is copied too.
 
-    Args:
-        source: of the labels, for the provenance.
-
     Raises:
         Misconfigured: a bundle of another kind, tensors that do not fit it, or a folder that exists.
     """

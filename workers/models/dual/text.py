@@ -47,9 +47,6 @@ class TextEncoder:
     ) -> Tensor:
         """Vectors (n, dimensions) float32 of length 1, on the host.
 
-        Args:
-            progress: called with the sentences that are done, and all.
-
         Raises:
             Misconfigured: the tokenizer is that of another tower.
         """
@@ -87,9 +84,6 @@ class TextEncoder:
 
 def open_text(bundle: Bundle | Path | str, *, device: str = "cpu", precision: Precision = "fp32") -> TextEncoder:
     """Open the text tower of a bundle; all its bytes are checked.
-
-    Args:
-        precision: to compute in; vectors are fp32 in any.
 
     Raises:
         Misconfigured: no bundle of a dual encoder, one that came without its text tower, a changed file, or int8.

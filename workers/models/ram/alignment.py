@@ -60,11 +60,7 @@ def sentence_tokens(wordpiece: WordPiece, texts: Sequence[str], *, length: int =
 
 
 class AlignmentPart(nn.Module):
-    """The alignment's parameters.
-
-    Args:
-        tags: whether the encoder may look at tags.
-    """
+    """The alignment's parameters."""
 
     def __init__(self, config: Tag2TextConfig, *, dimensions: int = DIMENSIONS, tags: bool = True) -> None:
         super().__init__()
@@ -223,9 +219,6 @@ class Alignment:
 
 def load_alignment(bundle: Bundle, *, device: str = "cpu", threads: int | None = None) -> Alignment:
     """Open a bundle with its alignment part, in fp32; all bytes of the part are checked.
-
-    Args:
-        threads: that a CPU computes with; None: one a core.
 
     Raises:
         Misconfigured: a bundle without one, a changed file, or one that does not fit the network.

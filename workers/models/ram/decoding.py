@@ -10,7 +10,6 @@ transformers 4.25, with which the published models were used.
 from __future__ import annotations
 
 import heapq
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -79,88 +78,7 @@ def decode(
     if len(states) == 0:
         return []
     with torch.no_grad():
-        if options.method == "beam" and options.beams > 1:
-            return _Beams(decoder, states, prompt, end, options).run()
-        return _Greedy(decoder, states, prompt, end, options).run()
-
-
-class _Search(ABC):
-    """The state of a search: the cache, the ids so far, and the unfinished images."""
-
-    def __init__(
-        self, decoder: TextDecoder, states: Tensor, prompt: Sequence[int], end: int, options: CaptionDecoding
-    ) -> None:
-        self.decoder = decoder
-        self.options = options
-        self.end = end
-        self.prompt = len(prompt)
-        self.live = list(range(len(states)))
-        self.done: dict[int, Tokens] = {}
-        self.cache: DecoderCache = decoder.open(states, options.max_length)
-        self.ids = torch.tensor([list(prompt)] * len(states), device=states.device)  # (rows, length so far)
-
-    @property
-    def length(self) -> int:
-        return self.ids.shape[1]
-
-    def run(self) -> list[Tokens]:
-        count = len(self.live)
-        logits = self.decoder.step(self.ids, self.cache)
-        while True:
-            self.advance(logits)
-            if not self.live:
-                return [self.done[image] for image in range(count)]
-            logits = self.decoder.step(self.ids[:, -1:], self.cache)
-
-    @abstractmethod
-    def advance(self, logits: Tensor) -> None:
-        """Append a token to every live row, by logits (rows, vocabulary); drop finished images."""
-
-    def adjusted(self, scores: Tensor) -> Tensor:
-        """Logits (rows, vocabulary) with the least length applied."""
-        if self.length < self.options.min_length:
-            scores = scores.clone()
-            scores[:, self.end] = _NEVER
-        return scores
-
-    def keep(self, places: list[int]) -> None:
-        """Keep only the live images at these places; their rows are `select`ed by the caller."""
-        if len(places) < len(self.live):
-            self.live = [self.live[place] for place in places]
-            self.cache.keep_images(torch.tensor(places, dtype=torch.int64, device=self.ids.device))
-
-
-class _Greedy(_Search):
-    """One row an image."""
-
-    def __init__(
-        self, decoder: TextDecoder, states: Tensor, prompt: Sequence[int], end: int, options: CaptionDecoding
-    ) -> None:
-        super().__init__(decoder, states, prompt, end, options)
-        self.total = torch.zeros(len(states), device=states.device)
-
-    def advance(self, logits: Tensor) -> None:
-        scores = self.adjusted(logits.float())
-        token = scores.argmax(dim=-1)
-        chosen = scores.gather(1, token[:, None])[:, 0]
-        self.total = self.total + chosen - scores.logsumexp(dim=-1)
-        self.ids = torch.cat((self.ids, token[:, None]), dim=1)
-        full = self.length == self.options.max_length
-        finished = [full or last == self.end for last in token.tolist()]
-        if any(finished):
-            self._release(finished)
-
-    def _release(self, finished: list[bool]) -> None:
-        generated = self.length - self.prompt
-        for row, (image, ends) in enumerate(zip(self.live, finished, strict=True)):
-            if ends:
-                self.done[image] = Tokens(tuple(self.ids[row].tolist()), float(self.total[row]) / generated)
-        places = [row for row, ends in enumerate(finished) if not ends]
-        self.keep(places)
-        if places:
-            rows = torch.tensor(places, device=self.ids.device)
-            self.ids, self.total = self.ids[rows], self.total[rows]
-            self.cache.select(rows)
+        return _Search(decoder, states, prompt, end, options).run()
 
 
 @dataclass(slots=True)
@@ -188,24 +106,59 @@ class _Finished:
         return Tokens(ids, total / generated)
 
 
-class _Beams(_Search):
-    """`beams` rows an image; one row in the first step.
-
-    All beams would be the same there.
-    """
+class _Search:
+    """The cache, the ids so far, and the unfinished images; one row each at first: all beams would be the same."""
 
     def __init__(
         self, decoder: TextDecoder, states: Tensor, prompt: Sequence[int], end: int, options: CaptionDecoding
     ) -> None:
-        super().__init__(decoder, states, prompt, end, options)
+        self.decoder = decoder
+        self.options = options
+        self.most = options.beams if options.method == "beam" else 1
+        self.end = end
+        self.prompt = len(prompt)
+        self.live = list(range(len(states)))
+        self.done: dict[int, Tokens] = {}
+        self.cache: DecoderCache = decoder.open(states, options.max_length)
+        self.ids = torch.tensor([list(prompt)] * len(states), device=states.device)  # (rows, length so far)
         self.beams = 1
         self.running = torch.zeros(len(states), 1, device=states.device)  # (images, beams) log-probabilities
-        self.finished = {image: _Finished(options.beams) for image in self.live}
+        self.finished = {image: _Finished(self.most) for image in self.live}
+
+    @property
+    def length(self) -> int:
+        return self.ids.shape[1]
+
+    def run(self) -> list[Tokens]:
+        count = len(self.live)
+        logits = self.decoder.step(self.ids, self.cache)
+        while True:
+            self.advance(logits)
+            if not self.live:
+                return [self.done[image] for image in range(count)]
+            logits = self.decoder.step(self.ids[:, -1:], self.cache)
+
+    def adjusted(self, scores: Tensor) -> Tensor:
+        """Logits (rows, vocabulary) with the least length applied."""
+        if self.length < self.options.min_length:
+            scores = scores.clone()
+            scores[:, self.end] = _NEVER
+        return scores
+
+    def keep(self, places: list[int]) -> None:
+        """Keep only the live images at these places; their rows are `select`ed by the caller."""
+        if len(places) < len(self.live):
+            self.live = [self.live[place] for place in places]
+            self.cache.keep_images(torch.tensor(places, dtype=torch.int64, device=self.ids.device))
 
     def advance(self, logits: Tensor) -> None:
-        scores = self.adjusted(logits.float().log_softmax(dim=-1))
+        """Append a token to every live row, by logits (rows, vocabulary); drop finished images."""
+        if self.most == 1:  # as transformers' greedy search: probabilities are those of the allowed tokens
+            scores = self.adjusted(logits.float()).log_softmax(dim=-1)
+        else:
+            scores = self.adjusted(logits.float().log_softmax(dim=-1))
         total = scores.view(len(self.live), self.beams, -1) + self.running[..., None]
-        best, flat = total.flatten(1).topk(2 * self.options.beams, dim=-1)
+        best, flat = total.flatten(1).topk(2 * self.most, dim=-1)
         vocabulary = logits.shape[-1]
         written, totals = self.ids.tolist(), best.tolist()
         beams, tokens = (flat // vocabulary).tolist(), (flat % vocabulary).tolist()
@@ -234,9 +187,9 @@ class _Beams(_Search):
         for rank, (total, row, token) in enumerate(candidates):
             if token != self.end:
                 going_on.append((total, row, token))
-                if len(going_on) == self.options.beams:
+                if len(going_on) == self.most:
                     break
-            elif rank < self.options.beams:
+            elif rank < self.most:
                 self._file(image, written[row], total, ended=True)
         return going_on
 
@@ -264,5 +217,5 @@ class _Beams(_Search):
         token = torch.tensor([[token] for token, _ in chosen], device=device)
         self.ids = torch.cat((self.ids[rows], token), dim=1)
         self.running = torch.tensor([total for _, total in chosen], device=device).view(len(self.live), -1)
-        self.beams = self.options.beams
+        self.beams = self.most
         self.cache.select(rows)

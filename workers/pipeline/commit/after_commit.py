@@ -41,11 +41,7 @@ class Tally:
 
 
 class AfterCommit:
-    """Does the work after a commit. Runs on the publish thread.
-
-    Args:
-        read_on: called after each commit, because the ledger has room again.
-    """
+    """Does the work after a commit. Runs on the publish thread."""
 
     def __init__(
         self,
@@ -144,9 +140,6 @@ class Drift:
     """Counts tags, scores and words, to show drift.
 
     Values are counted in classes. A histogram metric would need a call for each value.
-
-    Args:
-        roles: the roles, whose models label the metrics.
     """
 
     def __init__(self, roles: Roles) -> None:

@@ -159,11 +159,7 @@ class _Bucket(Generic[Waiter]):
 
 
 class BucketBreakers(Generic[Waiter]):
-    """The breaker and the waiting tasks of each bucket. Thread-safe. Times are monotonic seconds.
-
-    Args:
-        first_pause_s: pause before the first probe of an open breaker.
-    """
+    """The breaker and the waiting tasks of each bucket. Thread-safe. Times are monotonic seconds."""
 
     def __init__(self, first_pause_s: float = 0.2, last_pause_s: float = _LAST_PAUSE_S) -> None:
         self._pauses = (first_pause_s, min(last_pause_s, _LAST_PAUSE_S))
