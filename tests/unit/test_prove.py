@@ -44,11 +44,6 @@ def test_a_row_counts_cases_and_tells_reasons_and_names(tmp_path: Path) -> None:
     assert prove.shown(result) == ("1", "3: 1 expected failure: KAFKA-1; 2 no docker", "1: test_b[x\\|y]")
 
 
-def test_a_run_that_failed_without_a_failed_case_is_a_failure() -> None:
-    assert prove.shown(prove.read([], "soak", 3)) == ("0", "0", "1: make soak exited with 3")
-    assert prove.shown(prove.read([], "soak", 0)) == ("1", "0", "0")
-
-
 def test_a_passing_suite_is_fresh_for_some_hundred_commits(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prove, "FRESH_COMMITS", 2)
     assert prove.why_stale("chaos")
@@ -60,11 +55,6 @@ def test_a_passing_suite_is_fresh_for_some_hundred_commits(checkout: Path, monke
     assert not prove.why_stale("chaos")
     git("commit", "-q", "--allow-empty", "-m", "one more")
     assert "3 commits" in prove.why_stale("chaos")
-
-
-def test_a_row_of_a_commit_that_this_checkout_lacks_is_taken_as_fresh(checkout: Path) -> None:
-    prove.keep(("chaos", "0123abcd", "2026-01-01", "1", "0", "0", "1", "0.1, 0.2"))
-    assert not prove.why_stale("chaos")
 
 
 def test_a_failed_suite_keeps_its_row_among_others_and_is_run_again(checkout: Path) -> None:

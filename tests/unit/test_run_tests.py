@@ -2,7 +2,6 @@
 
 import ast
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,8 +18,6 @@ from scripts.run_tests import (
     WITHOUT_SERVERS,
     Home,
     changed_files,
-    ignoring,
-    side_by_side,
     unaffected,
 )
 from tests import fixtures
@@ -48,19 +45,6 @@ def test_a_home_is_left_out_where_no_file_that_it_covers_changed(
 @pytest.mark.parametrize("home", HOMES.values(), ids=HOMES.keys())
 def test_a_home_covers_each_module_that_its_tests_import(home: Home) -> None:
     assert [path for path in sorted(set(imported(home))) if not path.startswith(COMMON + home.covers)] == []
-
-
-@pytest.mark.slow
-def test_a_home_that_is_left_out_is_not_collected(tmp_path: Path) -> None:
-    for home in HOMES.values():
-        (tmp_path / home.tests).mkdir(parents=True)
-        (tmp_path / home.tests / "test_it.py").write_text("def test_it(): pass\n")
-    (tmp_path / "pytest.ini").write_text("[pytest]\ntestpaths = tests training/tests\n")
-    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider"]
-    for homes in (["training"], ["deploy"]):
-        done = subprocess.run([*command, *ignoring(homes)], cwd=tmp_path, capture_output=True, text=True)
-        [other] = {*HOMES} - {*homes}
-        assert done.stdout.startswith(f"{HOMES[other].tests}/test_it.py::test_it\n\n1 test collected")
 
 
 def imported(home: Home) -> Iterator[str]:
@@ -117,34 +101,6 @@ def test_changes_since_origin_main_count_and_else_those_since_the_last_green_run
     run_tests.GREEN.unlink()
     git("mv", "b.py", "c.py")
     assert changed_files() == ["a.py", "b.py", "c.py", "new.py"]
-
-
-@pytest.mark.slow
-def test_both_halves_end_with_their_closing_lines_and_one_status(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
-) -> None:
-    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # a third of the time
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "build" / "junit").mkdir(parents=True)
-    (tmp_path / "test_it.py").write_text("def test_good(): pass\ndef test_bad(): assert 0\n")
-
-    def run(first: str, second: str) -> tuple[int, bytes]:
-        code = side_by_side("toy", {"a": ("-k", first), "b": ("-k", second)}, ["-q", "-p", "no:cacheprovider"])
-        return code, capfdbinary.readouterr().out
-
-    code, said = run("good", "bad")
-    assert code == pytest.ExitCode.TESTS_FAILED
-    assert said.index(b"1 passed") < said.index(b"1 failed")
-    assert {path.name for path in Path("build/junit").iterdir()} == {"toy-a.xml", "toy-b.xml"}
-    assert run("good", "nothing")[0] == pytest.ExitCode.OK
-    assert run("nothing", "nothing")[0] == pytest.ExitCode.NO_TESTS_COLLECTED
-
-
-@pytest.mark.slow
-def test_the_half_without_torch_says_which_list_a_file_that_imports_it_belongs_into(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", "import tests.support.no_torch, torch"]
-    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True)
-    assert "WITH_TORCH" in done.stderr
 
 
 def test_a_test_with_servers_in_a_folder_that_their_half_leaves_out_ends_the_collection() -> None:

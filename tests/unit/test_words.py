@@ -101,30 +101,3 @@ def test_a_class_of_a_home_has_a_name_of_its_own(home: str) -> None:
             if isinstance(node, ast.ClassDef):
                 defined_in.setdefault(node.name, []).append(f"{path.relative_to(ROOT)}:{node.lineno}")
     assert {name: places for name, places in defined_in.items() if len(places) > 1} == {}
-
-
-@pytest.mark.parametrize(
-    ("text", "phrase"),
-    [
-        ("the pages that were asked for", "asked for"),
-        ("# nothing is asked\n    # of it", "asked\n    # of"),
-        ("some records, of which none are kept", "of which none"),
-    ],
-)
-def test_a_phrase_is_found_with_its_line_even_across_a_break(text: str, phrase: str) -> None:
-    phrases = runpy.run_path(str(SCRIPT))["phrases"]
-    found = [(number, words) for number, words, _ in phrases(f"all is well\n{text}\n")]
-    assert (2, phrase) in found
-    assert list(phrases("the images that asked for tags, of which two; nowhere")) == []
-
-
-def test_a_first_clause_of_more_than_twelve_words_is_found_with_its_line() -> None:
-    long_first_lines = runpy.run_path(str(SCRIPT))["long_first_lines"]
-    twelve, thirteen = "one two three four five six seven eight nine ten eleven twelve", "a " * 12 + "b"
-    kept = [f'"""{twelve}."""', f'"""{twelve}: and more."""', f'"""{twelve}\n\nand more"""', f"# {thirteen}"]
-    assert [list(long_first_lines(f"def f():\n    {text}\n    pass\n")) for text in kept] == [[], [], [], []]
-    for head in ("def f():", "class C:", "async def g():"):
-        assert [(line, first) for line, first, _ in long_first_lines(f'{head}\n    """{thirteen}."""\n')] == [
-            (2, f"{thirteen}.")
-        ]
-    assert [line for line, _, _ in long_first_lines(f'"""{thirteen}\n"""\n')] == [1]

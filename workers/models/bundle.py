@@ -251,9 +251,6 @@ class Bundle:
             return None
         return _read_golden(self.folder / GOLDEN, self.manifest.transform.size)
 
-    def __repr__(self) -> str:
-        return f"<Bundle {self.name} ({self.manifest.kind}, {self.manifest.labels} labels, {self.digest[:12]})>"
-
 
 def cache_folder() -> Path:
     """`tagstream` in the user's cache folder (XDG_CACHE_HOME, or else ~/.cache)."""

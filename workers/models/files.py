@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import re
@@ -10,7 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from workers.errors import Misconfigured
+from workers.errors import LargerThanReserved, Misconfigured
+from workers.files import read_regular_file
 
 _CHUNK = 1 << 22
 _MAX_LIST_BYTES = 16 * 1024**2
@@ -59,15 +59,10 @@ def content_of(path: Path, max_bytes: int) -> bytes:
         OSError: it can't be read.
         Misconfigured: it is no file, or larger than this.
     """
-    if path.is_dir():
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-    if path.exists() and not path.is_file():
-        raise Misconfigured(f"{path} is no file.")
-    with path.open("rb") as file:
-        content = file.read(max_bytes + 1)
-    if len(content) > max_bytes:
-        raise Misconfigured(f"{path} has more than the {max_bytes:,} bytes that it may have.")
-    return content
+    try:
+        return read_regular_file(path, max_bytes)
+    except LargerThanReserved:
+        raise Misconfigured(f"{path} has more than the {max_bytes:,} bytes that it may have.") from None
 
 
 @contextmanager

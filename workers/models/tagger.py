@@ -165,9 +165,6 @@ class TorchTagger:
     def _warm_images(self) -> Sequence[Pixels]:
         return list(self._golden.pixels) if self._golden is not None else [sample_image(self.transform.size)]
 
-    def __repr__(self) -> str:
-        return f"<TorchTagger {self.name} in {self.precision} on {self._device.name}, batches of {self.max_batch}>"
-
 
 def golden_answers(tagger: TorchTagger) -> Golden:
     """Two sample images with this tagger's fp32 answers, for a new bundle."""

@@ -213,7 +213,6 @@ class Slot:
     """
 
     def __init__(self, folder: Path, name: str) -> None:
-        self._folder = folder
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self.number, self._file = _first_free(folder, quote(name, safe=""))
@@ -234,9 +233,6 @@ class Slot:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def __repr__(self) -> str:
-        return f"<Slot {self.number} in {self._folder}>"
 
 
 def _first_free(folder: Path, name: str) -> tuple[int, int]:

@@ -269,7 +269,7 @@ def _fifo(name: str) -> Callable[[Path], None]:
         (_listed("sub/../../outside.txt"), "files"),
         (_linked("tags.txt"), r"tags\.txt is a link out of the bundle"),
         (_linked("weights.safetensors"), r"weights\.safetensors is a link out of the bundle"),
-        (_fifo("model.json"), r"model\.json is no file"),
+        (_fifo("model.json"), r"model\.json can.t be read: it is no regular file"),
         (_fifo("tags.txt"), r"tags\.txt is missing"),
         (_manifest(labels=10**9), "labels"),
         (_manifest(labels=-1), "labels"),

@@ -114,10 +114,6 @@ def test_random_weights_are_recognised(tmp_path: Path, random: bool) -> None:
     assert build_tagger(bundle, CPU, "fp32").random_weights is random
 
 
-def test_its_repr_tells_state_and_no_pixels(tiny: Bundle) -> None:
-    assert repr(build_tagger(tiny, CPU, "fp32")).startswith("<TorchTagger tiny in fp32 on ")
-
-
 def test_every_loop_over_uses_knows_every_use() -> None:
     assert tuple(USES) == tuple(ModelsByUse.__annotations__) == enriched_image.USES
     for use in USES:

@@ -77,7 +77,6 @@ def import_dual(
     *,
     dtype: WeightDtype = "bf16",
     image_size: int | None = None,
-    heads: tuple[int, int] | None = None,
     sha256: str | None = None,
     progress: Progress = lambda doing, done, total: None,
     replace_existing: bool = False,
@@ -87,7 +86,6 @@ def import_dual(
     Args:
         weights: a safetensors file in the layout of transformers, of open_clip, or of OpenAI.
         image_size: side of the images, pixels; None takes what the patches cover.
-        heads: of the image and the text tower; None takes the published ones of these widths.
         sha256: expected hash of the weights; None accepts any.
 
     Raises:
@@ -104,7 +102,7 @@ def import_dual(
         return tensor.to(target if tensor.dim() > 1 else torch.float32).contiguous()
 
     try:
-        found = read(read_tensors(weights), space, side=image_size, heads=heads, convert=convert)
+        found = read(read_tensors(weights), space, side=image_size, convert=convert)
     except Misconfigured as error:
         raise error if str(weights) in str(error) else Misconfigured(f"{weights}: {error}") from None
     content = _tokenizer(tokenizer, found.config)

@@ -78,9 +78,6 @@ class TextEncoder:
                 "two spaces can't be compared. Use the text tower of the same model."
             )
 
-    def __repr__(self) -> str:
-        return f"<TextEncoder {self.name} ({self.space}) on {self._device.name}>"
-
 
 def open_text(bundle: Bundle | Path | str, *, device: str = "cpu", precision: Precision = "fp32") -> TextEncoder:
     """Open the text tower of a bundle; all its bytes are checked.

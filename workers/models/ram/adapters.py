@@ -306,9 +306,6 @@ class Tag2TextCaptioner:
         ids, mask = (torch.tensor(part, device=tokens.device) for part in zip(*rows, strict=True))
         return self.model.guide(ids, mask, tokens)
 
-    def __repr__(self) -> str:
-        return f"<Tag2TextCaptioner {self.name} in {self.precision} on {self._engine.device.name}, {self.decoding}>"
-
 
 def build_tagger(
     bundle: Bundle, device: Device, precision: Precision, subset: Sequence[int] | None = None
