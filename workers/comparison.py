@@ -118,11 +118,7 @@ def agreement(
     candidate: Outcomes,
     tell: Callable[[str, str, Mapping[str, float], Mapping[str, float]], object] = lambda *_: None,
 ) -> TagAgreement:
-    """The agreement on images that both topics hold with the same content.
-
-    Args:
-        tell: told each of their subjects and its sha256, with its tags in both.
-    """
+    """The agreement on images that both topics hold with the same content."""
     found = TagAgreement()
     for subject, sha256, tags in candidate.images():
         known = live.tags_of(subject, sha256)

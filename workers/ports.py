@@ -295,11 +295,7 @@ class Intake(Protocol):
         ...
 
     def decode_bytes(self, facts: Facts, transforms: Sequence[Transform] | None = None) -> int:
-        """Most memory of `decode`, besides a copy of the bytes.
-
-        Raises:
-            Rejected: it is more than is allowed.
-        """
+        """Most memory of `decode`, besides a copy of the bytes."""
         ...
 
     def decode(

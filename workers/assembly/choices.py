@@ -118,9 +118,6 @@ def weighted(judged: Sequence[tuple[float, bool]]) -> tuple[float, float, float]
 
     Each picture counts by the inverse of its chance, as a ratio (Hájek 1971). The interval is Wilson's for the
     effective number of pictures (Kish 1965), which Franco, Little, Louis and Slud (2019) recommend.
-
-    Args:
-        judged: chance and verdict of each picture; at least one.
     """
     rarest = min(chance for chance, _ in judged)
     weights = [rarest / chance for chance, _ in judged]  # up to 1: no square overflows

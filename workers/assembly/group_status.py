@@ -23,7 +23,6 @@ class Look:
     """The group at one moment.
 
     Args:
-        at: by the monotonic clock.
         ages: of each partition's first waiting record, in seconds.
         letters: what each partition of the dead letters' topic holds.
     """

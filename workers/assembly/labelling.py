@@ -58,7 +58,6 @@ def labelled(
     Args:
         text: the bundle whose text tower reads them; None: the bundle itself.
         rank_on: a folder of images by which labels without a threshold get one.
-        note: called with advice on the labels.
 
     Raises:
         Misconfigured: a file, a folder or a bundle can't be used for this, or `out` exists.
@@ -120,9 +119,6 @@ def calibrated(
     note: Note,
 ) -> tuple[Bundle, Mapping[int, Calibrated]]:
     """Write a copy of a bundle with calibrated labels; returns it, and the calibrations by label id.
-
-    Args:
-        note: called with a line on images that can't be read, and on labels without a share.
 
     Raises:
         Misconfigured: the bundle has no labels to calibrate, there are too few images, or `out` exists.

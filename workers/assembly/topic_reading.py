@@ -51,7 +51,6 @@ class Foreign:
         """Yield a line if there were any.
 
         Args:
-            what: what they are not, such as "not dead letters".
             nulls: what records of null value are, where these are told too.
         """
         if nulls and self.nulls:

@@ -17,11 +17,7 @@ _FIRST = -2
 
 
 class Remade:
-    """Takes outcomes that name the output topic; then the records that these name.
-
-    Args:
-        compacted: the output topic may have lost records to newer ones of the same key.
-    """
+    """Takes outcomes that name the output topic; then the records that these name."""
 
     def __init__(self, seen: Seen, report: AuditReport, *, compacted: bool) -> None:
         self._seen = seen

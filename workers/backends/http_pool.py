@@ -36,7 +36,6 @@ class ClockedPool(urllib3.PoolManager):
 
     Args:
         connections: most open connections to a server; a request above that waits for one, on its own clock.
-        connect_s: time limit of a TCP connection to one address.
         request_s: time limit of a request outside `within`.
         refusal: the error for an answer other than 2xx, from its status, the start of its body, and its Date.
         ca_certs: a file of trusted certificates; None: the one in SSL_CERT_FILE, or else certifi's.

@@ -128,9 +128,6 @@ _KINDS: Mapping[type, type] = {Connection: _Named, SSLConnection: _NamedTls}
 def redis_client(url: str, timeout_s: float, now: Callable[[], str] | None) -> redis.Redis:
     """A client of the server at this URL; it connects when it is used.
 
-    Args:
-        timeout_s: of connecting, and of each wait for the server.
-
     Raises:
         Misconfigured: the URL can't be read.
     """

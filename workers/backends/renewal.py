@@ -26,7 +26,6 @@ class RenewedFile(Generic[Made]):
     If the file is half written or missing, its last content holds until it can be read.
 
     Args:
-        parse: parses its text; a ValueError says why it can't.
         first: the content of an earlier reading elsewhere; None: not read yet.
     """
 

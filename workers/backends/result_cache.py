@@ -107,7 +107,6 @@ class RedisResultCache:
     Args:
         url: redis://, rediss:// or unix://; may hold a password, which is never shown.
         ttl_s: how long entries live; a hash lives so long from its last write.
-        timeout_s: of connecting, and of each wait for the server.
         now: the current URL, called for each connection; only its user and password may change.
 
     Raises:

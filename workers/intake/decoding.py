@@ -94,19 +94,12 @@ class Decoding:
             raise
 
     def scale_of(self, image: Facts | Header, transforms: Sequence[Transform] | None = None) -> int:
-        """n, if `decode` makes the image 1/n of its size.
-
-        Args:
-            transforms: as of `decode`.
-        """
+        """n, if `decode` makes the image 1/n of its size."""
         size = image.width, image.height
         return scale_of(self._chosen(transforms), size, self._reducing_gap) if image.pixel_bytes else 1
 
     def decode_bytes(self, image: Facts | Header, transforms: Sequence[Transform] | None = None) -> int:
         """Most memory of `decode`, besides the encoded bytes.
-
-        Args:
-            transforms: as of `decode`.
 
         Raises:
             Rejected: decode-memory; it is more than is allowed.

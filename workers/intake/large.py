@@ -15,7 +15,6 @@ class LargeImages:
     """Has one process at a time decode a large image. Thread-safe.
 
     Args:
-        lock: a file that all processes lock; it is created.
         above: bytes that decoding may take without the lock.
     """
 

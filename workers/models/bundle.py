@@ -126,10 +126,8 @@ class Bundle:
 
         Args:
             parents: wider names of each label, nearest first; may be empty.
-            manifest: without `labels`, `languages`, `files` and `digest`, which are filled in here.
             beside: writes further files, each to this path: those of `BESIDE`, or what an added kind needs.
             golden: runs the finished bundle (in fp32) to make its golden answers.
-            replace_existing: replace a bundle of that name instead of refusing.
 
         Raises:
             Misconfigured: the folder exists, or lengths do not fit together.

@@ -59,7 +59,6 @@ class Calibrated(NamedTuple):
     """One label's calibration.
 
     Args:
-        positives, negatives: examples.
         refused: why the label was not calibrated; empty: it was.
     """
 

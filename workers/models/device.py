@@ -60,7 +60,6 @@ class Device:
     """One CPU or one CUDA device.
 
     Args:
-        kind: "cpu" or "cuda".
         name: the hardware's own name, as part of the key under which tuning is remembered.
     """
 

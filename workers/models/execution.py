@@ -52,7 +52,6 @@ class Bucketed:
 
     Args:
         record: makes a recording of a function with this input.
-        buckets: batch sizes, ascending.
         recorded: recorded instead of the function, with the same results; None: the function itself.
     """
 

@@ -105,9 +105,6 @@ def read_saved(path: Path, *, remedy: str) -> object:
 
     Tensors stay in the file until they are used, where its format allows it.
 
-    Args:
-        remedy: what to do about a file that can't be read, for the complaint.
-
     Raises:
         Misconfigured: it can't be read, or holds more than that.
     """

@@ -17,8 +17,6 @@ class Known(NamedTuple):
         word: for `tagstream models pull`; the built-in one is not pulled.
         licence: of the weights; None: unknown.
         bytes: to download, about.
-        languages: of its labels, or of the sentences that it reads.
-        answers: its kinds of results.
         images_per_s: of one core of a Xeon with AMX, in bf16 and small batches, the model alone.
     """
 

@@ -54,8 +54,6 @@ class OwnLabel(_Closed):
     Args:
         descriptions: sentences that fit its images; empty: only the name.
         share: the expected share of images with it.
-        threshold: show it above this score.
-        parents: wider names, nearest first.
     """
 
     name: Annotated[Text, Field(max_length=200)]

@@ -79,8 +79,6 @@ def load(
         state_dir: where tuning answers are kept; None: nowhere.
         cache_dir: where the compact bundle is kept; None: the user's cache folder.
         allow: names of the only labels to score, for a tagger; None means all.
-        threads: that a CPU computes with; None: one a core.
-        share: of a CUDA device's memory.
         digest: the only one that the bundle may have, with every file checked; empty: any.
         pinned_by: the setting that names it, for the complaint; by default that of the use.
 

@@ -166,10 +166,6 @@ def check_batches(
 
     Work will find smaller ones.
 
-    Args:
-        expected: of each golden image.
-        answers: of a batch, as the places of its images among the golden ones.
-
     Raises:
         Broken: as `check_golden`.
     """

@@ -183,9 +183,6 @@ def fetch(
 ) -> Path:
     """Download the file into this folder, unless it is there already.
 
-    Args:
-        endpoint: of the hub; None takes HF_ENDPOINT, or the public one.
-
     Raises:
         Unavailable: the hub does not answer, lacks the file, or has another one under its name.
         Misconfigured: the folder can't be written.
@@ -226,9 +223,6 @@ def _stated(wanted: HubFile, endpoint: str | None) -> str:
     """The sha256 that the hub states for a large file.
 
     For a small one it states the content's name in git.
-
-    Raises:
-        Unavailable: it states no hash.
     """
     etag = _metadata(wanted, endpoint).etag or ""
     if not re.fullmatch(r"[0-9a-f]{64}|[0-9a-f]{40}", etag):
@@ -256,11 +250,7 @@ def _download(wanted: HubFile, part: Path, endpoint: str | None, progress: Progr
 
 
 def _locate(wanted: HubFile, endpoint: str | None) -> tuple[str, int | None]:
-    """The address of the bytes, and their number if known.
-
-    Raises:
-        Unavailable: it is known beforehand that this is another file.
-    """
+    """The address of the bytes, and their number if known."""
     if wanted.address is not None:
         return wanted.address, wanted.size
     hub = endpoint or default_endpoint()

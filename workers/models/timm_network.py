@@ -68,11 +68,7 @@ def features_of(network: Any, x: Tensor) -> Tensor:
 
 
 def network_of(bundle: Bundle, weights: Mapping[str, Tensor], labels: int) -> Any:
-    """The network of a bundle, with its own weights and labels.
-
-    Raises:
-        As `build_tagger`.
-    """
+    """The network of a bundle, with its own weights and labels."""
     network = create(str(bundle.manifest.architecture.get("timm")), num_classes=labels)
     fill(network, weights, bundle.folder)
     return network

@@ -36,7 +36,6 @@ class Agreement:
 
     Args:
         same: of how many the answers are the same as an event shows them.
-        what: the compared things, for people: "tag sets", "captions".
         gap: largest difference between two logits; None if they are unknown.
     """
 
@@ -146,11 +145,7 @@ Build = Callable[[Precision, Execution], Model]
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """The result of trying one precision in one execution. `refusal` says why it can't be used; else it ran.
-
-    Args:
-        single_s: seconds for a batch of one image.
-    """
+    """The result of trying one precision in one execution. `refusal` says why it can't be used; else it ran."""
 
     precision: Precision
     execution: Execution = "eager"
@@ -183,7 +178,6 @@ def tune(
     Args:
         digest: the bundle's, without regard to a subset of labels.
         progress: gets the numbers of done and of all trials; at the beginning, and after each.
-        judge: says how far a warm model agrees with the right answers.
 
     Raises:
         Broken: no precision gives the golden answers.

@@ -72,9 +72,6 @@ class ActivityLog:
     """Logs the worker's rate, outcomes and current bottleneck. Not thread-safe.
 
     Call `step` about once a second. The log line names the bottleneck that most calls found.
-
-    Args:
-        ends: known end offsets of our partitions, for the lag.
     """
 
     def __init__(

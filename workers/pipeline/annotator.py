@@ -23,7 +23,6 @@ class SafeBatch:
     """The largest batch that fits the device's memory, in images.
 
     Args:
-        largest: the size that the models' warm-up found.
         quiet: number of full batches without an error after which a halved size doubles again.
     """
 

@@ -21,7 +21,6 @@ def dead_letters(
     """One dead letter for equal records; if too large, one for each.
 
     Args:
-        limit: largest `Message.size` that the topic accepts.
         allowed: largest size of a dead letter for one record, in bytes.
     """
     first, *others = records
@@ -50,7 +49,6 @@ def dead_letter(
     If it is too large, it loses its value, and then also its key and its own headers.
 
     Args:
-        limit: largest `Message.size` that the topic accepts.
         models: name and digest of each model, by use.
         keys: keys of the equal records, in offset order; empty: there is one record.
     """

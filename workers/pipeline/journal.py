@@ -43,9 +43,6 @@ _LINE = re.compile(rb"([+!#?=-]) ([A-Za-z0-9._-]{1,249}) (\d{1,9}) (\d{1,18}) (\
 class Journal:
     """One worker's journal. Thread-safe.
 
-    Args:
-        path: the file; its folder is created. None: there is no journal.
-
     Raises:
         Misconfigured: the file can't be read or written.
     """

@@ -79,11 +79,7 @@ class DeviceSelfTest:
         return [(safe.size, {"role": name}) for name, safe in self._annotator.safe.items()]
 
     def annotate(self, batch: Sequence[DecodedTask]) -> list[AnnotatedTask]:
-        """Run the models on a batch; if a test is due, a self-test image joins.
-
-        Raises:
-            Broken: see `Annotator.annotate`; also after two wrong answers in a row.
-        """
+        """Run the models on a batch; if a test is due, a self-test image joins."""
         full = len(batch) >= self._annotator.most_images
         if self.due and not full and not any(decoded.task.alone for decoded in batch):
             attempts = [decoded.attempt() for decoded in batch]

@@ -45,7 +45,6 @@ class Task:
     """One event, with the resources that it holds.
 
     Args:
-        source_hit: whether the cache had the hash and the size of this object version.
         alone: whether this image must be the only one in the decoder and on the device.
     """
 

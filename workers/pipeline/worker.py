@@ -61,10 +61,8 @@ class Worker:
     Args:
         source: connects to Kafka and creates the record source, in bounded time, while the models warm up.
         publisher: creates the publisher in bounded time; it gets the source, for the group membership.
-        when_warm: called once the models are warm.
         refused_keys: asks the store; the remedy if it refuses our keys, empty if it accepts them, None if unknown.
         corrections: log of manual tag corrections; None: there are none.
-        roles: the kinds of results; at least one has a model.
     """
 
     def __init__(

@@ -40,7 +40,6 @@ class ProbeServer(ThreadingMixIn, HTTPServer):
     """Answers GET and HEAD by `answer`, on own threads, until `close`.
 
     Args:
-        listener: bound and listening; closed by `close`.
         answer: called for one request at a time: it must return at once. A query is not passed. An exception is
             logged and answered with 500.
     """

@@ -45,11 +45,7 @@ class Process(Protocol):
 def observed(
     process: Process, *, instance: str, host: str, port: int | None, otlp_traces: bool, otlp_metrics: bool
 ) -> Iterator[None]:
-    """Context with metrics, traces, health and the watchdog.
-
-    Args:
-        host, port: of /livez, /startupz, /readyz and /metrics; port None: no port.
-    """
+    """Context with metrics, traces, health and the watchdog."""
     from workers import __version__
     from workers.service.endpoint import Endpoint
     from workers.service.telemetry import make_telemetry

@@ -23,7 +23,6 @@ class KafkaCorrections:
 
     Args:
         max_bytes: most memory for corrections. More ends the worker: forgetting one would overwrite a person's tags.
-        people: whether it tells who made them.
     """
 
     def __init__(

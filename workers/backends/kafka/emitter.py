@@ -21,7 +21,6 @@ class KafkaEmitter:
     After an error it must be closed and replaced: it answers every later send alike.
 
     Args:
-        timeout_s: how long one message may take to be acknowledged.
         max_message_bytes: the largest message that will be sent, by its size in a batch.
 
     Raises:

@@ -92,11 +92,7 @@ def brokers(servers: str, *, security: Security | None = None) -> int:
 def describe_topics(
     servers: str, settings: Mapping[str, Sequence[str]], *, security: Security | None = None
 ) -> dict[str, TopicState]:
-    """Describe topics; missing ones are left out.
-
-    Args:
-        settings: for each topic the settings to look at, by Kafka's names.
-    """
+    """Describe topics; missing ones are left out."""
     with admin(servers, security or {}) as client:
         known = set(client.list_topics())
         names = [topic for topic in settings if topic in known]

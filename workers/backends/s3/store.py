@@ -97,8 +97,6 @@ class MinioObjectStore:
     Args:
         endpoint_url: `http://host:port` or `https://host`.
         access_key, secret_key: both empty: anonymous, unless `login` is given.
-        session_token: of keys that expire.
-        login: the source of renewed keys.
         keys_from: the variables or the file that hold the keys, for people; empty: anonymous.
         region: empty: looked up in the store, once a bucket.
         connections: most open connections, one for each fetching thread.
@@ -212,11 +210,7 @@ class MinioObjectStore:
     def put(
         self, bucket: str, key: str, body: bytes, content_type: str = "application/octet-stream", *, sha256: str = ""
     ) -> str:
-        """Store an object and answer its etag. Raises Unavailable.
-
-        Args:
-            sha256: of the body, stored in its metadata for `find`.
-        """
+        """Store an object and answer its etag. Raises Unavailable."""
         metadata: dict[str, str | list[str] | tuple[str]] = {_SHA256: sha256} if sha256 else {}
 
         def once() -> str:

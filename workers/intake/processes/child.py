@@ -57,7 +57,6 @@ def serve(sock: socket.socket, complaints: tuple[int, int], shared: int, plan: C
 
     Args:
         complaints: a pipe's two ends; the second becomes standard error.
-        shared: the descriptor of the child's own region.
     """
     try:
         child = _Child(sock, complaints, shared, plan, decoding)

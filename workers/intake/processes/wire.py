@@ -127,11 +127,7 @@ class Inspected:
 
 @dataclass(frozen=True, slots=True)
 class Completed:
-    """A request is done. A decode: the pixels are in its place. A check: the image known to be good was decoded.
-
-    Args:
-        facts: of a decode; None: they are off.
-    """
+    """A request is done. A decode: the pixels are in its place. A check: the image known to be good was decoded."""
 
     request_id: int
     facts: PictureFacts | None = None
@@ -163,11 +159,7 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Complained:
-    """The codec wrote to standard error during this request; the answer follows.
-
-    Args:
-        lines: how many, above 0.
-    """
+    """The codec wrote to standard error during this request; the answer follows."""
 
     request_id: int
     lines: int

@@ -45,11 +45,7 @@ class _Cutter:
         )
 
     def ids(self, sentences: Sequence[str], most: int) -> list[list[int]]:
-        """The ids of each sentence, at most so many.
-
-        Raises:
-            Misconfigured: the tokenizer fails on one, or takes too long or too much memory.
-        """
+        """The ids of each sentence, at most so many."""
         found: list[list[int]] = self._asked(json.dumps([most, sentences]).encode() + b"\n")
         return found
 
@@ -82,9 +78,6 @@ class TokenIds:
 
     SigLIP: the pieces, the end, padding up to the tower's length. CLIP: a start, the pieces, the end, then zeros that
     nothing reads. Both in lower case, and cut so that the end is always there. No text becomes a special token.
-
-    Args:
-        where: it comes from, for errors.
 
     Raises:
         Misconfigured: it is no tokenizer, or lacks the special tokens of the kind.

@@ -142,9 +142,6 @@ class TextTower(nn.Module):
 def filled(make: type[Tower], config: DualConfig, weights: Mapping[str, Tensor], where: object = "") -> Tower:
     """A tower with these parameters, which may stay in a mapped file.
 
-    Args:
-        where: the parameters are, for errors.
-
     Raises:
         Misconfigured: a parameter is missing, left over or of another shape.
     """

@@ -256,7 +256,6 @@ def random_bundle(
     """Write a bundle of random weights of the published sizes.
 
     Args:
-        config: other sizes, of this kind.
         vocabulary: a vocab.txt for Tag2Text; None makes one up.
 
     Raises:

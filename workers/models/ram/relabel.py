@@ -46,7 +46,6 @@ def with_matrix(
     Args:
         matrix: text embeddings of length 1: for RAM a row for each label; for RAM++ the same number of rows
             (descriptions) for each, label by label.
-        source: of the labels, for the provenance and complaints.
 
     Raises:
         Misconfigured: a bundle of another kind, a matrix that does not fit it or the labels, a folder that exists.

@@ -48,7 +48,6 @@ class Rendered(NamedTuple):
     """An outcome ready to publish.
 
     Args:
-        message: the message; None: nothing is published.
         reason: the reason of a skip; else empty.
         content: scores and words of an enriched image, for the drift metrics.
         tombstone: a record with a null value, published after the message.

@@ -26,7 +26,6 @@ class Poller:
     Polled records wait in `_backlog` until they are admitted.
 
     Args:
-        opening: takes new assignments, for the publish thread to read their committed offsets.
         opened: assignments with their committed offsets; a negative offset: the assignment has ended.
     """
 

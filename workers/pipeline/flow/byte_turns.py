@@ -24,11 +24,7 @@ class _Queue(Generic[Item]):
 
 
 class ByteTurns(Generic[Item]):
-    """One queue for each assignment. Not thread-safe.
-
-    Args:
-        may_leave: whether the first item of a queue may leave now.
-    """
+    """One queue for each assignment. Not thread-safe."""
 
     def __init__(self, may_leave: Callable[[Item], bool]) -> None:
         self._may_leave = may_leave

@@ -164,11 +164,7 @@ def _marked(record: ReadRecord, before: ReadRecord) -> ReadRecord:
 
 
 class _Cursor:
-    """Reads the records of an uncompressed body one after the other.
-
-    Args:
-        stored: stored bytes of the batch, shared among its records.
-    """
+    """Reads the records of an uncompressed body one after the other."""
 
     def __init__(self, body: bytes | bytearray | memoryview, stored: int = 0) -> None:
         self._body = body
