@@ -122,8 +122,6 @@ def scratch() -> Iterator[Scratch]:
         yield folder
 
 
-# ---- the servers of the run, which no test breaks ------------------------------------------------------------------
-
 _ADDRESS = "servers"
 _LISTENS = pytest.StashKey[str]()
 
@@ -178,9 +176,6 @@ def postgresql(shared_servers: Servers) -> PostgreSQL:
 @pytest.fixture(scope="session")
 def stack(kafka: ApacheKafka, s3: SeaweedFS, valkey: Valkey) -> Stack:
     return Stack(kafka, s3, valkey)
-
-
-# ---- servers of a file's own, to be stopped, killed, frozen, filled or set otherwise -------------------------------
 
 
 @pytest.fixture(scope="module")

@@ -177,12 +177,8 @@ def lost(found: TagAgreement, rule: PromotionRule) -> Mapping[str, int]:
     return dict(sorted(often.items(), key=lambda item: (-item[1], item[0])))
 
 
-def objections(found: TagAgreement, rule: PromotionRule, taggers: Sequence[str] = ()) -> list[Objection]:
+def objections(found: TagAgreement, rule: PromotionRule, taggers: Sequence[str] = ()) -> Iterator[Objection]:
     """Every limit that a comparison misses; empty: the candidate may be promoted."""
-    return list(_objections(found, rule, taggers))
-
-
-def _objections(found: TagAgreement, rule: PromotionRule, taggers: Sequence[str]) -> Iterator[Objection]:
     if len(taggers) > 1:
         yield Objection(
             f"the candidate's topic holds outcomes of {len(taggers)} taggers: {', '.join(taggers[:_NAMED])}",

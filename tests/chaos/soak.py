@@ -104,8 +104,6 @@ class Soak:
         self._dismiss(witness)
         self._findings.judge_outcomes(self._site)
 
-    # ---- strikes ----------------------------------------------------------------------------------------------------
-
     def _struck_again_and_again(self, witness: WorkerProcess, until: int, began: float) -> None:
         """Until the number of strikes is reached, or the time is over."""
         while self._findings.struck < until and time.monotonic() - began < 60 * self._plan.minutes:
@@ -154,8 +152,6 @@ class Soak:
 
     def _cut(self) -> None:
         assert self._broker.proxy.cut() > 0
-
-    # ---- load, and its outcomes --------------------------------------------------------------------------------------
 
     def _load(self) -> None:
         """See that enough waits. A broker that was just struck may need a moment to say so."""

@@ -29,9 +29,6 @@ GRACE_S = 30.0
 _ROOT = Path(__file__).parents[2]
 
 
-# ---- disk -------------------------------------------------------------------------------------------------------
-
-
 class OnSmallDisk(WorkerProcess):
     """A worker with a file system of 64 KiB as its state folder; `fill` runs there before the worker."""
 
@@ -109,9 +106,6 @@ def test_a_state_folder_that_can_not_be_written(steady_site: Site, account: Acco
     assert_inherited(steady_site, account, tmp_path, BUSY)
 
 
-# ---- clock ------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("hours", [1, -1], ids=["forwards", "backwards"])
 def test_the_wall_clock_jumps_by_an_hour(steady_site: Site, account: Account, tmp_path: Path, hours: int) -> None:
     """Guards: monotonic clocks for all waits, or the failing object is dead-lettered at once (forwards) or read again
@@ -164,9 +158,6 @@ def images(site: Site) -> list[EnrichedImage]:
 def off_by_an_hour(image: EnrichedImage, now: datetime) -> bool:
     produced = datetime.fromisoformat(image.produced_at)
     return abs(abs(produced - now) - timedelta(hours=1)) < timedelta(minutes=5)
-
-
-# ---- stop and sleep ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.timeout(900)

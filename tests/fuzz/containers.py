@@ -68,9 +68,6 @@ def _other(random: Random, pieces: list[Piece]) -> list[Piece]:
             return [*pieces[:at], replace(piece, body=mutators.by_bytes(random, piece.body)), *pieces[at + 1 :]]
 
 
-# ---- JPEG -------------------------------------------------------------------------------------------------------
-
-
 def _jpeg(data: bytes) -> Iterator[Piece]:
     at = 0
     while at + 4 <= len(data) and data[at] == 0xFF:
@@ -101,9 +98,6 @@ def _put_jpeg(piece: Piece) -> bytes:
     if piece.raw:
         return piece.kind + piece.body
     return piece.kind + ((len(piece.body) + 2 + piece.lie) % 65_536).to_bytes(2, "big") + piece.body[:65_533]
-
-
-# ---- PNG, RIFF, ISO boxes ---------------------------------------------------------------------------------------
 
 
 def _png(data: bytes) -> Iterator[Piece]:
@@ -150,9 +144,6 @@ def _iso(data: bytes) -> Iterator[Piece]:
 
 def _put_iso(piece: Piece) -> bytes:
     return ((len(piece.body) + 8 + piece.lie) % 2**32).to_bytes(4, "big") + piece.kind + piece.body
-
-
-# ---- TIFF, GIF --------------------------------------------------------------------------------------------------
 
 
 def _tiff(data: bytes) -> Iterator[Piece]:

@@ -245,9 +245,6 @@ def shrunk(parts: Parts, breaks: Callable[[Parts], bool], seconds: float = 10.0)
     return parts
 
 
-# ---- lines that were reached --------------------------------------------------------------------------------------
-
-
 @dataclass
 class _Found:
     new: int = 0

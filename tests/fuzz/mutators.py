@@ -146,9 +146,6 @@ def dumped(value: Any) -> bytes:
     return json.dumps(value).encode()
 
 
-# ---- bytes ------------------------------------------------------------------------------------------------------
-
-
 def by_bytes(random: Random, data: bytes) -> bytes:
     return random.choice(_BY_BYTES)(random, bytearray(data))[:LARGEST]
 
@@ -214,8 +211,6 @@ _BY_BYTES: Sequence[Callable[[Random, bytearray], bytes]] = (
     _flip, _flip, _delete, _insert, _copy, _truncate, _number, _number, _grow,
 )  # fmt: skip
 
-
-# ---- JSON -------------------------------------------------------------------------------------------------------
 
 Path: TypeAlias = tuple[Any, ...]
 

@@ -146,9 +146,6 @@ def test_a_wrong_secret(rollout: Rollout, watched: PodsPrometheus, found: Found,
         found.named("wrong secret", "TagstreamNoWorkerReady", after_s, desk, "secret key does not fit the access key")
 
 
-# ---- without pods, which a busy machine starts slowly ---------------------------------------------------------------
-
-
 @contextmanager
 def watching(folder: Path, rules: Path, process: MayFork) -> Iterator[Prometheus]:
     """A Prometheus that reads a process, which is gone after the block."""

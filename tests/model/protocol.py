@@ -189,8 +189,6 @@ class Protocol:
             for text, after in self._publish(world, number, worker):
                 yield f"{NAMES[number]} {text}", after
 
-    # ---- the group ----------------------------------------------------------------------------------------------
-
     def _rebalances(self, world: ProtocolState) -> Iterator[Step]:
         """A generation begins when every member has joined, which each does once it has lived through the last."""
         broker = world.broker
@@ -291,8 +289,6 @@ class Protocol:
             committed = _put(broker.committed, partition, offset)
             world = world._replace(broker=broker._replace(committed=committed, transactions=pending))
         return _with(world, number, worker._replace(beside=_put(worker.beside, partition, -1)))
-
-    # ---- the publish thread ---------------------------------------------------------------------------------------
 
     def _publish(self, world: ProtocolState, number: int, worker: Worker) -> Iterator[Step]:
         if worker.phase == "idle":

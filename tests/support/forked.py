@@ -159,9 +159,6 @@ class MayFork(WorkerProcess):
         return super().spawn()
 
 
-# ---- the process that forks -----------------------------------------------------------------------------------------
-
-
 def serve(asked: socket.socket) -> None:
     """Fork a process for each message. Returns in each of these, when it is to run its command."""
     import gc

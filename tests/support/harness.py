@@ -188,8 +188,6 @@ class Harness:
         self.partitions = partitions
         self.appended: list[tuple[int, int]] = []
 
-    # ---- in ---------------------------------------------------------------------------------------------------
-
     def put(self, key: str, colour: tuple[int, int, int]) -> str:
         return self.store.put(BUCKET, key, png(colour)).etag
 
@@ -226,8 +224,6 @@ class Harness:
         """Put an image and send its event."""
         self.put(key, colour)
         self.send(self.event(key), partition=partition)
-
-    # ---- the worker -------------------------------------------------------------------------------------------
 
     def worker(self, name: str = "w", **changes: Any) -> Worker:
         quick: dict[str, Any] = {"drain_s": 5.0, "retry_min_s": 0.01, "retry_max_s": 0.05}
@@ -289,8 +285,6 @@ class Harness:
     def run_to_its_end(self) -> None:
         """A worker without a stop: its error is raised here."""
         self.worker().run()
-
-    # ---- out --------------------------------------------------------------------------------------------------
 
     def settled(self, timeout_s: float = 20) -> None:
         """Wait until all sent events are committed."""

@@ -38,8 +38,6 @@ class FaultProxy:
         self.refused = 0
         self.appear()
 
-    # ---- faults -----------------------------------------------------------------------------------------------
-
     def cut(self) -> int:
         """Reset every connection that is open now; new ones pass. Answers how many there were."""
         with self._lock:
@@ -79,8 +77,6 @@ class FaultProxy:
         self._refusing = False
         for way in (self._open, *self._dead):
             way.set()
-
-    # ---- threads ----------------------------------------------------------------------------------------------
 
     def _accept(self, listener: socket.socket) -> None:
         while True:

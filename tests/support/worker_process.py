@@ -102,8 +102,6 @@ class Site:
             "TAGSTREAM_MAX_BATCH": "8",
         }
 
-    # ---- in ---------------------------------------------------------------------------------------------------
-
     def upload(self, key: str, body: bytes) -> str:
         return self.store.put(self.name, key, body)
 
@@ -117,8 +115,6 @@ class Site:
             for number, (value, headers) in enumerate(values):
                 emitter.send(self.images, f"key-{number}".encode(), value, headers)
             emitter.flush()
-
-    # ---- out --------------------------------------------------------------------------------------------------
 
     def read(self, topic: str) -> list[Seen]:
         """All records of a topic for a read_committed reader, partition by partition in offset order."""

@@ -83,7 +83,7 @@ def test_the_worst_label_comes_first_and_a_label_that_is_never_given_is_lost() -
 
 def test_a_candidate_that_says_the_same_may_be_promoted() -> None:
     same = [image(str(n), "dog") for n in range(3)]
-    assert objections(compared(outcomes(*same), outcomes(*same)), RULE, ["one"]) == []
+    assert list(objections(compared(outcomes(*same), outcomes(*same)), RULE, ["one"])) == []
 
 
 @pytest.mark.parametrize(

@@ -34,9 +34,6 @@ class Use(NamedTuple):
     method: str
 
 
-# ---- every pattern of ours ------------------------------------------------------------------------------------------
-
-
 def uses() -> list[Use]:
     """Every pattern in schemas/ and workers/, with the methods that its module calls it by."""
     files = sorted(path for package in ("schemas", "workers") for path in (ROOT / package).rglob("*.py"))
@@ -86,9 +83,6 @@ def _held(values: Any) -> Iterator[re.Pattern[Any]]:
             yield value
         elif isinstance(value, tuple | list):
             yield from _held(value)
-
-
-# ---- its worst ------------------------------------------------------------------------------------------------------
 
 
 class Attack(NamedTuple):

@@ -14,7 +14,6 @@ from scripts.run_tests import (
     CHECKOUT,
     COMMON,
     HOMES,
-    LONGEST,
     WITHOUT_SERVERS,
     Home,
     changed_files,
@@ -82,14 +81,6 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_what_changed_is_unknown_without_a_commit_to_compare_with(repository: Path) -> None:
-    assert changed_files() is None
-    git("update-ref", "refs/remotes/origin/main", "HEAD")
-    assert changed_files() is None
-    run_tests.GREEN.write_text(f"{'0' * 40}\n")
-    assert changed_files() is None
-
-
 def test_changes_since_origin_main_count_and_else_those_since_the_last_green_run(repository: Path) -> None:
     git("update-ref", "refs/remotes/origin/main", "HEAD")
     run_tests.GREEN.write_text(git("rev-parse", "HEAD"))
@@ -113,10 +104,3 @@ def item(path: str, *fixtures: str) -> pytest.Item:
     made: Any = SimpleNamespace(nodeid=f"{path}::test_it", fixturenames=fixtures)
     made.add_marker = lambda name: None
     return cast(pytest.Item, made)
-
-
-def test_the_longest_files_come_first_and_the_others_keep_their_order() -> None:
-    assert [path for path in LONGEST if not (CHECKOUT / path).exists()] == []
-    items = [item(path) for path in ("b.py", LONGEST[-1], "a.py", LONGEST[0])]
-    fixtures.pytest_collection_modifyitems(items)
-    assert [each.nodeid.partition("::")[0] for each in items] == [LONGEST[-1], LONGEST[0], "b.py", "a.py"]

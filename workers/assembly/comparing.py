@@ -68,7 +68,7 @@ def compare_topics(
         if changes is not None:
             writer.write(changes, before=live, after=candidate, images=found.compared)
     taggers = list(theirs.taggers.values())
-    return ComparedTopics(list(ours.taggers.values()), taggers, found, objections(found, rule, taggers))
+    return ComparedTopics(list(ours.taggers.values()), taggers, found, list(objections(found, rule, taggers)))
 
 
 def _take(outcomes: Outcomes, record: ReadRecord) -> None:

@@ -151,7 +151,9 @@ def _row(result: TaggedFile | FailedFile, top: int, width: int) -> Table:
     """A table of one row, which can be printed at once."""
     from workers.assembly.local_files import FailedFile
 
-    name = _shortened(_name(result.path), width // 4 - 2)
+    name, most = _name(result.path), width // 4 - 2
+    if len(name) > most:
+        name = f"…{name[1 - most :]}"  # its end says more
     if isinstance(result, FailedFile):
         return _line("red", name, f"✗ {result.reason}", result.detail)
     tags = ", ".join(f"{tag} {score:.2f}" for tag, score in result.tags[:top])
@@ -169,11 +171,6 @@ def _line(style: str, *cells: str) -> Table:
 def _name(path: Path) -> str:
     """A path as text; bytes that are not UTF-8 are replaced."""
     return os.fsencode(path).decode("utf-8", "replace")
-
-
-def _shortened(name: str, most: int) -> str:
-    """A path cut at its beginning, since its end says more."""
-    return name if len(name) <= most else f"…{name[1 - most :]}"
 
 
 def _print_summary(tagged: int, total: int) -> None:

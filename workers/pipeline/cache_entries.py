@@ -159,11 +159,6 @@ def content_of(key: str) -> str:
     return "".join(key.split(":", 3)[2:3])
 
 
-def scaled_key(key: str, scale: int) -> str:
-    """The key of a result from an image decoded at 1/scale."""
-    return f"{key}:scale=1/{scale}"
-
-
 def verdict_key(sha256: str, judge: str) -> str:
     """The key of a rejection; `judge` names limits and versions."""
     return f"{_FORMAT}:verdict:{sha256}:{digest(judge)}"

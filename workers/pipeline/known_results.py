@@ -96,7 +96,7 @@ class KnownResults:
         """Cache keys of a role's result; they name the coarsest scale that its image may be decoded at."""
         scale = self._scales[role.name](task.facts)
         keys = self._roles.cache_keys(role, task.annotation)
-        return keys if scale == 1 else [entries.scaled_key(key, scale) for key in keys]
+        return keys if scale == 1 else [f"{key}:scale=1/{scale}" for key in keys]
 
     def verdict_values(self, sha256: str, verdict: Rejected) -> dict[str, bytes]:
         """The cache entry of a rejection; empty unless the bytes caused it."""

@@ -37,7 +37,6 @@ from workers.pipeline.dead_letters import dead_letters
 from workers.pipeline.facts import FACTS, image_of
 from workers.pipeline.kind_role import KindRole
 from workers.pipeline.options import WorkerOptions
-from workers.pipeline.profiles import Profile
 from workers.pipeline.roles import Roles, model_ref, reference
 from workers.pipeline.task import AnnotatedTask, CompleteTask
 from workers.ports import Clock
@@ -62,7 +61,6 @@ class Renderer:
         self._clock = clock
         self._models = Models(**{role.use: model_ref(role.model) for role in roles.own})
         self._models_written = self._models.model_dump()
-        self._thresholds: dict[str, Thresholds] = {}
         self._essential = {role.name for role in roles.models if role.essential}
         self._added = {role.name: role for role in roles.added if isinstance(role, KindRole)}
 
@@ -154,7 +152,7 @@ class Renderer:
         event, subject = image.event, image.event.subject
         status: Status = "partial" if failures else "complete"
         version_id = version_or_none(facts.version_id) or event.version_id
-        thresholds = self._thresholds_of(image.profile)
+        thresholds = Thresholds(profile=image.profile.name, digest=image.profile.digest)
         parts = self.parts(image)
         added = parts.pop("results", {})
         results = {name: writing.added_result(**each, cache=cache.get(name)) for name, each in added.items()}
@@ -218,12 +216,6 @@ class Renderer:
             timestamp_ms=task.entry.record.timestamp_ms,
             now_s=self._clock.wall(),
         )
-
-    def _thresholds_of(self, profile: Profile) -> Thresholds:
-        known = self._thresholds.get(profile.name)
-        if known is None or known.digest != profile.digest:
-            known = self._thresholds[profile.name] = Thresholds(profile=profile.name, digest=profile.digest)
-        return known
 
     def _cache(self, complete: CompleteTask) -> Mapping[str, HitOrMiss | None]:
         image = complete.annotation

@@ -57,8 +57,6 @@ class Folder:
 
 _folder = Folder()
 
-# ---- the journal ------------------------------------------------------------------------------------------------
-
 
 def journals() -> Iterator[Parts]:
     lines = [f"{mark} images {number} {number * 7} 0\n" for number, mark in enumerate("+!#?=-+!#")]
@@ -91,9 +89,6 @@ def journalled(parts: Parts) -> str:
     assert again.poison <= poison
     again.close()
     return f"{min(3, len(suspects))} suspects or more, {min(3, len(poison))} poison or more"
-
-
-# ---- bundles ----------------------------------------------------------------------------------------------------
 
 
 def bundles() -> Iterator[Parts]:
@@ -160,9 +155,6 @@ def _sealed(manifest: bytes, files: Mapping[str, bytes]) -> bytes:
     return json.dumps(document).encode()
 
 
-# ---- tokenizers ------------------------------------------------------------------------
-
-
 def tokenizers() -> Iterator[Parts]:
     for kind in KINDS:
         yield (tokenizer(kind), "a dog on a beach <pad> 🐶".encode())
@@ -204,9 +196,6 @@ def labels_read(parts: Parts) -> str:
         sentence(error)
         return "refused"
     return "read"
-
-
-# ---- the environment --------------------------------------------------------------------------------------------
 
 
 def environments() -> Iterator[Parts]:

@@ -20,8 +20,6 @@ from workers.types import Partition, ReadRecord
 
 _folder = Folder()
 
-# ---- the audit --------------------------------------------------------------------------------------------------
-
 
 def histories() -> Iterator[Parts]:
     """A message, an outcome of it, and names and values of a dead letter's headers."""
@@ -55,9 +53,6 @@ def audited(parts: Parts) -> str:
     assert json.loads(json.dumps(report.as_json()))["records"] == 1
     assert all(str(found).isprintable() for found in report.told())
     return "proved" if report.proved else " ".join(sorted(report.counts))
-
-
-# ---- a training set of the enriched topic -----------------------------------------------------------------------
 
 
 def enriched_topic() -> Iterator[Parts]:
@@ -96,9 +91,6 @@ def collected(parts: Parts) -> str:
         assert len(samples) == len(collection)
     assert list(dataset) == list(dataset.lines()) == samples
     return f"{min(kept, 3)} taken, {min(len(samples), 3)} written"
-
-
-# ---- corrections ------------------------------------------------------------------------------------------------
 
 
 def corrected() -> Iterator[Parts]:

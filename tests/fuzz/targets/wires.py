@@ -40,8 +40,6 @@ HERE = Partition("images", 3)
 LIMIT = 1 << 20
 """Bytes that a batch may become."""
 
-# ---- record batches ---------------------------------------------------------------------------------------------
-
 _LENGTH, _CHECKSUM, _CHECKED_FROM = slice(8, 12), slice(17, 21), 21
 
 
@@ -112,9 +110,6 @@ def fetched(parts: Parts) -> str:
             assert -(2**63) <= each.timestamp_ms < 2**63, "a dead letter must hold it"
             sum(len(name.encode()) for name, _ in each.headers)
     return seen
-
-
-# ---- a decoder's process ----------------------------------------------------------------------------------------
 
 
 PICTURE = PictureFacts("2026-05-03T17:04:05Z", 6, "0123456789abcdef", "AAAAAAAA", (52.5, -13.4), "exif-broken")

@@ -368,8 +368,6 @@ def test_a_temporary_file_without_room_is_reported_in_a_sentence() -> None:
         fill()
 
 
-# ---- outcomes that were made from an earlier one ------------------------------------------------------------------
-
 TWO = [record(0), record(1, key="b.png")]
 TWO_OUTCOMES = [outcome(0, at=(OUT, 0, 0)), outcome(1, at=(OUT, 0, 1), key=b"photos/b.png")]
 

@@ -80,9 +80,6 @@ def _crash_others(image: ImageFile.ImageFile) -> Any:
     return _intact(image) if image.width == KEEPS else ctypes.string_at(0)
 
 
-# ---- deeds ----------------------------------------------------------------------------------------------------------
-
-
 def _tried(folder: Path, fork_server: int, worker: int) -> dict[str, str | None]:
     deeds: dict[str, Callable[[], object]] = {
         "read its environment": lambda: dict(os.environ) or _refuse(),
@@ -161,9 +158,6 @@ def _map_more() -> str:
     granted = _call(25, at, size, 2 * size, 1)
     _call(25, granted, 2 * size, size, 3, at)
     return f"{2 * size} bytes"
-
-
-# ---- forgeries ------------------------------------------------------------------------------------------------------
 
 
 def _region() -> Region:

@@ -131,9 +131,6 @@ def test_no_images_are_no_work(bundle_of: Callable[[Kind], Bundle]) -> None:
     assert list(tagger.forward_subsets([], [])) == []
 
 
-# ---- the plan ---------------------------------------------------------------------------------------------------
-
-
 def cost(passes: Sequence[Pass]) -> int:
     return sum(PASS_ROWS + each.rows for each in passes)
 

@@ -79,9 +79,6 @@ def fetched(sha256: str) -> LoadedTask:
 
 
 # ---- the first level: facts of an object
-# ------------------------------------------------------------------------------
-
-
 def test_the_next_event_of_a_committed_version_finds_its_facts(known: KnownResults, cache: Counting) -> None:
     known.settle([known.arrival(finished(**V1))])
     same, other, unnamed = new(**V1), new(version_id="v2"), new()
@@ -232,9 +229,6 @@ def test_arrivals_and_removals_by_turns_take_time_in_proportion(known: KnownResu
 
 
 # ---- the second level: results of a content
-# ---------------------------------------------------------------------------
-
-
 def test_equal_bytes_find_the_results_and_do_not_write_them_again(known: KnownResults) -> None:
     done = finished()
     known.remember([known.values(done)])
@@ -291,9 +285,6 @@ def test_an_entry_that_can_not_be_read_is_a_miss_and_the_next_is_looked_at(
     assert task.annotation.results["tags"].scores.tolist() == [0.75]
 
 
-# ---- rejections -----------------------------------------------------------------------------------------------------
-
-
 def test_bytes_that_were_rejected_are_known_and_no_others(known: KnownResults) -> None:
     known.remember([known.verdict_values("b" * 64, BROKEN)])
     first, second, third = known.verdicts([fetched("a" * 64), fetched("b" * 64), fetched("c" * 64)])
@@ -319,9 +310,6 @@ def test_of_no_task_nothing_is_asked(known: KnownResults, cache: Counting) -> No
 
 
 # ---- counters
-# ---------------------------------------------------------------------------------------------------------
-
-
 def test_each_answer_is_counted_and_one_that_can_not_be_read_twice(
     known: KnownResults, cache: Counting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -360,9 +348,6 @@ def test_equal_work_is_known_by_the_content_and_the_options(known: KnownResults)
     assert known.flight_key(finished().annotation) != known.flight_key(annotation(guide_tags=("red",)))
 
 
-# ---- a device that proves to be broken -------------------------------------------------------------------------------
-
-
 def test_entries_since_the_last_right_answer_are_invalidated_up_to_a_number(cache: Counting) -> None:
     known = KnownResults(cache, make_roles({"tagger": TAGGER}), STORE, unproven=2)
     known.remember([{"proved": b"1"}])
@@ -372,9 +357,6 @@ def test_entries_since_the_last_right_answer_are_invalidated_up_to_a_number(cach
     assert cache.lookup(["proved", "old", "a", "b"]) == [b"1", b"2", b"", b""]
     known.remember([{"late": b"5"}])
     assert cache.lookup(["late"]) == [None]
-
-
-# ---- a decoder that may have lied ------------------------------------------------------------------------------------
 
 
 def test_recent_entries_of_a_doubted_content_become_misses_and_later_ones_are_not_kept(cache: Counting) -> None:

@@ -253,9 +253,6 @@ def test_a_skip_has_its_subject_if_it_is_known() -> None:
     assert (of_none.event.partition, of_none.event.index) == (1, 2)
 
 
-# ---- messages -----------------------------------------------------------------------------------------------------
-
-
 def travelling(of: Entry, *outcomes: Outcome, by: Renderer) -> list[Message]:
     for index, outcome in enumerate(outcomes):
         of.outcomes[index] = by.rendered(of, index, [outcome])

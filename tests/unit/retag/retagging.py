@@ -80,8 +80,6 @@ class Retagging(EnrichedTopic):
         self._said: list[CorrectionRecord] = []
         self.options = WorkerOptions(transaction_outcomes=4, drain_s=5)
 
-    # ---- the workers' outcomes ---------------------------------------------------------------------------------
-
     def outcome(
         self,
         key: str,
@@ -106,8 +104,6 @@ class Retagging(EnrichedTopic):
         self._said.append(said)
         self.corrections.produce(said)
         self.corrections.follow(0)
-
-    # ---- plans and runs ---------------------------------------------------------------------------------------
 
     def remaker(self) -> Remaker:
         until_now = MemoryCorrections()
@@ -179,8 +175,6 @@ class Retagging(EnrichedTopic):
             pass
         finally:
             self.broker.before_commit = None
-
-    # ---- the topics --------------------------------------------------------------------------------------------
 
     def records(self, key: str | None = None) -> list[ReadRecord]:
         wanted = None if key is None else f"photos/{key}".encode()

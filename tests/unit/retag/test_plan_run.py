@@ -178,9 +178,6 @@ def test_a_corrected_outcome_that_fits_already_stays_unchanged(scene: Retagging)
     assert len(scene.records()) == 1
 
 
-# ---- corrections that come meanwhile ------------------------------------------------------------------------------
-
-
 def test_a_correction_before_the_start_is_heeded_and_a_later_one_wins_by_its_own_outcome(scene: Retagging) -> None:
     scene.outcome("before.png")
     scene.outcome("later.png")
@@ -193,9 +190,6 @@ def test_a_correction_before_the_start_is_heeded_and_a_later_one_wins_by_its_own
     assert "teal" in scene.tags("before.png")
     assert "teal" in scene.tags("later.png")
     assert scene.documents("later.png")[-1]["version"] == V + 1_000_000
-
-
-# ---- the last pass ------------------------------------------------------------------------------------------------
 
 
 def test_a_newer_outcome_that_a_new_one_follows_is_published_again(scene: Retagging) -> None:
@@ -275,9 +269,6 @@ def test_a_version_that_is_no_version_is_foreign_to_the_last_pass(scene: Retaggi
     scene.send(b"photos/a.png", orjson.dumps({**document, "version": version}), None)
     with Stale() as stale, pytest.raises(ValueError, match="version"):
         stale.take(scene.broker.visible(TOPIC)[-1])
-
-
-# ---- trouble ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("fault", list(Fault))

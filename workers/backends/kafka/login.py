@@ -55,7 +55,8 @@ def by_aws(region: str) -> dict[str, Any]:
 
     They come from the environment, the service account's web identity, or the container's or machine's own service.
     """
-    return {"sasl_mechanism": "AWS_MSK_IAM", _PROVIDER: _Aws(region, _aws_credentials())}
+    credentials = ChainedProvider([EnvAWSProvider(), IamAwsProvider(http_client=token_service_pool())])
+    return {"sasl_mechanism": "AWS_MSK_IAM", _PROVIDER: _Aws(region, credentials)}
 
 
 class _Asked(AbstractTokenProvider):  # type: ignore[misc]  # kafka-python has no types
@@ -137,10 +138,6 @@ register_sasl_mechanism("PLAIN", _Plain, overwrite=True)
 register_sasl_mechanism("SCRAM-SHA-256", _Scram, overwrite=True)
 register_sasl_mechanism("SCRAM-SHA-512", _Scram, overwrite=True)
 register_sasl_mechanism("AWS_MSK_IAM", _MskIam, overwrite=True)
-
-
-def _aws_credentials() -> Provider:
-    return ChainedProvider([EnvAWSProvider(), IamAwsProvider(http_client=token_service_pool())])
 
 
 _CALL_S = 5.0

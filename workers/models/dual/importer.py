@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from workers.models.bundle import BESIDE, TEXT, TOKENIZER, Bundle, Golden, metad
 from workers.models.device import choose_device
 from workers.models.dual.adapters import IMAGE, build_tagger
 from workers.models.dual.config import KINDS, DualConfig, to_json
-from workers.models.dual.layouts import Encoder, read
+from workers.models.dual.layouts import read
 from workers.models.dual.text import open_text
 from workers.models.dual.tokens import MAX_TOKENIZER_BYTES, TokenIds
 from workers.models.files import content_of, sha256_of
@@ -113,7 +113,10 @@ def import_dual(
         out,
         manifest_of(found.config, origin.name or space, provenance),
         weights={IMAGE + name: tensor for name, tensor in found.image.items()},
-        beside=_beside(found, content),
+        beside={
+            TEXT: lambda path: write_tensors(path, found.text),
+            TOKENIZER: lambda path: path.write_bytes(content),
+        },
         golden=_golden,
         replace_existing=replace_existing,
     )
@@ -172,13 +175,6 @@ def with_labels(
         golden=lambda made: golden_answers(build_tagger(made, choose_device("cpu"), "fp32")),
         replace_existing=replace_existing,
     )
-
-
-def _beside(found: Encoder, tokenizer: bytes) -> dict[str, Callable[[Path], object]]:
-    return {
-        TEXT: lambda path: write_tensors(path, found.text),
-        TOKENIZER: lambda path: path.write_bytes(tokenizer),
-    }
 
 
 def _tokenizer(path: Path, config: DualConfig) -> bytes:

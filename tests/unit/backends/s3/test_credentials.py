@@ -145,9 +145,6 @@ def test_a_file_that_never_held_credentials_is_our_own_fault(tmp_path: Path) -> 
         store.check("bucket")
 
 
-# ---- web identity -----------------------------------------------------------------------------------------------
-
-
 def granted(key: str, life_s: float = 3600.0) -> bytes:
     until = (datetime.now(UTC) + timedelta(seconds=life_s)).strftime("%Y-%m-%dT%H:%M:%SZ")
     body = (
