@@ -65,14 +65,6 @@ end
 return answers
 """
 """Runs in the server: fields and values of each hash in turn; of one above the bounds, none."""
-_SCAN = """
-local found, names = redis.call('SCAN', ARGV[1], 'MATCH', ARGV[2], 'COUNT', 500), {}
-for _, name in ipairs(found[2]) do
-    if #name <= 65536 then names[#names + 1] = name end
-end
-return {found[1], names}
-"""
-"""Runs in the server: a cursor and names; ours have at most some kB."""
 
 _CAUSES: tuple[tuple[type[Exception], str], ...] = (
     (redis.exceptions.AuthenticationError, "auth"),
@@ -127,7 +119,6 @@ class RedisResultCache:
         self._client = redis_client(url, timeout_s, now)
         self._script = self._client.register_script(_LOOKUP)
         self._hashes = self._client.register_script(_HASHES)
-        self._scan = self._client.register_script(_SCAN)
         self._breaker = ProbingBreaker(self._shown, self._answers)
 
     def lookup(self, keys: Sequence[str]) -> list[bytes | None]:
@@ -170,11 +161,11 @@ class RedisResultCache:
         Raises:
             Unavailable, Misconfigured: the server gives no answer, or refuses.
         """
-        cursor, pattern = b"0", re.sub(r"([][*?\\])", r"\\\1", prefix) + "*"
+        cursor, pattern = 0, re.sub(r"([][*?\\])", r"\\\1", prefix) + "*"
         while True:
-            cursor, found = self._asked(partial(self._scan, args=[cursor, pattern]))
+            cursor, found = self._asked(partial(self._client.scan, cursor, match=pattern, count=500))
             yield [name.decode(errors="replace") for name in found]
-            if cursor == b"0":
+            if cursor == 0:
                 return
 
     def remove(self, names: Sequence[str]) -> int:

@@ -252,10 +252,6 @@ def random(
 def is_there(out: Path, *, keep: bool, replace: bool, kind: Kind | None = None, space: str | None = None) -> bool:
     """Whether a whole bundle is kept there; if not, a bundle may be put there.
 
-    Args:
-        kind: that the bundle has to be of; None: any.
-        space: that its vectors have to be of; None: any.
-
     Raises:
         Misconfigured: the bundle there is damaged or another one, or something there may not be replaced.
     """
@@ -279,11 +275,7 @@ def is_there(out: Path, *, keep: bool, replace: bool, kind: Kind | None = None, 
 
 
 def kind_of(word: str, known: Sequence[str] = ()) -> Kind:
-    """A bundle's kind, as its manifest writes it.
-
-    Args:
-        known: the words that the command knows; empty: RAM's family.
-    """
+    """A bundle's kind, as its manifest writes it."""
     if word not in _words():
         raise typer.BadParameter(f"{word!r} is not one of {', '.join(known or _words())}.", param_hint="MODEL")
     return word.replace("-", "_")

@@ -265,9 +265,6 @@ def pinned(bundle: Bundle, digest: str, setting: str) -> Bundle:
 
     An empty digest allows any bundle, and reads no files.
 
-    Args:
-        setting: which names the digest, for the complaint.
-
     Raises:
         Misconfigured: it is another bundle, or a file was changed.
     """

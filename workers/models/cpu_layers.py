@@ -127,10 +127,7 @@ class PackedLinear(nn.Module):
     """A linear layer in oneDNN's layout: inference on a CPU, fp32 or bf16."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, rows: int) -> None:
-        """
-        Args:
-            rows: the number of inputs to lay the weights out for; others work too.
-        """
+        """Lay the weights out for this number of rows; others work too."""
         super().__init__()
         self.bias = bias
         self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), rows)

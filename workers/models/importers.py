@@ -37,9 +37,6 @@ def import_added(
 ) -> Bundle | None:
     """The bundle of the first importer that knows the file, or None.
 
-    Args:
-        sha256: expected hash of the file; None accepts any.
-
     Raises:
         Misconfigured: no such file, another sha256, a package that does not import, or as `Importer`.
     """

@@ -38,9 +38,6 @@ class KnownResults:
 
     Args:
         store: endpoint of the object store, a part of some keys.
-        judge: names the limits and versions on which rejections depend; empty: rejections are not cached.
-        allows: returns whether an image with these facts is within the worker's limits.
-        scale_of: as in `WorkerOptions`.
         unproven: the number of latest results that `disown` can invalidate.
         purges: a removal also drops the object's sequencer and the results of its contents.
     """
@@ -319,10 +316,7 @@ class _Answers:
         self._hits = self._misses = self._invalid = 0
 
     def add(self, read: bool, values: Sequence[bytes | None], *, hit: bool | None = None) -> None:
-        """
-        Args:
-            hit: whether the valid value can be used; None: it can.
-        """
+        """Note a lookup; `hit` says whether the valid value can be used, None that it can."""
         served = read if hit is None else hit
         self._hits += served
         self._misses += not served

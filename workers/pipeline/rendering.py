@@ -100,10 +100,7 @@ class Renderer:
         return (document, *failures)
 
     def retraction(self, where: Coordinates, event: ImageEvent, timestamp_ms: int, date: str | None = None) -> Document:
-        """
-        Args:
-            date: date of the store's response that the object is gone; None: there was none.
-        """
+        """Build a retraction; `date` is that of the store's answer, if it gave one."""
         version = version_of(event.event_time, date=date, timestamp_ms=timestamp_ms, now_s=self._clock.wall())
         key = event.subject.encode()
         if event.versioned_removal:

@@ -259,8 +259,6 @@ def make_roles(
         template: writes captions if there is no captioner; None: no captions then.
         corrections: manual tag corrections, which override the tagger.
         keep_scores: whether output records store scores and embeddings in headers, for `tagstream retag`.
-        facts: whether outcomes tell facts of their pictures.
-        added: the roles of added kinds, in the order in which they run.
     """
     tagger, captioner = models.get("tagger"), models.get("captioner")
     tagging = Tagging(tagger, corrections, keep_scores) if tagger is not None and tagger.labels else None

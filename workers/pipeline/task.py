@@ -134,11 +134,7 @@ class LoadedTask:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DescribedTask:
-    """A task with facts of its image, from cache or header.
-
-    Args:
-        date: date of the store's response; None: the facts come from the cache, or the response had no date.
-    """
+    """A task with facts of its image, from cache or header."""
 
     task: Task
     annotation: Annotation

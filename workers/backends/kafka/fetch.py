@@ -27,7 +27,6 @@ class BoundedReading:
     since a broker always answers in the same order: one full of too large batches delays no other for long.
 
     Args:
-        consumer: a KafkaConsumer that has fetched nothing yet.
         batch_bytes: one batch that would hold more is not opened.
         poll_bytes: after these bytes a poll reads no further batch.
     """

@@ -35,7 +35,6 @@ class GroupMembership:
     """The assignments of one group member, from callback to end.
 
     Args:
-        consumer: a KafkaConsumer that has not subscribed yet.
         forget: called with each partition that left us. Any thread.
     """
 

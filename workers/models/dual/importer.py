@@ -86,7 +86,6 @@ def import_dual(
     Args:
         weights: a safetensors file in the layout of transformers, of open_clip, or of OpenAI.
         image_size: side of the images, pixels; None takes what the patches cover.
-        sha256: expected hash of the weights; None accepts any.
 
     Raises:
         Misconfigured: files that are damaged, too large, of another model or of another sha256; a tokenizer of another

@@ -65,13 +65,7 @@ class TextEncoder:
         return self._tokens.cut(sentences)
 
     def require_space(self, space: str, of: str) -> None:
-        """
-        Args:
-            of: the vectors' owner, for the message.
-
-        Raises:
-            Misconfigured: its vectors are of another space than these sentences'.
-        """
+        """Raise Misconfigured: the vectors `of` another are of another space than these sentences'."""
         if space != self.space:
             raise Misconfigured(
                 f"{of} has vectors of the space {space!r}, and {self.name} makes those of {self.space!r}: vectors of "

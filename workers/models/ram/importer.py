@@ -88,7 +88,6 @@ def import_checkpoint(
         config: sizes; None finds them in the file (`sizes.sizes_in`).
         image_size: side of the images, pixels, where no `config` says it; None takes the one that the checkpoint was
             trained with. For another, the relative position biases are resampled as the original programs do it.
-        sha256: expected hash of the file; None accepts any.
         licence: of the weights; None: the published file's, if known.
 
     Raises:

@@ -34,13 +34,7 @@ class WordPiece:
     """Text to ids and back. Thread-safe."""
 
     def __init__(self, tokens: Sequence[str]) -> None:
-        """
-        Args:
-            tokens: the lines of vocab.txt.
-
-        Raises:
-            Misconfigured: it is not the vocabulary that these models were trained with.
-        """
+        """Raises Misconfigured: not the vocabulary that these models were trained with."""
         _check(tokens)
         self._tokens = (*tokens, *_ADDED.values())
         self._tokenizer = Tokenizer(

@@ -30,8 +30,6 @@ class Publishing:
     """Publishes ready outcomes. After a failed transaction, it reads the committed offsets.
 
     Args:
-        opening: new assignments, whose committed offsets are unknown.
-        opened: takes each assignment with its committed offset; -1: the assignment has ended.
         ending: whether the process ends; then there is no waiting for brokers.
     """
 
