@@ -119,6 +119,7 @@ def read(
     space: str,
     *,
     side: int | None = None,
+    heads: tuple[int, int] | None = None,
     convert: Callable[[Tensor], Tensor] = lambda tensor: tensor,
 ) -> Encoder:
     """Sizes and parameters of a published file.
@@ -126,6 +127,7 @@ def read(
     Args:
         tensors: by their published names.
         side: of the images, pixels; None takes as many as its patches cover.
+        heads: of the image and the text tower; None takes the published ones of these widths.
         convert: casts each parameter.
 
     Raises:
@@ -134,7 +136,7 @@ def read(
     ours = _renamed(tensors)
     biased = "logit_bias" in ours or "image.pool.probe" in ours
     scale, bias = _number(ours, "logit_scale"), _number(ours, "logit_bias") if biased else 0.0
-    config = _sizes(ours, space, side, scale, bias)
+    config = _sizes(ours, space, side, heads, scale, bias)
     image = _fitted(ours, "image.", shapes(ImageTower, config), convert)
     text = _fitted(ours, "text.", shapes(TextTower, config), convert)
     if ours:
@@ -171,12 +173,19 @@ def _renamed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return ours
 
 
-def _sizes(ours: Mapping[str, Tensor], space: str, side: int | None, scale: float, bias: float) -> DualConfig:
+def _sizes(
+    ours: Mapping[str, Tensor],
+    space: str,
+    side: int | None,
+    heads: tuple[int, int] | None,
+    scale: float,
+    bias: float,
+) -> DualConfig:
     clip = "image.class_token" in ours
     kind: Kind = "clip" if clip else "siglip"
     patch = _shape(ours, "image.patches.weight", 4)[-1]
     places = math.prod(_shape(ours, "image.positions")[:-1]) - clip
-    image, text = _tower(ours, "image"), _tower(ours, "text")
+    image, text = (_tower(ours, name, heads and heads[place]) for place, name in enumerate(("image", "text")))
     vocabulary, length = _shape(ours, "text.tokens", 2)[0], _shape(ours, "text.positions", 2)[0]
     grid = math.isqrt(max(places, 0))
     side = grid * patch if side is None else side
@@ -189,11 +198,11 @@ def _sizes(ours: Mapping[str, Tensor], space: str, side: int | None, scale: floa
     return from_json(kind, to_json(config))  # with its bounds checked
 
 
-def _tower(ours: Mapping[str, Tensor], name: str) -> TowerConfig:
+def _tower(ours: Mapping[str, Tensor], name: str, heads: int | None) -> TowerConfig:
     width = _shape(ours, f"{name}.norm.weight", 1)[0]
     hidden = _shape(ours, f"{name}.blocks.0.mixer.up.weight", 2)[0]
     layers = 1 + max(int(key.split(".")[2]) for key in ours if key.startswith(f"{name}.blocks."))
-    return TowerConfig(width, hidden, layers, _HEADS.get(width) or max(1, width // 64))
+    return TowerConfig(width, hidden, layers, heads or _HEADS.get(width) or max(1, width // 64))
 
 
 def _shape(ours: Mapping[str, Tensor], name: str, dims: int = 0) -> tuple[int, ...]:
