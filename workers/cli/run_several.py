@@ -38,7 +38,7 @@ _LATE_S = 1.0
 
 
 def run_several(settings: Settings, until_idle_s: float | None) -> int:
-    """Run the workers until they end, one here if there is only one; returns the exit code."""
+    """Run the workers to their end; returns the exit code. A single worker runs in this process."""
     found = cache(partial(hardware, settings.device))
     count = wanted_processes(settings, found)
     if count == 1:

@@ -51,7 +51,7 @@ def ensure_topics(
     security: Security | None = None,
     timeout_s: float = 30.0,
 ) -> list[str]:
-    """Make the missing topics, wait until they can be used, and return their names.
+    """Make the missing topics, ready for use; returns their names.
 
     Existing ones are left as they are.
 
