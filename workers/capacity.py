@@ -98,7 +98,7 @@ _JPEGS = tuple(Decoded(megapixels=size, core_s=core_s) for size, core_s in ((0.3
 
 
 def _on_processors(name: str, core_s: float, weights_bytes: int, batch: int) -> MachineProfile:
-    """A profile of a CPU model from its core seconds in full batches; one alone takes a fifth more."""
+    """A CPU model's profile from core seconds in full batches; one alone takes a fifth more."""
     return MachineProfile(
         name=name,
         machine="Xeon with AMX" if name != "compact, fp32" else "EPYC",
