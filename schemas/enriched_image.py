@@ -8,7 +8,6 @@ later versions may add some. A whole number is one in JSON: text and `1e3` are i
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any, Final, Literal, Self, TypeAlias
@@ -19,7 +18,7 @@ from pydantic_core import from_json, to_json
 
 from .dead_letter import Reason
 from .options import Options, OwnWant
-from .result_kinds import NAME_PATTERN, RoleName
+from .result_kinds import NAME_PATTERN, RoleName, is_role_name
 from .text import BY_MAX, OR_LATER, READS, Bucket, Key, Moment, OutcomeVersion, Sequencer, Short, subject
 
 Status: TypeAlias = Literal["complete", "partial"]
@@ -293,7 +292,7 @@ class OutcomeOptions(_Exact):
 
 
 def _role_name(name: str) -> str:
-    if not re.fullmatch(NAME_PATTERN, name):
+    if not is_role_name(name):
         raise ValueError(f"a result's name must be {NAME_PATTERN}")
     return name
 

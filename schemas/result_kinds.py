@@ -22,6 +22,11 @@ NAME_PATTERN: Final = "^[a-z-]{1,32}$"
 RoleName: TypeAlias = Annotated[str, Field(pattern=NAME_PATTERN)]
 """The name of a result: `tags`, `caption`, `embedding`, or that of an added kind."""
 
+
+def is_role_name(text: str) -> bool:
+    return re.fullmatch("[a-z-]{1,32}", text) is not None
+
+
 RESERVED: Final = frozenset(
     [
         *("tags", "caption", "embedding", "tagger", "captioner", "facts", "source"),
@@ -94,7 +99,7 @@ def kinds() -> Mapping[str, ResultKind]:
             raise ValueError(f"the kind {entry.name!r} can't be loaded ({error!r}); {remedy}") from error
         if not isinstance(kind, ResultKind) or kind.name != entry.name:
             raise ValueError(f"{entry.value} is no ResultKind of the name {entry.name!r}; {remedy}")
-        if not re.fullmatch(NAME_PATTERN, kind.name) or kind.name in RESERVED | found.keys():
+        if not is_role_name(kind.name) or kind.name in RESERVED | found.keys():
             raise ValueError(f"a kind can't have the name {kind.name!r}: it is taken, or not {NAME_PATTERN}; {remedy}")
         found[kind.name] = kind
     return found

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -25,7 +24,7 @@ import numpy as np
 
 from schemas.image_event import ImageEvent
 from schemas.options import WANTS, Options
-from schemas.result_kinds import NAME_PATTERN, RESERVED, ResultKind
+from schemas.result_kinds import NAME_PATTERN, RESERVED, ResultKind, is_role_name
 from workers.errors import Broken
 from workers.models.tagger import sample_image
 from workers.models.tune import USES
@@ -264,7 +263,7 @@ def _check_self_test_among_others(roles: Sequence[ModelRole], model: Model, mode
 
 def a_kind_is_light_and_its_name_is_free(kind: ResultKind, load: LoadResultModel) -> None:
     """Index and search page import it: it brings no torch, and no word of theirs is its name."""
-    free = re.fullmatch(NAME_PATTERN, kind.name) and kind.name not in RESERVED
+    free = is_role_name(kind.name) and kind.name not in RESERVED
     _require(bool(free), f"its name {kind.name!r} is taken, or not {NAME_PATTERN}")
     brings = f"import sys, {type(kind).__module__}; sys.exit('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", brings], env={"PYTHONPATH": os.pathsep.join(sys.path)}, check=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import threading
 import time
 from collections import Counter
@@ -279,12 +278,12 @@ def _choice(
 def _known_results(wants: Sequence[str] | None) -> frozenset[str]:
     """The values of `--want`. Added kinds need not be installed here. Raises Misconfigured: one is misspelt."""
     from schemas.options import WANTS
-    from schemas.result_kinds import NAME_PATTERN
+    from schemas.result_kinds import is_role_name
     from workers.models.result_kinds import added_kinds
 
     names = (*WANTS, *added_kinds())
     for name in wants or ():
-        if name not in names and (closest(name, names) or not re.fullmatch(NAME_PATTERN, name)):
+        if name not in names and (closest(name, names) or not is_role_name(name)):
             raise Misconfigured(f"--want {name}: known are {', '.join(names)}")
     return frozenset(wants or ())
 
