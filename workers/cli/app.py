@@ -13,9 +13,10 @@ from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
+from typer.core import TyperGroup
 
 from workers import __version__
 from workers.errors import (
@@ -88,6 +89,19 @@ def _let_help_flow(commands: typer.Typer) -> None:
             _let_help_flow(group.typer_instance)
 
 
+class _Commands(TyperGroup):
+    """Explains misplaced global options."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except typer.TyperException as error:
+            unknown, wrong = getattr(error, "option_name", None), cast(Any, error)
+            if any(unknown in option.opts for option in self.params):
+                wrong.message += f". It goes before the command: tagstream {unknown} … {ctx.invoked_subcommand}"
+            raise
+
+
 def _print_version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"tagstream {__version__}")
@@ -141,6 +155,7 @@ def application(names: Sequence[str] = COMMANDS) -> typer.Typer:
     """The application with these commands; only their modules are imported."""
     made = typer.Typer(
         name="tagstream",
+        cls=_Commands,
         help="Tags and captions every image of an image store, exactly once: image events come in from Kafka, enriched "
         "events go out.\n\nSee it at work on this machine: [bold]tagstream demo[/]. Every setting is an environment "
         "variable: [bold]tagstream settings[/] lists them, [bold]tagstream check[/] tries them.\n\n"

@@ -496,6 +496,20 @@ def test_models_are_listed_and_a_broken_bundle_says_why(tagstream: Tagstream, tm
     assert "ruined" in ran.out
 
 
+@pytest.mark.parametrize("option", [("--env-file", "f"), ("-v",), ("--quiet",)])
+def test_a_misplaced_option_is_answered_with_its_place(option: tuple[str, ...], tagstream: Tagstream) -> None:
+    ran = tagstream("check", *option)
+    assert ran.code == 2
+    told = f"tagstream {option[0]} … check"
+    assert told in re.sub(r"[│\s]+", " ", ran.err)
+
+
+def test_an_unknown_option_is_answered_without_a_place(tagstream: Tagstream) -> None:
+    ran = tagstream("check", "--colour")
+    assert ran.code == 2
+    assert "--colour …" not in ran.err
+
+
 @pytest.mark.slow
 def test_a_full_disk_is_a_sentence() -> None:
     with open("/dev/full", "wb") as full:
