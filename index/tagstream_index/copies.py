@@ -127,9 +127,6 @@ _MONTH: Final = re.compile(r"\d{4}-\d\d").fullmatch
 def months(searcher: Searcher, query: Query, among: Sequence[str] | None = None) -> list[tuple[str, int]]:
     """Hits of each month, or of each day of a chosen month.
 
-    Args:
-        among: only these subjects.
-
     Returns:
         Periods as `taken:2026-05` has them, the newest first, of the newest 100,000 hits, without conditions of a
         million; empty if it takes longer than 1 s.

@@ -108,11 +108,7 @@ def _join(parent: Numbers, one: Numbers, other: Numbers) -> None:
 
 
 def _join_near(parent: Numbers, hashes: NDArray[np.uint64], images: Numbers, counting: Counting) -> None:
-    """Join images whose hashes differ in at most 6 bits.
-
-    Args:
-        hashes: of the images, all different.
-    """
+    """Join images whose hashes, all different, differ in at most 6 bits."""
     with counting("comparisons", len(MASKS)) as advance:
         for mask in MASKS:
             order = np.argsort(hashes & mask)

@@ -47,9 +47,6 @@ class Indexer:
     """Writes the enriched topic into the tables, as one group member.
 
     Belongs to the thread of `run`.
-
-    Args:
-        source: the committed records of the enriched topic.
     """
 
     def __init__(self, settings: IndexSettings, source: KafkaRecordSource) -> None:

@@ -303,11 +303,7 @@ def store(
 
 
 def merge(connection: Connection, rows: Sequence[Row], spaces: Mapping[tuple[str, int], int]) -> None:
-    """Bring rows into the tables, within the caller's transaction.
-
-    Args:
-        spaces: the table number of each kept space.
-    """
+    """Bring rows into the tables, within the caller's transaction."""
     with connection.cursor() as cursor, cursor.copy(_COPY) as copy:
         copy.set_types(_TYPES)
         for row in rows:

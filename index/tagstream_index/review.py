@@ -37,7 +37,6 @@ class ReviewHead(BaseModel):
 
     Args:
         shown: number of pictures that the draw stands for: the tagger shows the label, and no person said a word on it.
-        lines: number of drawn pictures.
     """
 
     model_config = _CONFIG
@@ -53,9 +52,6 @@ class Drawn(BaseModel):
     """A drawn picture.
 
     Args:
-        sha256: of the content to judge.
-        model: digest of the tagger.
-        score: of the label.
         chance: probability that the draw takes this picture, above 0.
         shows: whether the picture has the tag; false: its stored score is just below those that show it.
     """
@@ -124,11 +120,7 @@ class Review(NamedTuple):
         return Share(*weighted(judged), len(judged), len(among)) if judged else None
 
     def corrections(self, *, accepted: bool) -> Iterator[CorrectionRecord]:
-        """The corrections of rejected pictures.
-
-        Args:
-            accepted: those of accepted ones too.
-        """
+        """The corrections of rejected pictures, with `accepted` of accepted ones too."""
         for each in self.drawn:
             if each.verdict == "rejected" or (accepted and each.verdict == "accepted"):
                 added, removed = ([self.head.label], []) if each.verdict == "accepted" else ([], [self.head.label])

@@ -24,11 +24,7 @@ _STATE = "select language::text, last_error, last_error_at, results from state"
 
 
 def read_status(connection: Connection, topic: str, ends: Mapping[Partition, Extent]) -> dict[str, Any]:
-    """The status as JSON values.
-
-    Args:
-        ends: of every partition of the enriched topic.
-    """
+    """The status as JSON values."""
     progress = {number: rest for number, *rest in connection.execute(_PROGRESS, (topic,))}
     images, gone = connection.execute(COUNTS).fetchone() or (0, 0)
     language, error, error_at, results = connection.execute(_STATE).fetchone() or ("", None, None, [])

@@ -95,9 +95,6 @@ class Corrector:
     def send(self, pictures: Sequence[Seen], name: str, present: bool, by: str = "") -> str:
         """Say that pictures have a tag, or have it not; returns an id for `sending`.
 
-        Args:
-            by: the person's name, if known.
-
         Raises:
             Refused: the correction is invalid.
             Crowded: too many are on their way.

@@ -159,7 +159,6 @@ def count(
     Args:
         among: of these subjects alone.
         containing: only tags with this text in their names.
-        most: tags at most.
     """
     clauses = searcher.clauses(query)
     where = clauses.where if among is None else f"{clauses.where} and subject = any(%(among)s::text[])"

@@ -16,11 +16,7 @@ _KEPT: Final = 256
 
 
 class Sentences:
-    """Vectors of sentences: one at a time in a thread, and the last 256 are kept. Thread-safe.
-
-    Args:
-        embed: makes the vector of a sentence.
-    """
+    """Vectors of sentences: one at a time in a thread, and the last 256 are kept. Thread-safe."""
 
     def __init__(self, embed: Callable[[str], Embedding]) -> None:
         self._embed = embed

@@ -16,12 +16,7 @@ NAME_MAX: Final = 256
 
 
 class Person(NamedTuple):
-    """Who asks.
-
-    Args:
-        name: empty: no header names them.
-        editor: whether they may correct.
-    """
+    """Who asks; `name` is empty if no header names them."""
 
     name: str
     editor: bool

@@ -71,9 +71,6 @@ class NoPicture(Exception):
 class Pictures:
     """Makes JPEGs of objects, and keeps them. Thread-safe.
 
-    Args:
-        most_bytes: see `Kept`.
-
     Raises:
         Misconfigured: TAGSTREAM_INDEX_STORE_URL lacks a region to sign for.
     """

@@ -58,7 +58,6 @@ def serve_page(
 
     Args:
         names: lower-case hosts by which people open the page.
-        user_header, editors: as `People` takes them.
         up: gets the page's address once it is bound.
 
     Raises:

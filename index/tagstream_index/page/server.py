@@ -42,11 +42,7 @@ class Site(Parts):
     """The pages by address."""
 
     def application(self, *, hosts: Collection[str] = (), behind_proxy: bool = False) -> ASGIApp:
-        """
-        Args:
-            hosts: as `Guard` takes them.
-            behind_proxy: a proxy says from which addresses requests come.
-        """
+        """All addresses, for these `hosts` of `Guard`."""
         self.behind_proxy = behind_proxy
         routes = [
             *Many(self).routes(),
