@@ -87,8 +87,6 @@ class OcrModel:
     def max_batch(self, _: int) -> None: ...
 
     def warm_up(self) -> None:
-        if self._golden is None:
-            raise Misconfigured(f"{self.name} has no golden answers; import the model again.")
         with self._device.run():
             self._detector.require((1, 3, 64, 64), (1, 1, 64, 64))
             self._recogniser.require((1, 3, 48, 80), (1, 10, len(self._characters)))
@@ -120,7 +118,8 @@ class OcrModel:
 
     @property
     def _known(self) -> Golden:
-        assert self._golden is not None, "warm_up comes first"
+        if self._golden is None:
+            raise Misconfigured(f"{self.name} has no golden answers; import the model again.")
         return self._golden
 
     def _answer(self, image: Pixels, about: ImageAbout) -> OcrAnswer:

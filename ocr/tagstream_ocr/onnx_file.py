@@ -1,27 +1,35 @@
-"""Reads the networks' ONNX files, without the package `onnx`.
-
-Each has a known sha256. They are protocol buffers: fields of a number, a wire type and a value. The numbers below are
-those of onnx.proto.
-"""
+"""Reads the networks' ONNX files, without the package `onnx`: a known wheel's, so that nothing is checked."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import numpy as np
 import torch
+from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorProto
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message_factory import GetMessageClass
 from numpy.typing import NDArray
 from torch import Tensor
 
 from tagstream_ocr.graph import Graph, Node
 
-_Message: TypeAlias = Mapping[int, list[Any]]
-"""Integers and bytes by the number of their field."""
-_TYPES: Final = {1: "<f4", 6: "<i4", 7: "<i8"}
-"""Of a tensor's numbers."""
+_MESSAGES: Final = {
+    "Model": "graph 7 Graph, metadata_props 14 Pair*",
+    "Pair": "key 1 string, value 2 string",
+    "Graph": "node 1 Node*, initializer 5 Tensor*, input 11 Value*, output 12 Value*",
+    "Value": "name 1 string",
+    "Node": "input 1 string*, output 2 string*, op_type 4 string, attribute 5 Attribute*",
+    "Attribute": "name 1 string, f 2 float, i 3 int64, s 4 string, t 5 Tensor, ints 8 int64*, type 20 int32",
+    "Tensor": "dims 1 int64*, data_type 2 int32, float_data 4 float*, int32_data 5 int32*, int64_data 7 int64*, "
+    "name 8 string, raw_data 9 bytes",
+}
+"""What these files have of onnx.proto's messages: name, number and type of fields; a star where there may be many."""
+_FIELDS: Final = {1: "f", 2: "i", 3: "s", 4: "t", 7: "ints"}
+"""Where an attribute of each type has its value."""
+_TENSORS: Final = {1: ("<f4", "float_data"), 6: ("<i4", "int32_data"), 7: ("<i8", "int64_data")}
+"""Of each type of tensor, its numbers' type in `raw_data`, and where they are if not there."""
 _NONE: Final = np.empty(0)
 _LEFT_OUT: Final = {"auto_pad", "ceil_mode", "count_include_pad", "momentum"}
 """Attributes without an effect on these networks, or that others say."""
@@ -49,17 +57,17 @@ def read_network(content: bytes, prefix: str) -> OnnxNetwork:
     Args:
         prefix: of all names.
     """
-    model = _message(memoryview(content))
-    graph = _message(model[7][0])
-    arrays = dict(map(_tensor, graph[5]))
+    model = _model(content)
+    graph = model.graph
+    arrays = {tensor.name: _array(tensor) for tensor in graph.initializer}
     same = dict[str, str]()
     nodes = list[Node]()
-    for part in map(_message, graph[1]):
-        operator, inputs, (output,) = _text(part[4][0]), list(map(_text, part[1])), map(_text, part[2])
-        given = dict(map(_attribute, part[5]))
-        inputs = [same.get(name, name) for name in inputs]
+    for part in graph.node:
+        operator, (output,) = part.op_type, part.output
+        inputs = [same.get(name, name) for name in part.input]
+        given = {each.name: getattr(each, _FIELDS[each.type]) for each in part.attribute}
         if operator == "Constant":
-            arrays[output] = given["value"]
+            arrays[output] = _array(given["value"])
         elif operator in ("Identity", "Cast"):
             same[output] = inputs[0]
         elif operator == "Add" and nodes and nodes[-1].operator == "Conv" and arrays.get(inputs[1], _NONE).ndim == 4:
@@ -72,15 +80,34 @@ def read_network(content: bytes, prefix: str) -> OnnxNetwork:
             if operator == "Resize":
                 given, inputs = {"scales": [int(scale) for scale in arrays[inputs[2]][2:]]}, inputs[:1]
             nodes.append(_node(operator, [f"{prefix}.{name}" for name in inputs], f"{prefix}.{output}", given))
-    (given_to,) = {_text(_message(part)[1][0]) for part in graph[11]} - arrays.keys()
-    answer = _text(_message(graph[12][0])[1][0])
+    (given_to,) = {value.name for value in graph.input} - arrays.keys()
+    answer = graph.output[0].name
     read = {name for node in nodes for name in node.inputs}
     tensors = {f"{prefix}.{name}": torch.from_numpy(array) for name, array in arrays.items()}
     return OnnxNetwork(
         Graph(input=f"{prefix}.{given_to}", output=f"{prefix}.{same.get(answer, answer)}", nodes=tuple(nodes)),
         {name: tensor for name, tensor in tensors.items() if name in read},
-        {_text(pair[1][0]): _text(pair[2][0]) for pair in map(_message, model[14])},
+        {pair.key: pair.value for pair in model.metadata_props},
     )
+
+
+def _model(content: bytes) -> Any:
+    """Parse a file by a descriptor of `_MESSAGES`."""
+    file = FileDescriptorProto(name="onnx", package="onnx")
+    for message, fields in _MESSAGES.items():
+        made = file.message_type.add(name=message)
+        for field in fields.split(", "):
+            name, number, kind = field.split()
+            one = made.field.add(name=name, number=int(number), label=FieldDescriptorProto.LABEL_OPTIONAL)
+            if kind.endswith("*"):
+                one.label = FieldDescriptorProto.LABEL_REPEATED
+            if (kind := kind.rstrip("*")) in _MESSAGES:
+                one.type, one.type_name = FieldDescriptorProto.TYPE_MESSAGE, f".onnx.{kind}"
+            else:
+                one.type = FieldDescriptorProto.Type.Value(f"TYPE_{kind.upper()}")
+    pool = DescriptorPool()
+    pool.Add(file)
+    return GetMessageClass(pool.FindMessageTypeByName("onnx.Model")).FromString(content)
 
 
 def _node(operator: str, inputs: list[str], output: str, given: dict[str, Any]) -> Node:
@@ -91,66 +118,7 @@ def _node(operator: str, inputs: list[str], output: str, given: dict[str, Any]) 
     return Node(operator=operator, inputs=tuple(inputs), output=output, attributes=attributes)
 
 
-def _attribute(part: memoryview) -> tuple[str, Any]:
-    found = _message(part)
-    name = _text(found[1][0])
-    if found[2]:
-        return name, float(np.frombuffer(found[2][0], "<f4")[0])
-    if found[4]:
-        return name, _text(found[4][0])
-    if found[5]:
-        return name, _tensor(found[5][0])[1]
-    return (name, _integers(found[8])) if found[8] else (name, _integers(found[3])[0])
-
-
-def _tensor(part: memoryview) -> tuple[str, NDArray[Any]]:
-    found = _message(part)
-    integers = _integers(found[5] + found[7])
-    array = np.array(integers) if integers else np.frombuffer(b"".join(found[4] + found[9]), _TYPES[found[2][0]])
-    array = array.astype(np.int64 if array.dtype.kind == "i" else np.float32)
-    return _text(found[8][0]) if found[8] else "", array.reshape(_integers(found[1]))
-
-
-def _text(part: memoryview) -> str:
-    return bytes(part).decode()
-
-
-def _message(part: memoryview) -> _Message:
-    found, place = defaultdict[int, list[Any]](list), 0
-    while place < len(part):
-        key, place = _integer(part, place)
-        if key & 7 == 0:
-            value, place = _integer(part, place)
-            found[key >> 3].append(value)
-            continue
-        length = {1: 8, 5: 4}.get(key & 7)
-        if length is None:
-            length, place = _integer(part, place)
-        found[key >> 3].append(part[place : place + length])
-        place += length
-    return found
-
-
-def _integers(values: list[Any]) -> list[int]:
-    """Signed integers, of which several may be packed as bytes."""
-    found = list[int]()
-    for value in values:
-        if isinstance(value, int):
-            found.append(value)
-            continue
-        place = 0
-        while place < len(value):
-            one, place = _integer(value, place)
-            found.append(one)
-    return [one - (1 << 64) if one >> 63 else one for one in found]
-
-
-def _integer(part: memoryview, place: int) -> tuple[int, int]:
-    """A variable-length integer, and where it ends."""
-    value = shift = 0
-    while True:
-        byte = part[place]
-        value |= (byte & 127) << shift
-        place, shift = place + 1, shift + 7
-        if byte < 128:
-            return value, place
+def _array(tensor: Any) -> NDArray[Any]:
+    kind, field = _TENSORS[tensor.data_type]
+    array = np.frombuffer(tensor.raw_data, kind) if tensor.raw_data else np.array(getattr(tensor, field), kind)
+    return array.astype(np.int64 if array.dtype.kind == "i" else np.float32).reshape(tensor.dims)
