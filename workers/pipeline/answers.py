@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
+import orjson
 from pydantic import BaseModel
 
 from schemas.enriched_image import CaptionText
@@ -87,9 +88,12 @@ def result_in(shape: type[BaseModel], data: bytes) -> dict[str, Any] | None:
     if len(data) > _RESULT_BYTES_MAX or data.count(b",") > _RESULT_COMMAS_MAX:
         return None
     try:
-        return shape.model_validate_json(data).model_dump(mode="json")
-    except ValueError:
+        orjson.loads(data)  # which has no NaN, and no number above all doubles
+        value = shape.model_validate_json(data).model_dump(mode="json")
+        orjson.dumps(value)  # outcomes and the cache are written so, and their whole numbers have 64 bits
+    except (ValueError, TypeError):
         return None
+    return value
 
 
 def _mistake(model: Model, what: str) -> Broken:

@@ -176,6 +176,9 @@ MODEL = {"name": "bright", "digest": "b" * 64, "precision": "bf16", "random_weig
         b'{"mean": null, "text": "", "about": ["png", 1, 2, null]}',
         b" " * (1 << 20) + json.dumps(VALUE).encode(),
         b"{%s%s" % (b'"mean":1,' * 100_001, json.dumps(VALUE).encode()[1:]),
+        b'{"mean": 1, "text": "", "about": ["png", 100000000000000000000, 2, null]}',
+        b'{"mean": NaN, "text": "", "about": ["png", 1, 2, null]}',
+        b'{"mean": 1e400, "text": "", "about": ["png", 1, 2, null]}',
     ],
     ids=lambda value: repr(value)[:20],
 )
