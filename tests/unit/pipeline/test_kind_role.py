@@ -96,13 +96,15 @@ def test_a_long_result_is_published(harness: Harness, model: BrightnessModel) ->
     assert (image.status, brightness(image).value["text"]) == ("complete", model.text)
 
 
-def test_many_absent_roles_leave_room_for_the_whole_dead_letter(harness: Harness) -> None:
+def test_an_event_has_one_failure_for_all_roles_that_are_not_here(harness: Harness) -> None:
     harness.put("a.png", GREY)
     names = [f"{'a' * 30}{chr(ord('a') + number)}" for number in range(15)]
     harness.send(harness.event("a.png", options={"want": ["tags", *names]}))
     harness.work()
     (dead_letter,) = harness.dead()
-    assert [failure.want for failure in dead_letter.failures] == names
+    ((reason, want, detail),) = [(each.reason, each.want, each.detail) for each in dead_letter.failures]
+    assert (reason, want) == ("role-not-here", None)
+    assert names[0] in detail
     assert not dead_letter.truncated
 
 
