@@ -92,7 +92,8 @@ class Forker:
     ) -> Forked | None:
         """`tagstream` with these arguments, its stderr in `errors` or `log`; None if its environment forbids a fork."""
         own = _of_libraries(env)
-        if self._environment not in (None, own):
+        other_packages = own.get("PYTHONPATH") != os.environ.get("PYTHONPATH")
+        if other_packages or self._environment not in (None, own):
             return None
         log.touch()
         ours, theirs = socket.socketpair()

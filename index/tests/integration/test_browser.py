@@ -602,6 +602,7 @@ def logged_in(page: Page) -> None:
     page.get_by_label("Token").fill(TOKEN)
     page.keyboard.press("Enter")
     expect(page.get_by_role("button", name="Log out")).to_be_visible()
+    page.wait_for_load_state()  # keys before the script's start are no one's
 
 
 def test_a_correction_waits_for_its_outcome(opened: Open, world: Album, corrected: str) -> None:
