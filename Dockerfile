@@ -45,8 +45,10 @@ COPY workers workers
 COPY index index
 RUN ["uv", "build", "--wheel", "--build-constraints", "requirements-build.lock", "--require-hashes", "--out-dir", "/dist"]
 COPY ocr ocr
+COPY remote remote
 RUN ["uv", "build", "--build-constraints", "requirements-build.lock", "--require-hashes", "--out-dir", "/dist", "index"]
 RUN ["uv", "build", "--build-constraints", "requirements-build.lock", "--require-hashes", "--out-dir", "/dist", "ocr"]
+RUN ["uv", "build", "--build-constraints", "requirements-build.lock", "--require-hashes", "--out-dir", "/dist", "remote"]
 
 # The bundle of the role `ocr`, of a wheel that is never installed.
 FROM packages-cpu AS bundles

@@ -136,7 +136,7 @@ coverage: install ## Run the unit tests that need no server and show which lines
 # + ARGS=tests/unit/pipeline for fewer; processes that a test starts are not looked into
 	@mkdir -p build
 	@.venv/bin/python -m coverage run -m pytest -q -p no:tests.support.durations -m "not servers and not full and not chaos and not kube and not dashboards and not sinks and not image" \
-	  $(or $(ARGS),tests/unit index/tests ocr/tests testing/tests training/tests)
+	  $(or $(ARGS),tests/unit index/tests ocr/tests remote/tests testing/tests training/tests)
 	@.venv/bin/python -m coverage report
 	@.venv/bin/python -m coverage json -q -o build/coverage.json
 	@.venv/bin/python -m tests.coverage_table

@@ -1,4 +1,4 @@
-"""The fixtures of all homes (tests/, index/tests, ocr/tests, testing/tests, training/tests)."""
+"""The fixtures of all homes (tests/, index/tests, ocr/tests, remote/tests, testing/tests, training/tests)."""
 
 pytest_plugins = (
     "tests.fixtures",

@@ -64,7 +64,12 @@ AnnotateReason: TypeAlias = Literal[
     "kills-worker",
     "role-not-here",  # wants a result that this worker does not give
 ]
-CaptionReason: TypeAlias = Literal["caption-failed"]
+CaptionReason: TypeAlias = Literal[
+    "caption-failed",
+    "caption-unavailable",  # the service did not answer in time
+    "caption-refused",  # the service's model would not, or its answer was no caption
+    "caption-budget",  # the day's tokens are spent
+]
 PublishReason: TypeAlias = Literal["result-too-large", "skipped-by-operator"]
 
 Reason: TypeAlias = Literal[ParseReason, FetchReason, DecodeReason, AnnotateReason, CaptionReason, PublishReason]
@@ -81,6 +86,8 @@ REASONS_OF: Final[Mapping[Stage, tuple[Reason, ...]]] = {
 """Each reason belongs to one stage."""
 REASONS: Final[tuple[Reason, ...]] = get_args(Reason)
 STAGES: Final[tuple[Stage, ...]] = get_args(Stage)
+PARTIAL_ALONE: Final[frozenset[Reason]] = frozenset(["caption-unavailable", "caption-refused", "caption-budget"])
+"""Reasons of partial images that bring no dead letter: a retag completes these images."""
 
 DETAIL_MAX = 200
 """Characters that a detail keeps."""

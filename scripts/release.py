@@ -207,6 +207,7 @@ def prove_worker(version: str, interpreter: str) -> Path:
         f"tagstream=={version}",
         f"tagstream-index=={version}",
         f"tagstream-ocr=={version}",
+        f"tagstream-remote=={version}",
     )
     run(*UV, "pip", "check", "--python", str(python))
     tagstream = python.with_name("tagstream")

@@ -37,6 +37,7 @@ WITH_TORCH = (
     "tests/unit/retag/test_rescoring.py",
     "tests/unit/test_bounds_of_text.py",
     "ocr/tests",
+    "remote/tests",
     "training/tests/unit",
 )
 """Unit tests that need torch, whose import takes two seconds."""
@@ -45,7 +46,8 @@ WAITING = ("tests/unit/backends", "tests/unit/service", "testing/tests")
 OTHERS = ("tests/unit", "index/tests/unit")
 """The other unit tests, once those above are left out."""
 WITHOUT_SERVERS = (
-    *("index/tests/unit/", "ocr/tests/", "testing/tests/fakes/", "testing/tests/local/", "training/tests/unit/"),
+    *("index/tests/unit/", "ocr/tests/", "remote/tests/", "testing/tests/fakes/", "testing/tests/local/"),
+    "training/tests/unit/",
     *("tests/fuzz/", "tests/model/", "tests/parity/"),
     *(f"tests/unit/{name}/" for name in ("audit", "benchmarks", "capacity", "deploy", "intake", "models", "pipeline")),
     *(f"tests/unit/{name}/" for name in ("republish", "retag", "schemas", "service", "settings")),

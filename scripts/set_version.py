@@ -18,6 +18,7 @@ FILES = (
     "pyproject.toml",
     "index/pyproject.toml",
     "ocr/pyproject.toml",
+    "remote/pyproject.toml",
     "testing/pyproject.toml",
     "training/pyproject.toml",
     "Dockerfile",

@@ -27,6 +27,7 @@ PLACES = (
     ".github",
     "index",
     "ocr",
+    "remote",
     "testing",
     "training",
 )
@@ -97,9 +98,9 @@ PHRASES = {
 """Phrases of documentation, docstrings, comments and help that need a second reading."""
 FIRST_WORDS = 12
 """The most words of the first clause of a docstring, up to its first full stop, colon or semicolon."""
-CODE = ("workers", "schemas", "index", "ocr", "testing", "training")
+CODE = ("workers", "schemas", "index", "ocr", "remote", "testing", "training")
 """The homes whose docstrings are checked."""
-TESTS = ("tests/", "index/tests/", "ocr/tests/", "testing/tests/", "training/tests/")
+TESTS = ("tests/", "index/tests/", "ocr/tests/", "remote/tests/", "testing/tests/", "training/tests/")
 """Docstrings whose first lines are not checked."""
 AS_THEY_ARE = ("CHANGELOG.md", "benchmarks/RESULTS.md")
 """Texts in which phrases are not checked."""

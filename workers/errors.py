@@ -96,6 +96,20 @@ class Unavailable(TagstreamError):
         self.advice = advice
 
 
+class Unanswered(TagstreamError):
+    """A service gave no result for an image. The image's outcome is partial.
+
+    Args:
+        reason: "caption-unavailable", "caption-refused", "caption-budget"; or "caption-failed", a dead letter too.
+        detail: one line for a person, without secrets.
+    """
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason: Reason = reason
+        self.detail = detail
+
+
 class BucketGone(Unavailable):
     """The bucket does not exist, or does not exist any more."""
 

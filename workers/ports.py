@@ -28,6 +28,7 @@ from workers.types import (
     Partition,
     Pixels,
     Polled,
+    RemoteAnswer,
     StoredObject,
     Subset,
     Transaction,
@@ -445,6 +446,53 @@ class Captioner(Model, Protocol):
         ...
 
     def postprocess(self, raw: Any) -> Caption: ...
+
+
+class RemoteCaptioner(Protocol):
+    """Has captions written by a service elsewhere. It waits instead of computing. Thread-safe."""
+
+    name: str
+    """The model that is asked for."""
+    digest: str
+    """sha256 in hex over all that an answer depends on, known without a call: model, prompt, schema, side, language."""
+    transform: Transform
+    guided: bool
+    """Whether the prompt holds the tags."""
+    fields: type[BaseModel] | None
+    """The user's own fields that an answer has besides its caption; None: no schema asks for any."""
+
+    def encode(self, pixels: Pixels, about: ImageAbout) -> bytes:
+        """The JPEG to send, of the transform's pixels, without black margins.
+
+        Args:
+            pixels: (size, size, 3) uint8, as `transform` gives them.
+        """
+        ...
+
+    def ask(
+        self, jpeg: bytes, tags: Sequence[str], partition: Partition, late: Callable[[RemoteAnswer], None]
+    ) -> Future[RemoteAnswer]:
+        """Ask for an image. Partitions take turns; those of one are asked in order.
+
+        The future is done at the latest after TAGSTREAM_CAPTION_WAIT_S, on any thread. It is done at once where the
+        service is known to be away, the day's tokens are spent, or the turn would not come in time. It may be
+        cancelled: then the image is not asked about, if it has not been yet.
+
+        Fails with Unanswered.
+
+        Args:
+            late: takes an answer that comes after the future is done, for the cache. Any thread.
+        """
+        ...
+
+    def unready(self) -> str | None:
+        """Why no image can be captioned until somebody changes a setting: a wrong key or model name, a service that
+        drops images, no money; else None."""
+        ...
+
+    def close(self) -> None:
+        """Stop asking; bounded in time."""
+        ...
 
 
 @runtime_checkable

@@ -434,12 +434,34 @@ class LabelScores:
 
 @dataclass(frozen=True, slots=True)
 class Caption:
-    """A caption and its source. `score` is the mean log-probability of its tokens; None for a template."""
+    """A caption and its source. `score` is the mean log-probability of its tokens; None for a template or a service.
+
+    Args:
+        model: the model that a service answered with; None: the worker's own, or a template.
+        usage: what the answer cost; None: nothing, it is unknown, or the caption comes from the cache.
+    """
 
     text: str
     score: float | None
     method: str
-    """"template", or the decoding: "beam", "greedy"."""
+    """"template", the decoding: "beam", "greedy", or "remote"."""
+    model: str | None = None
+    usage: TokenUsage | None = None
+
+
+class TokenUsage(NamedTuple):
+    """Tokens of one answer, as the service counts them."""
+
+    prompt: int
+    completion: int
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteAnswer:
+    """A caption of a service, with the fields of TAGSTREAM_CAPTION_FILE's schema if it has one."""
+
+    caption: Caption
+    fields: Mapping[str, str | float | int] | None = None
 
 
 @dataclass(frozen=True, slots=True)

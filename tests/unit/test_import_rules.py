@@ -15,6 +15,7 @@ CHECKOUT = Path(__file__).parents[2]
 HOMES = {
     "index": "tagstream_index",
     "ocr": "tagstream_ocr",
+    "remote": "tagstream_remote",
     "testing": "tagstream_testing",
     "training": "tagstream_train",
 }
@@ -58,6 +59,7 @@ FORBIDDEN = [
     ("workers/models/spoiled.py", "import tagstream_testing"),
     ("workers/cli/spoiled.py", "import tagstream_index"),
     ("workers/models/spoiled.py", "import tagstream_ocr"),
+    ("workers/assembly/spoiled.py", "import tagstream_remote"),
     ("tagstream_ocr/spoiled.py", "import workers.cli.terminal"),
     ("tagstream_index/spoiled.py", "import tagstream_testing"),
     ("tagstream_index/spoiled.py", "import redis"),
@@ -82,7 +84,8 @@ def test_each_forbidden_import_is_found(copy: Path) -> None:
 def test_only_the_environment_module_reads_our_variables() -> None:
     """Ruff forbids os.environ, except in modules of pyproject.toml that need variables of other programs."""
     root = Path(__file__).parents[2]
-    homes = ("workers", "schemas", "index/tagstream_index", "ocr/tagstream_ocr", "training/tagstream_train")
+    others = ("index/tagstream_index", "ocr/tagstream_ocr", "remote/tagstream_remote", "training/tagstream_train")
+    homes = ("workers", "schemas", *others)
     files = [path for home in homes for path in (root / home).rglob("*.py")]
     read = {
         (str(path.relative_to(root)), name)

@@ -127,6 +127,7 @@ PACKAGES = {
     ".": {"workers", "schemas"},
     "index": {"tagstream_index"},
     "ocr": {"tagstream_ocr"},
+    "remote": {"tagstream_remote"},
     "schemas": {"tagstream_schemas"},
     "testing": {"tagstream_testing"},
     "training": {"tagstream_train"},
@@ -158,7 +159,7 @@ def test_a_wheel_made_from_the_source_distribution_is_whole(project: str, tmp_pa
     assert {f"{package}/py.typed" for package in packages} <= content
     metadata = wheel.read(about["METADATA"]).decode().splitlines()
     assert f"Version: {__version__}" in metadata
-    if project in {"index", "ocr", "testing", "training"}:
+    if project in {"index", "ocr", "remote", "testing", "training"}:
         assert f"Requires-Dist: tagstream=={__version__}" in metadata
     if project in {"index", "testing", "training"}:
         assert "[tagstream.commands]" in wheel.read(about["entry_points.txt"]).decode()

@@ -90,6 +90,7 @@ def test_words_that_only_contain_a_banned_one_are_left_alone() -> None:
         "workers schemas",
         "index/tagstream_index",
         "ocr/tagstream_ocr",
+        "remote/tagstream_remote",
         "testing/tagstream_testing",
         "training/tagstream_train",
     ],

@@ -9,7 +9,7 @@ import hashlib
 import re
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Annotated, Final, TypeAlias
 
 import numpy as np
@@ -34,6 +34,7 @@ _Positive: TypeAlias = Annotated[int, Field(ge=1, lt=2**63)]
 
 _MAX_FACTS_BYTES = 16 * 1024
 _MAX_CAPTION_BYTES = 64 * 1024
+_CAPTION = ("text", "score", "method")
 _MAX_VERDICT_BYTES = 4 * 1024
 CERTAIN: Final[tuple[Reason, ...]] = (
     "not-an-image",
@@ -216,12 +217,12 @@ def unpack_scores(value: bytes | None, labels: int) -> LabelScores | None:
 
 
 def pack_caption(caption: Caption) -> bytes:
-    return orjson.dumps(caption)
+    return orjson.dumps({name: getattr(caption, name) for name in _CAPTION})
 
 
 def unpack_caption(value: bytes | None) -> Caption | None:
     data = _json_object(value, _MAX_CAPTION_BYTES)
-    if data is None or set(data) != {field.name for field in fields(Caption)}:
+    if data is None or set(data) != set(_CAPTION):
         return None
     try:
         caption = CaptionText.model_validate(data, strict=True)
