@@ -452,7 +452,7 @@ class RemoteCaptioner(Protocol):
     """Has captions written by a service elsewhere. It waits instead of computing. Thread-safe."""
 
     name: str
-    """The model that is asked for."""
+    """The wanted model."""
     digest: str
     """sha256 in hex over all that an answer depends on, known without a call: model, prompt, schema, side, language."""
     transform: Transform
@@ -486,7 +486,7 @@ class RemoteCaptioner(Protocol):
         ...
 
     def unready(self) -> str | None:
-        """Why no image can be captioned until somebody changes a setting: a wrong key or model name, a service that
+        """Why no image can be captioned until a setting changes: a wrong key or model name, a service that
         drops images, no money; else None."""
         ...
 

@@ -458,7 +458,7 @@ class TokenUsage(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class RemoteAnswer:
-    """A caption of a service, with the fields of TAGSTREAM_CAPTION_FILE's schema if it has one."""
+    """A service's caption, with the fields that TAGSTREAM_CAPTION_FILE wants."""
 
     caption: Caption
     fields: Mapping[str, str | float | int] | None = None
