@@ -214,14 +214,33 @@ class CorrectedTags(_Exact):
     )
 
 
+class PaidTokens(_Exact):
+    """Tokens of an answer, as the service counts them."""
+
+    prompt: int = Field(strict=True, ge=0)
+    completion: int = Field(strict=True, ge=0)
+
+
 class CaptionText(_Exact):
     """A sentence about the image."""
 
     text: str
-    score: float | None = Field(default=None, description="Mean log-probability of its tokens; null for a template.")
-    method: str = Field(description="How it was made: template, greedy, beam.")
+    score: float | None = Field(
+        default=None, description="Mean log-probability of its tokens; null for a template and a service."
+    )
+    method: str = Field(description="How it was made: template, greedy, beam, or remote, by a service.")
     guided_by: tuple[str, ...] = Field(
         default=(), fail_fast=True, description="The tag names that it was written under."
+    )
+    model: Short | None = Field(
+        default=None,
+        exclude_if=lambda value: value is None,
+        description="The model that a service answered with. Absent: no service, or it did not tell.",
+    )
+    usage: PaidTokens | None = Field(
+        default=None,
+        exclude_if=lambda value: value is None,
+        description="What a service's answer cost. Absent: unknown, or nothing, as of a cached caption.",
     )
 
 
@@ -312,6 +331,15 @@ class AddedResult(_Exact):
     )
 
 
+class MissingResult(_Exact):
+    """A wanted result that a partial image lacks."""
+
+    want: RoleName | None = Field(
+        default=None, description="Its name, as `options` calls it; null: several, of kinds that the worker lacks."
+    )
+    reason: Annotated[Reason, OR_LATER]
+
+
 class Cache(_Exact):
     """Results from the cache; null: no lookup was made."""
 
@@ -350,6 +378,12 @@ class EnrichedImage(_Output):
     version: OutcomeVersion | None = _VERSION
     status: Status = Field(description="partial: a wanted part is missing, and `reason` says why.")
     reason: Annotated[Reason, OR_LATER] | None = None
+    missing: Annotated[tuple[MissingResult, ...], Field(fail_fast=True)] | None = Field(
+        default=None,
+        exclude_if=lambda value: value is None,
+        description="All results that a partial image lacks; the first has its `reason`. Absent: it is complete, or an "
+        "older message.",
+    )
     event: EventRef
     source: Source
     image: ImageFacts
@@ -388,6 +422,8 @@ class EnrichedImage(_Output):
     def _coherent(self) -> Self:
         if (self.status == "partial") != (self.reason is not None):
             raise ValueError("a partial image has a reason, a complete one has none")
+        if self.missing is not None and self.status == "complete":
+            raise ValueError("a complete image lacks no result")
         scores = [tag.score for tag in self.tags]
         if scores != sorted(scores, reverse=True):
             raise ValueError("tags come by score, best first")
@@ -481,6 +517,20 @@ def read_output(value: bytes) -> EnrichedImage | Retraction | Skip:
 def output_of(document: object) -> EnrichedImage | Retraction | Skip:
     """As `read_output`, of values that were read from JSON."""
     return _OUTPUT.validate_python(document, extra="ignore", context=READS)
+
+
+def reasons_in(document: Mapping[str, Any]) -> frozenset[Any]:
+    """Why a partial image lacks results; empty for other outcomes.
+
+    Args:
+        document: an outcome as JSON values, unchecked.
+
+    Raises:
+        KeyError, TypeError: `reason` or `missing` is of another shape.
+    """
+    if document.get("status") != "partial":
+        return frozenset()
+    return frozenset([document.get("reason"), *(each["reason"] for each in document.get("missing") or ())])
 
 
 def enriched_id(

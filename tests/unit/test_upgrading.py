@@ -23,6 +23,7 @@ from tagstream_testing.memory import MemoryCorrections
 from tests.support.harness import BUCKET, DEAD, OUT, SKIPPED, EchoCaptioner, Harness
 from tests.support.kinds import BrightnessKind, BrightnessModel
 from tests.unit.pipeline.test_kinds import ColourEmbedder
+from tests.unit.schemas.documents import enriched
 from workers.pipeline.kind_role import KindRole
 from workers.retag.plan_file import PlanFile
 
@@ -131,6 +132,10 @@ def test_todays_outcomes_are_read_by_an_earlier_reader(harness: Harness, earlier
         tags = today.tags if isinstance(today, EnrichedImage) else ()
         assert [tag.name for tag in getattr(read, "tags", ())] == [tag.name for tag in tags]
         assert not isinstance(today, EnrichedImage) or today.image.thumbhash
+    caption = {"text": "a dog", "method": "remote", "model": "m", "usage": {"prompt": 1, "completion": 1}}
+    missing = [{"want": "embedding", "reason": "annotate-failed"}]
+    told = enriched(caption=caption, status="partial", reason="annotate-failed", missing=missing)
+    assert old.read_output(told.to_bytes()).caption.method == "remote"
     letters = importlib.import_module("tagstream_schemas.dead_letter")
     dead = harness.broker.visible(DEAD)
     assert (len(harness.outputs()), len(dead)) == (7, 3)
@@ -151,7 +156,7 @@ def test_an_earlier_reader_refuses_a_persons_tag_that_the_tagger_does_not_know_a
         old.read_output(record.value)
     letters = importlib.import_module("tagstream_schemas.dead_letter")
     assert {*get_args(enriched_image.SkipReason)} - {*get_args(old.SkipReason)} == {"not-sampled"}
-    assert {*dead_letter.REASONS} - {*letters.REASONS} == {"role-not-here"}
+    assert {*dead_letter.REASONS} - {*letters.REASONS} == {"role-not-here", *dead_letter.PARTIAL_ALONE}
 
 
 def test_an_earlier_plan_is_read() -> None:

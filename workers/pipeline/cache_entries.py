@@ -217,20 +217,22 @@ def unpack_scores(value: bytes | None, labels: int) -> LabelScores | None:
 
 
 def pack_caption(caption: Caption) -> bytes:
-    return orjson.dumps({name: getattr(caption, name) for name in _CAPTION})
+    """Without its usage: a hit costs nothing."""
+    model = {} if caption.model is None else {"model": caption.model}
+    return orjson.dumps({**{name: getattr(caption, name) for name in _CAPTION}, **model})
 
 
 def unpack_caption(value: bytes | None) -> Caption | None:
     data = _json_object(value, _MAX_CAPTION_BYTES)
-    if data is None or set(data) != set(_CAPTION):
+    if data is None or data.keys() - {"model"} != {*_CAPTION}:
         return None
     try:
         caption = CaptionText.model_validate(data, strict=True)
     except ValidationError:
         return None
-    if _CONTROLS.search(caption.text + caption.method):
+    if _CONTROLS.search(caption.text + caption.method + (caption.model or "")):
         return None
-    return Caption(caption.text, caption.score, caption.method)
+    return Caption(caption.text, caption.score, caption.method, caption.model)
 
 
 def _json_object(value: bytes | None, max_bytes: int) -> dict[str, object] | None:

@@ -139,4 +139,12 @@ def _needs_of_caption(options: Options) -> frozenset[Want]:
 
 
 def _caption_text(caption: Caption, names: Sequence[str]) -> writing.Fields:
-    return writing.caption_text(text=caption.text, score=caption.score, method=caption.method, guided_by=names)
+    usage = None if caption.usage is None else caption.usage._asdict()
+    return writing.caption_text(
+        text=caption.text,
+        score=caption.score,
+        method=caption.method,
+        guided_by=names,
+        model=caption.model,
+        usage=usage,
+    )

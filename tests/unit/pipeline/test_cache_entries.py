@@ -19,7 +19,7 @@ from tests.support.tasks import a_task
 from tests.support.waiting import eventually
 from workers import metrics
 from workers.pipeline import cache_entries as entries
-from workers.types import Caption, Facts, LabelScores, Transform
+from workers.types import Caption, Facts, LabelScores, TokenUsage, Transform
 
 FACTS = Facts("a" * 64, "etag", None, "2026-01-01T00:00:00Z", 10, "png", 4, 5, 60)
 PACKED = json.loads(entries.pack_facts(FACTS))
@@ -38,8 +38,13 @@ def test_scores_come_back_unchanged(scores: dict[int, float]) -> None:
 def test_facts_and_captions_come_back_unchanged() -> None:
     assert entries.unpack_facts(entries.pack_facts(FACTS)) == FACTS
     assert entries.pack_facts(replace(FACTS, pixel_bytes=4)) == entries.pack_facts(FACTS), "old workers refuse it"
-    caption = Caption("a cat", -0.25, "beam")
-    assert entries.unpack_caption(entries.pack_caption(caption)) == caption
+    for caption in (Caption("a cat", -0.25, "beam"), Caption("a cat", None, "remote", "Qwen3-VL-8B")):
+        assert entries.unpack_caption(entries.pack_caption(caption)) == caption
+
+
+def test_a_cached_caption_costs_nothing() -> None:
+    paid = Caption("a cat", None, "remote", "Qwen3-VL-8B", TokenUsage(812, 31))
+    assert entries.unpack_caption(entries.pack_caption(paid)) == replace(paid, usage=None)
 
 
 @given(st.binary(max_size=80))
@@ -134,6 +139,9 @@ def test_facts_that_could_not_be_published_are_a_miss(name: str, wrong: object) 
         {"text": "x" * 70_000},
         {"method": 1},
         {"method": "beam\x07"},
+        {"model": "\x1b[2J"},
+        {"model": "m" * 257},
+        {"usage": {"prompt": 1, "completion": 1}},
         {"guided_by": []},
     ],
 )

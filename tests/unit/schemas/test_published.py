@@ -35,6 +35,10 @@ def test_each_schema_is_a_json_schema(name: str) -> None:
         ("enriched-image-1.json", enriched()),
         ("enriched-image-1.json", enriched(status="partial", reason="caption-failed", caption=None, tags=())),
         ("image-retraction-1.json", retraction(scope="version")),
+        (
+            "enriched-image-1.json",
+            enriched(status="partial", reason="caption-budget", missing=[{"reason": "caption-budget"}]),
+        ),
         ("skipped-1.json", skip(subject=None)),
     ],
 )
@@ -56,6 +60,8 @@ def test_every_field_of_an_output_is_required_except_rare_ones(name: str) -> Non
                 "by",
                 "options",
                 "results",
+                "missing",
+                *("model", "usage"),  # of a caption
                 *("taken_at", "orientation", "phash", "thumbhash", "place", "facts_missing"),
                 "document_id",  # this and the next were added later
                 "version",
