@@ -7,13 +7,14 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias
 import orjson
 from pydantic_core import from_json
 
-from schemas.dead_letter import Reason, is_dead_letter, read_dead_letter_headers
+from schemas.dead_letter import PARTIAL_ALONE, Reason, is_dead_letter, read_dead_letter_headers
+from schemas.enriched_image import reasons_in
 from schemas.image_event import MAX_RECORDS, parse_message
 from workers.types import Headers
 
 Kind: TypeAlias = Literal["whole", "partial", "failed", "record"]
-"""`whole` answers an event; `partial` does so together with a dead letter, which is `failed`; `record` answers whole
-records, whatever is in them."""
+"""`whole` answers an event, a partial image whose reasons bring no dead letter too; `partial` does so together with a
+dead letter, which is `failed`; `record` answers whole records, whatever is in them."""
 
 _KINDS: Final[dict[Any, Kind]] = {"enriched-image/1": "whole", "image-retraction/1": "whole", "skipped/1": "whole"}
 _OF_WHOLE_RECORDS: Final[frozenset[Reason]] = frozenset(
@@ -49,7 +50,8 @@ def claim_of(value: bytes | None, headers: Headers) -> Claim | None:
         event = document["event"]
         place = event["topic"], event["partition"], event["offset"]
         index = event["index"]
-        status = document.get("status")
+        if not reasons_in(document) <= PARTIAL_ALONE:
+            kind = "partial"
     except (ValueError, KeyError, TypeError):
         return None
     topic, partition, offset = place
@@ -57,7 +59,7 @@ def claim_of(value: bytes | None, headers: Headers) -> Claim | None:
         return None
     if not (0 <= partition < 2**31 and 0 <= offset < 2**63 and 0 <= index < MAX_RECORDS):  # Kafka has no others
         return None
-    return Claim(topic, partition, offset, offset, "partial" if status == "partial" else kind, 1 << index)
+    return Claim(topic, partition, offset, offset, kind, 1 << index)
 
 
 def _dead_letter(headers: Headers) -> Claim | None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from schemas.dead_letter import Failure, Reason, dead_letter_headers
 from workers.audit.judge import Judge, Topics
@@ -21,10 +22,13 @@ def record(offset: int, events: int = 1, *, partition: int = 0, key: str = "a.pn
 
 def outcome(
     offset: int, index: int = 0, *, of: int = 0, at: tuple[str, int, int], schema: str = "enriched-image/1",
-    status: str = "complete", key: bytes = b"photos/a.png", at_ms: int = 0,
+    status: str = "complete", reasons: Sequence[str] = (), key: bytes = b"photos/a.png", at_ms: int = 0,
 ) -> ReadRecord:  # fmt: skip
     event = {"topic": IN, "partition": of, "offset": offset, "index": index}
-    value = json.dumps({"schema": schema, "status": status, "event": event}).encode()
+    document: dict[str, Any] = {"schema": schema, "status": status, "event": event}
+    if reasons:
+        document |= {"reason": reasons[0], "missing": [{"want": "caption", "reason": each} for each in reasons]}
+    value = json.dumps(document).encode()
     return ReadRecord(*at, at_ms, key, value, ())
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from schemas.dead_letter import PARTIAL_ALONE
 from schemas.image_event import MAX_RECORDS, parse_message
 from tests.fuzz.mutators import headers, nullable
 from tests.fuzz.targets.messages import messages
@@ -90,6 +91,27 @@ def test_a_partial_image_whose_role_was_not_there_is_whole_with_its_dead_letter(
     letter = dead_letter(0, at=(DEAD, 0, 0), reason="role-not-here")
     assert judged([record(0)], [partial, letter]).proved
     assert found(judged([record(0)], [partial]), "missing") == [f"{IN}:0:0"]
+
+
+def partial(*reasons: str) -> ReadRecord:
+    return outcome(0, at=(OUT, 0, 0), status="partial", reasons=reasons)
+
+
+@pytest.mark.parametrize("reason", sorted(PARTIAL_ALONE))
+def test_a_partial_image_is_whole_without_a_dead_letter_if_a_service_gave_no_answer(reason: str) -> None:
+    letter = dead_letter(0, at=(DEAD, 0, 0), reason="annotate-failed")
+    assert judged([record(0)], [partial(reason)]).proved
+    assert found(judged([record(0)], [partial(reason), letter]), "doubled") == [f"{IN}:0:0"]
+    for two in ((reason, "annotate-failed"), ("annotate-failed", reason)):
+        assert found(judged([record(0)], [partial(*two)]), "missing") == [f"{IN}:0:0"], "its other result has one"
+        assert judged([record(0)], [partial(*two), letter]).proved
+
+
+@pytest.mark.parametrize("missing", [5, [1], ["reason"], [{}], [{"reason": []}]])
+def test_a_partial_image_of_another_shape_is_a_foreign_record(missing: Any) -> None:
+    read = partial("caption-budget")
+    document = json.loads(read.value or b"") | {"missing": missing}
+    assert claim_of(json.dumps(document).encode(), ()) is None
 
 
 def test_a_compacted_topic_of_dead_letters_or_skips_excuses_any() -> None:
