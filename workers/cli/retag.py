@@ -41,7 +41,10 @@ def plan(
     tag: Annotated[list[str] | None, typer.Option(help="Only outcomes that show this tag; may be repeated.")] = None,
     reason: Annotated[
         list[str] | None,
-        typer.Option(help="Only for this reason or change, as the plan names it; may be repeated."),
+        typer.Option(
+            help="Only for this reason or change, as the plan names it, or partial images that name this reason; may "
+            "be repeated."
+        ),
     ] = None,
     since: Annotated[
         str | None, typer.Option(metavar="TIME", help="Only outcomes published since: 2026-01-31, or 12h, 7d ago.")
@@ -66,13 +69,16 @@ def plan(
     [dim]What would change:[/]  tagstream retag plan -o plan.jsonl
 
     [dim]Image by image:[/]     tagstream retag plan -o plan.jsonl --changes changes.jsonl
+
+    [dim]Missing captions:[/]   tagstream retag plan -o plan.jsonl --reason caption-unavailable
     """
+    from schemas.dead_letter import REASONS_OF
     from workers.assembly.retagging import make_plan
     from workers.pipeline.published import NEEDS
     from workers.retag.planning import OutcomeChoice
     from workers.retag.remake import CHANGES, STAYS
 
-    known = (*NEEDS, *STAYS, *CHANGES)
+    known = dict.fromkeys((*NEEDS, *STAYS, *CHANGES, *REASONS_OF["annotate"], *REASONS_OF["caption"]))
     for each in reason or ():
         if each not in known:
             raise Misconfigured(f"--reason {each}: there is no such reason. There are: {', '.join(known)}")

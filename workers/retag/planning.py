@@ -16,6 +16,7 @@ from typing import Any, Final, Literal, NamedTuple, Self, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from schemas.enriched_image import reasons_in
 from schemas.version import Order, told_version
 from workers.models.dual.rescoring import PIECE
 from workers.pipeline.published import WRONG_SHAPE, Fields, StoredOutcome, order_in, read_document
@@ -217,7 +218,7 @@ class OutcomeChoice:
         tagger: the beginning of the tagger's digest.
         tags: the outcome shows one of these tags.
         since_ms: the least timestamp of the record.
-        reasons: the outcome has one of these reasons or changes.
+        reasons: the outcome has one of these reasons or changes, or is partial for one of these reasons.
         facts: outcomes without facts of their pictures need the image.
     """
 
@@ -237,9 +238,12 @@ class OutcomeChoice:
             return False
         return not self.tags or any(tag["name"] in self.tags for tag in document["tags"])
 
-    def of(self, kind: Kind) -> Kind:
-        """The kind, or `FILTERED` if its reasons don't pass."""
-        return kind if not self.reasons or self.reasons.intersection(kind.reason.split(",")) else FILTERED
+    def of(self, document: Fields, timestamp_ms: int, kind: Kind) -> Kind:
+        """The outcome's kind, or `FILTERED` if it does not pass."""
+        if not self.has(document, timestamp_ms):
+            return FILTERED
+        passes = not self.reasons or not self.reasons.isdisjoint((*kind.reason.split(","), *reasons_in(document)))
+        return kind if passes else FILTERED
 
 
 class Planning:
@@ -309,7 +313,7 @@ class Planning:
 
     def _add(self, record: ReadRecord, outcome: StoredOutcome, scores: bytes | None = None) -> None:
         remade, fields = self._remaker.remake(outcome, scores, facts=self._choice.facts), outcome.fields
-        kind = self._choice.of(kind_of(remade)) if self._choice.has(fields, record.timestamp_ms) else FILTERED
+        kind = self._choice.of(fields, record.timestamp_ms, kind_of(remade))
         self._newest.outcome(record.partition, record.offset, fields, kind)
         if self._changes is not None and isinstance(remade, New) and kind is not FILTERED:
             self._changes.take((record.partition, record.offset), remade)

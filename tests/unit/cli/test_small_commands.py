@@ -55,6 +55,7 @@ def test_a_line_without_an_end_takes_no_memory(tmp_path: Path) -> None:
     [
         (("plan",), "--output"),
         (("plan", "-o", "plan", "--reason", "below-flor"), "below-floor"),
+        (("plan", "-o", "plan", "--reason", "caption-unavailable"), "TAGSTREAM_KAFKA_SERVERS"),
         (("plan", "-o", "plan", "--since", "noon"), "noon"),
         (("plan", "-o", "plan"), "TAGSTREAM_KAFKA_SERVERS"),
     ],

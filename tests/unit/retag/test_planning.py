@@ -217,6 +217,20 @@ def test_filters_leave_out_the_other_outcomes(topic: Topic) -> None:
         assert sum(found.counts.values()) == 3
 
 
+def test_a_reason_takes_the_images_that_lack_a_result_for_it(topic: Topic) -> None:
+    reasons = ("caption-unavailable", "annotate-failed", "caption-budget")
+    away, failed, budget = ({"want": "caption", "reason": reason} for reason in reasons)
+    topic.outcome("a.png", changes={"status": "partial", "reason": reasons[0], "missing": [away]})
+    topic.outcome("b.png", changes={"status": "partial", "reason": reasons[1], "missing": [failed, away]})
+    topic.outcome("c.png", changes={"status": "partial", "reason": reasons[2], "missing": [budget]})
+    topic.outcome("d.png", changes={"status": "partial", "reason": reasons[0]})
+    topic.outcome("e.png")
+    _, planned = topic.plan(OutcomeChoice(reasons=frozenset({"caption-unavailable"})))
+    assert [each.subject for each in planned] == ["photos/a.png", "photos/b.png", "photos/d.png"]
+    assert {(each.verdict, each.reason) for each in planned} == {("image", "partial")}
+    assert topic.fates(OutcomeChoice(reasons=frozenset({"annotate-failed", "caption-budget"})))["image"] == 2
+
+
 def test_a_subject_with_a_left_out_newest_outcome_is_not_planned_by_an_older_one(topic: Topic) -> None:
     topic.outcome("a.png", V)
     topic.outcome("a.png", V + 1, changed=False, word=Word(("teal",), ()))
