@@ -394,6 +394,17 @@ def test_details_and_the_captions_method_are_folded(browse: Browse, tables: Conn
     assert "a dog on a beach" in folded.partition("<h2>Caption</h2>")[2].partition("method greedy")[0]
 
 
+def test_a_picture_shows_the_service_that_answered_and_all_that_is_missing(browse: Browse, tables: Connection) -> None:
+    caption: dict[str, Any] = {"text": "a dog", "score": None, "method": "remote", "guided_by": [], "model": "<b>Qwen"}
+    missing = [{"want": "ocr", "reason": "annotate-failed"}, {"want": None, "reason": "role-not-here"}]
+    answered = photo("a.jpg", "dog").but(caption=caption, status="partial", reason="annotate-failed", missing=missing)
+    written(tables, answered, photo("b.jpg", "dog").but(status="partial", reason="caption-failed"))
+    text = browse().get("/picture", params={"of": "photos/a.jpg"}).text.partition("Raw event")[0]
+    assert "method remote · answered by &lt;b&gt;Qwen" in text
+    assert "partly: ocr annotate-failed, role-not-here<" in text
+    assert "partly: caption-failed<" in browse().get("/picture", params={"of": "photos/b.jpg"}).text
+
+
 def test_history_shows_changes_and_counts_repeats(browse: Browse, tables: Connection) -> None:
     def outcome(number: int, *names: str, **others: Any) -> Said:
         return photo("a.jpg", *names, **others).but(version=number, produced_at=f"2026-01-0{number}T00:00:00Z")
