@@ -50,9 +50,15 @@ class Cut:
             start = self._ranges.pop()[0]
         self._ranges.append((start, end))
 
+    @property
+    def copied_bytes(self) -> int:
+        """Bytes that `joined` copies; 0: it is the whole file."""
+        size = sum(end - start for start, end in self._ranges)
+        return 0 if size == len(self._body) else size
+
     def joined(self) -> bytes:
         """The ranges in the order of `keep`. A whole file is not copied."""
-        if self._ranges == [(0, len(self._body))]:
+        if not self.copied_bytes:
             return self._body
         view = memoryview(self._body)
         return b"".join(view[start:end] for start, end in self._ranges)

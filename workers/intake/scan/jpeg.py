@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import struct
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from workers.errors import Rejected
 from workers.intake.scan.essence import Cut, Essence, at_most
@@ -39,19 +39,10 @@ _PLAIN_SEGMENTS: Final = 64
 """Segments of a header that is read at a glance; cameras write some ten to twenty, an ICC profile may have a few."""
 _PLAIN_FRAMES: Final = frozenset({0xC0, 0xC1})
 """In one scan, as Huffman codes."""
-_WITHOUT_SEGMENT: Final = frozenset({*range(0xD0, 0xDA), 0xFF})
-"""Restarts, begin and end; and padding."""
 
 
-@dataclass(frozen=True, slots=True)
-class PlainJpeg:
-    """The header of a JPEG in one scan, with `scan_jpeg`'s values.
-
-    Args:
-        components: 1: grey, 3: colour.
-        held_bytes: as in `Essence`.
-        copied_bytes: of the part that decides its pixels; 0: that is all of it, which is not copied.
-    """
+class PlainJpeg(NamedTuple):
+    """The header of a JPEG in one scan; `held_bytes` as in `Essence`, `copied_bytes` as in `Cut`."""
 
     width: int
     height: int
@@ -101,43 +92,20 @@ def scan_jpeg(body: bytes) -> Essence:
 def plain_jpeg(body: bytes) -> PlainJpeg | None:
     """Read the header of a plain JPEG; None: not plain, ask `scan_jpeg`.
 
-    Plain is one scan of eight bits, grey or in three colours, with a header as cameras and programs write it.
-
-    No decoder and no code but Python's sees a byte, and few bytes are looked at, whatever they are. All in one loop,
-    because it runs for each photo in the process that all of them share.
+    Plain is one scan of eight bits, grey or in three colours, with a header as cameras and programs write it. No code
+    but Python's sees a byte, and few bytes are looked at, whatever they are.
 
     Raises:
-        IndexError: it ends in its header.
+        Rejected, IndexError, struct.error: it has no such header.
     """
-    at, kept, tables = 2, 2, 0
-    frame: _Frame | None = None
-    for _ in range(_PLAIN_SEGMENTS):
-        marker, size = body[at + 1], 2 + (body[at + 2] << 8 | body[at + 3])
-        if body[at] != 0xFF or marker < 0xC0 or marker in _WITHOUT_SEGMENT or size < 4 or at + size > len(body):
-            return None
-        if marker == _SOS:
-            break
-        if marker in _TABLES:
-            tables += size
-            kept += size
-        elif marker in _PLAIN_FRAMES and frame is None:
-            frame = _frame(body, at)
-            kept += size
-        elif marker in _FRAMES:
-            return None
-        elif marker in (_APP0, _ADOBE):
-            kept += size
-        at += size
-    else:
-        return None
-    if frame is None or frame.bits != _BITS or not frame.width * frame.height or tables > _TABLE_BYTES:
-        return None
+    header = _Header(body, _PLAIN_SEGMENTS, gap=0)
+    frame, _, together = header.read()
     components = len(frame.sampled)
-    if components not in _COLOURS or body[at + 4] < components:
+    plain = together and frame.marker in _PLAIN_FRAMES and frame.bits == _BITS and components in _COLOURS
+    if not plain or not frame.width * frame.height:
         return None
-    kept += len(body) - at
-    copied = 0 if kept == len(body) else kept
-    return PlainJpeg(frame.width, frame.height, components, frame.held_bytes(several_scans=False), copied)
+    held_bytes = frame.held_bytes(several_scans=False)
+    return PlainJpeg(frame.width, frame.height, components, held_bytes, header.kept.copied_bytes)
 
 
 def _frame(body: bytes, at: int) -> _Frame:
@@ -151,10 +119,17 @@ def _frame(body: bytes, at: int) -> _Frame:
 
 
 class _Header:
-    """All before the first scan's data."""
+    """All before the first scan's data.
 
-    def __init__(self, body: bytes) -> None:
+    Args:
+        most: segments that it may have.
+        gap: bytes before a segment that may be passed over; None: all.
+    """
+
+    def __init__(self, body: bytes, most: int = _SEGMENTS, gap: int | None = None) -> None:
         self._body = body
+        self._most = most
+        self._gap = len(body) if gap is None else gap
         self.kept = Cut(body)
         self.kept.keep(0, 2)
         self.segments = 0
@@ -168,7 +143,7 @@ class _Header:
         """The frame, the first scan's start, and whether it has all components."""
         at = 2
         while True:
-            marker, start, end = _segment(self._body, at)
+            marker, start, end = _segment(self._body, at, self._gap)
             if marker == _EOI:
                 raise Rejected("decode", "broken-image", "the JPEG ends before its image")
             if marker == _SOS:
@@ -182,7 +157,7 @@ class _Header:
 
     def _take(self, marker: int, start: int, end: int) -> None:
         self.segments += 1
-        at_most(_SEGMENTS, self.segments, "segments in a JPEG")
+        at_most(self._most, self.segments, "segments in a JPEG")
         if marker in _FRAMES:
             self._take_frame(start)
         elif marker in _TABLES:
@@ -210,9 +185,9 @@ class _Header:
         self._frame = _frame(self._body, start)
 
 
-def _segment(body: bytes, at: int) -> tuple[int, int, int]:
+def _segment(body: bytes, at: int, gap: int) -> tuple[int, int, int]:
     """The next segment's marker, where it starts and where it ends."""
-    found = _MARKER.search(body, at)
+    found = _MARKER.search(body, at, at + gap + 2)
     if found is None:
         raise Rejected("decode", "broken-image", "the JPEG ends inside its header")
     start = found.start()
