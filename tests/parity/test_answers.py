@@ -50,7 +50,7 @@ def test_label_queries_are_the_original_ones(subject: Subject) -> None:
 
 def test_hidden_states_of_the_tag_head_are_the_original_ones(subject: Subject) -> None:
     model = subject.model
-    memory = model.head.remember(subject.embeds, 16, model.constant_queries)
+    memory = model.head.remember(subject.embeds, 16, model.frozen_first is not None)
     queries, first = model.queries(subject.embeds, slice(16))
     subject.expect("tagging_embed_first16", model.head(queries, memory, first))
 

@@ -38,7 +38,7 @@ from pydantic_core import from_json, to_json
 from schemas.enriched_image import PARENTS_MAX
 from schemas.text import first_fault
 from workers.errors import Misconfigured
-from workers.models.files import CONTROLS, content_of, disk_faults, reading_safetensors, sha256_of
+from workers.models.files import CONTROLS, content_of, disk_faults, reading_safetensors, sha256_of, text_of
 from workers.models.manifest import GOLDEN, MAX_LABELS, PARENTS, FileFacts, Manifest, Thresholds, digest_of
 from workers.types import Pixels, Transform
 
@@ -422,13 +422,9 @@ def _lines(path: Path) -> tuple[str, ...]:
     Raises:
         Misconfigured: no text in UTF-8, too many names, or one that would be read as a command by a terminal.
     """
-    content = content_of(path, _MAX_FILE_BYTES)
-    if content.count(b"\n") > MAX_LABELS:
+    text = text_of(path, _MAX_FILE_BYTES)
+    if text.count("\n") > MAX_LABELS:
         raise Misconfigured(f"{path} has more than {MAX_LABELS:,} lines.")
-    try:
-        text = content.decode()
-    except UnicodeDecodeError:
-        raise Misconfigured(f"{path} is not text in UTF-8.") from None
     names = tuple(text.removesuffix("\n").split("\n"))
     for number, name in enumerate(names, 1):
         if CONTROLS.search(name):

@@ -29,20 +29,34 @@ def sha256_of(path: Path, progress: Callable[[int, int], None] = lambda done, to
     return digest.hexdigest()
 
 
+def require_sha256(path: Path, wanted: str | None, progress: Callable[[int, int], None]) -> str:
+    """The sha256 of a file in hex. Raises Misconfigured: another than the wanted one."""
+    digest = sha256_of(path, progress)
+    if wanted is not None and digest != wanted.lower():
+        raise Misconfigured(f"{path} has the sha256 {digest} where {wanted} is wanted; download it again.")
+    return digest
+
+
 CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f]")
 """In a name: no label of any model has them."""
 
 
-def text_of(path: Path) -> str:
-    """The text of a list: UTF-8 of bounded size, with or without a byte order mark.
+def bytes_of(path: Path, max_bytes: int) -> bytes:
+    """The bytes of a file. Raises Misconfigured: it can't be read, is no file, or larger than this."""
+    try:
+        return content_of(path, max_bytes)
+    except OSError as error:
+        raise Misconfigured(f"{path} can't be read: {error.strerror}.") from None
+
+
+def text_of(path: Path, max_bytes: int = _MAX_LIST_BYTES) -> str:
+    """The text of a list: UTF-8, with or without a byte order mark.
 
     Raises:
         Misconfigured: it can't be read, is no such text, or too large.
     """
     try:
-        return content_of(path, _MAX_LIST_BYTES).decode("utf-8-sig")
-    except OSError as error:
-        raise Misconfigured(f"{path} can't be read: {error.strerror}.") from None
+        return bytes_of(path, max_bytes).decode("utf-8-sig")
     except UnicodeDecodeError:
         raise Misconfigured(f"{path} is not text in UTF-8.") from None
 

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from workers.errors import Misconfigured
 from workers.models.bundle import Bundle
-from workers.models.files import sha256_of
+from workers.models.files import require_sha256
 from workers.models.pull import Progress
 
 GROUP = "tagstream.importers"
@@ -29,7 +29,6 @@ class Importer(Protocol):
         Raises:
             Misconfigured: the file is this importer's and damaged, or of another version. Nothing is left behind.
         """
-        ...
 
 
 def import_added(
@@ -45,8 +44,8 @@ def import_added(
         return None
     if not file.is_file():
         raise Misconfigured(f"{file} is no file.")
-    if sha256 is not None and (found := sha256_of(file, partial(progress, "reading the file"))) != sha256.lower():
-        raise Misconfigured(f"{file} has the sha256 {found} where {sha256} is wanted; download it again.")
+    if sha256 is not None:
+        require_sha256(file, sha256, partial(progress, "reading the file"))
     for point in points:
         try:
             importer: Importer = point.load()

@@ -7,6 +7,7 @@ end now and then.
 
 from __future__ import annotations
 
+import itertools
 import math
 import string
 from collections.abc import Callable, Iterator, Mapping
@@ -21,7 +22,7 @@ from torch import Tensor
 from workers.errors import Misconfigured
 from workers.models.bundle import Bundle
 from workers.models.device import choose_device
-from workers.models.files import lines_of, read_saved, sha256_of
+from workers.models.files import lines_of, read_saved, require_sha256
 from workers.models.manifest import Manifest, Provenance
 from workers.models.pull import licence_of
 from workers.models.ram.adapters import golden_of
@@ -99,15 +100,19 @@ def import_checkpoint(
     labels, translations = _names(lists, found.labels)
     thresholds = _thresholds(lists, found)
     vocabulary = _vocabulary(lists, found)
-    digest = sha256_of(checkpoint, partial(progress, "reading the checkpoint"))
-    if sha256 is not None and digest != sha256.lower():
-        raise Misconfigured(f"{checkpoint} has the sha256 {digest} where {sha256} is wanted; download it again.")
-    convert = _Converter(DTYPES[dtype], len(tensors), progress)
+    digest = require_sha256(checkpoint, sha256, partial(progress, "reading the checkpoint"))
+    done = itertools.count(1)
+
+    def convert(tensor: Tensor) -> Tensor:
+        """Cast matrices; norms, biases and scales are few and stay as they are."""
+        progress("converting tensors", next(done), len(tensors))
+        return tensor.to(DTYPES[dtype]) if tensor.dim() > 1 else tensor
+
     try:
         weights = translate(with_windows(tensors, found.encoder.window), found, convert)
     except Misconfigured as error:
         raise Misconfigured(f"{checkpoint}: {error}") from None
-    convert.finish()
+    progress("converting tensors", len(tensors), len(tensors))  # those that were not read are not needed
     provenance = Provenance(
         source=checkpoint.name, sha256=digest, licence=licence or licence_of(found.facts.kind, digest)
     )
@@ -158,25 +163,6 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized or tensor.is_complex():
             raise Misconfigured(f"{path}: the tensor {name[:100]!r} is not a dense tensor of real numbers.")
     return tensors
-
-
-class _Converter:
-    """Casts matrices and reports progress; norms, biases and scales are few and stay as they are."""
-
-    def __init__(self, dtype: torch.dtype, total: int, progress: Progress) -> None:
-        self._dtype = dtype
-        self._total = total
-        self._done = 0
-        self._progress = progress
-
-    def __call__(self, tensor: Tensor) -> Tensor:
-        self._done += 1
-        self._progress("converting tensors", self._done, self._total)
-        return tensor.to(self._dtype) if tensor.dim() > 1 else tensor
-
-    def finish(self) -> None:
-        """Report the conversion as complete: tensors that were not read are not needed."""
-        self._progress("converting tensors", self._total, self._total)
 
 
 def _sizes(path: Path, tensors: Mapping[str, Tensor], image_size: int | None) -> AnyConfig:

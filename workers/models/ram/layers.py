@@ -125,9 +125,16 @@ class CrossLayer(nn.Module):
         """(images, tokens, memory width) → keys and values for every step."""
         return KeyValue(split_heads(self.key(memory), heads), split_heads(self.value(memory), heads))
 
-    def forward(self, x: Tensor, memory: KeyValue, visible: Tensor | None = None) -> Tensor:
-        """(images, queries, width) → the same. `visible` is True where a query may look; None: everywhere."""
-        query = split_heads(self.query(x), memory.key.shape[1])
+    def forward(
+        self, x: Tensor, memory: KeyValue, visible: Tensor | None = None, query: Tensor | None = None
+    ) -> Tensor:
+        """(images, queries, width) → the same.
+
+        Args:
+            visible: True where a query may look; None: everywhere.
+            query: the projected queries (images, heads, queries, head width), if they are known.
+        """
+        query = split_heads(self.query(x), memory.key.shape[1]) if query is None else query
         dropout = self.attention_dropout if self.training else 0.0
         mixed = F.scaled_dot_product_attention(query, memory.key, memory.value, attn_mask=visible, dropout_p=dropout)
         return self.feed_forward(self.attention_norm(sum_of(x, self.out, join_heads(mixed))))
@@ -204,10 +211,8 @@ class TagHead(nn.Module):
             known = first if index == 0 else None
             if part.folded is not None:
                 x = self._folded(layer, x, part.folded, part.plain.key, known)
-            elif known is not None:
-                x = _attend(layer, x, known.expand(images, -1, -1, -1), part.plain)
             else:
-                x = layer(x, part.plain)
+                x = layer(x, part.plain, query=None if known is None else known.expand(images, -1, -1, -1))
         return x
 
     def _folded(self, layer: CrossLayer, x: Tensor, folded: Folded, key: Tensor, known: Tensor | None) -> Tensor:
@@ -254,8 +259,3 @@ def _fold(layer: CrossLayer, memory: KeyValue, constant: bool) -> Folded:
     score = torch.matmul(key, query).reshape(images, heads * tokens, width).transpose(1, 2)
     bias = torch.matmul(key, layer.query.bias.view(heads, head_width, 1)).reshape(images, 1, heads * tokens)
     return Folded(score, bias, value)
-
-
-def _attend(layer: CrossLayer, x: Tensor, query: Tensor, memory: KeyValue) -> Tensor:
-    mixed = F.scaled_dot_product_attention(query, memory.key, memory.value)
-    return layer.feed_forward(layer.attention_norm(x + layer.out(join_heads(mixed))))

@@ -27,6 +27,8 @@ class LabelScorer(nn.Module):
 
     rows_at_once = ROWS_AT_ONCE
     config: AnyConfig
+    frozen_first: Tensor | None
+    """The first projection of label queries that don't depend on the image, once frozen."""
 
     def __init__(self, encoder: SwinConfig, labels: int, head: HeadConfig, memory: int) -> None:
         super().__init__()
@@ -34,6 +36,7 @@ class LabelScorer(nn.Module):
         self.encoder = Swin(encoder)
         self.head = TagHead(head, memory)
         self.added: AddedLabels | None = None
+        self.register_buffer("frozen_first", None, persistent=False)
 
     def freeze(self) -> None:
         """Compute once what does not depend on the image."""
@@ -63,7 +66,7 @@ class LabelScorer(nn.Module):
     def _score(self, embeds: Tensor, subset: Tensor | None) -> Tensor:
         """`score` of the network's own labels."""
         ids = torch.arange(self.labels, device=embeds.device) if subset is None else subset
-        memory = self.head.remember(embeds, len(ids), self.constant_queries)
+        memory = self.head.remember(embeds, len(ids), self.frozen_first is not None)
         parts = []
         for chunk in label_chunks(len(ids), len(embeds), self.rows_at_once):
             part = chunk if subset is None else ids[chunk]
@@ -71,11 +74,6 @@ class LabelScorer(nn.Module):
             logits = self.classify(self.head(queries, memory, first), part)
             parts.append(exact(logits))
         return torch.cat(parts, dim=1)
-
-    @property
-    @abstractmethod
-    def constant_queries(self) -> bool:
-        """Whether `queries` will give `first`: label queries that don't depend on the image, frozen."""
 
     @abstractmethod
     def queries(self, embeds: Tensor, labels: slice | Tensor) -> tuple[Tensor, Tensor | None]:
@@ -95,27 +93,39 @@ class LabelScorer(nn.Module):
         """(images, n, width) hidden states of these labels → (images, n) logits."""
 
 
-class Ram(LabelScorer):
-    """The tagger of the published `ram_swin_large_14m`; `text` is its captioning branch where the config asks for it.
+class _OpenSet(LabelScorer):
+    """Knows a label by text embeddings, of norm 1: replace `label_embed` by those of other labels."""
 
-    Open set: replace `label_embed` by (n, 512) text embeddings of other labels, of norm 1.
-    """
-
-    frozen_queries: Tensor | None
-    frozen_first: Tensor | None
-    config: RamConfig
-
-    def __init__(self, config: RamConfig) -> None:
+    def __init__(self, config: RamConfig | RamPlusConfig, descriptions: int) -> None:
         super().__init__(config.encoder, config.labels, config.head, config.embedding)
-        self.config = config
-        self.label_embed = nn.Parameter(torch.zeros(config.labels, config.embedding))
+        self.label_embed = nn.Parameter(torch.zeros(config.labels * descriptions, config.embedding))
         self.image_proj = nn.Linear(config.encoder.width_out, config.embedding)
         self.label_proj = nn.Linear(config.embedding, config.head.width)
         self.class_weight = nn.Parameter(torch.zeros(1, config.head.width))
         self.class_bias = nn.Parameter(torch.zeros(1))
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        embeds: Tensor = self.image_proj(tokens)
+        return embeds
+
+    def classify(self, hidden: Tensor, labels: slice | Tensor) -> Tensor:
+        return F.linear(hidden, self.class_weight, self.class_bias).squeeze(-1)
+
+
+class Ram(_OpenSet):
+    """The tagger of the published `ram_swin_large_14m`; `text` is its captioning branch where the config asks for it.
+
+    `label_embed` has a row for each label.
+    """
+
+    frozen_queries: Tensor | None
+    config: RamConfig
+
+    def __init__(self, config: RamConfig) -> None:
+        super().__init__(config, 1)
+        self.config = config
         self.text = None if config.text is None else TextBranch(config.text, config.embedding, config.head.layers)
         self.register_buffer("frozen_queries", None, persistent=False)
-        self.register_buffer("frozen_first", None, persistent=False)
 
     def freeze(self) -> None:
         super().freeze()
@@ -123,49 +133,29 @@ class Ram(LabelScorer):
             self.frozen_queries = self.label_queries(slice(None))
             self.frozen_first = self.head.first_queries(self.frozen_queries)
 
-    def embed(self, tokens: Tensor) -> Tensor:
-        embeds: Tensor = self.image_proj(tokens)
-        return embeds
-
     def label_queries(self, labels: slice | Tensor) -> Tensor:
         """(n, head width), the same for every image."""
         queries: Tensor = self.label_proj(self.label_embed[labels]).relu()
         return queries
-
-    @property
-    def constant_queries(self) -> bool:
-        return self.frozen_first is not None
 
     def queries(self, embeds: Tensor, labels: slice | Tensor) -> tuple[Tensor, Tensor | None]:
         if self.frozen_queries is None or self.frozen_first is None:
             return self.label_queries(labels), None
         return self.frozen_queries[labels], self.frozen_first[:, labels]
 
-    def classify(self, hidden: Tensor, labels: slice | Tensor) -> Tensor:
-        return F.linear(hidden, self.class_weight, self.class_bias).squeeze(-1)
 
-
-class RamPlus(LabelScorer):
+class RamPlus(_OpenSet):
     """The tagger of the published `ram_plus_swin_large_14m`.
 
-    Open set: replace `label_embed` by (n × descriptions, 512) text embeddings, label by label, of norm 1.
+    `label_embed` has a row for each description, label by label.
     """
 
     config: RamPlusConfig
 
     def __init__(self, config: RamPlusConfig) -> None:
-        super().__init__(config.encoder, config.labels, config.head, config.embedding)
+        super().__init__(config, config.descriptions)
         self.config = config
-        self.label_embed = nn.Parameter(torch.zeros(config.labels * config.descriptions, config.embedding))
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
-        self.image_proj = nn.Linear(config.encoder.width_out, config.embedding)
-        self.label_proj = nn.Linear(config.embedding, config.head.width)
-        self.class_weight = nn.Parameter(torch.zeros(1, config.head.width))
-        self.class_bias = nn.Parameter(torch.zeros(1))
-
-    def embed(self, tokens: Tensor) -> Tensor:
-        embeds: Tensor = self.image_proj(tokens)
-        return embeds
 
     def description_weights(self, embeds: Tensor, descriptions: Tensor) -> Tensor:
         """How much each description counts for each image.
@@ -194,21 +184,13 @@ class RamPlus(LabelScorer):
         queries: Tensor = self.label_proj(mean.transpose(0, 1)).relu()
         return queries
 
-    @property
-    def constant_queries(self) -> bool:
-        return False
-
     def queries(self, embeds: Tensor, labels: slice | Tensor) -> tuple[Tensor, Tensor | None]:
         return self.label_queries(embeds, labels), None
-
-    def classify(self, hidden: Tensor, labels: slice | Tensor) -> Tensor:
-        return F.linear(hidden, self.class_weight, self.class_bias).squeeze(-1)
 
 
 class Tag2Text(LabelScorer):
     """The tagger and captioner of the published `tag2text_swin_14m`. Captions take `guide`, then `decoding.decode`."""
 
-    frozen_first: Tensor | None
     config: Tag2TextConfig
 
     def __init__(self, config: Tag2TextConfig) -> None:
@@ -218,16 +200,11 @@ class Tag2Text(LabelScorer):
         self.class_weight = nn.Parameter(torch.zeros(config.labels, config.head.width))
         self.class_bias = nn.Parameter(torch.zeros(config.labels))
         self.text = TextBranch(config.text, config.encoder.width_out, config.head.layers)
-        self.register_buffer("frozen_first", None, persistent=False)
 
     def freeze(self) -> None:
         super().freeze()
         with torch.no_grad():
             self.frozen_first = self.head.first_queries(self.label_embed)
-
-    @property
-    def constant_queries(self) -> bool:
-        return self.frozen_first is not None
 
     def queries(self, embeds: Tensor, labels: slice | Tensor) -> tuple[Tensor, Tensor | None]:
         first = None if self.frozen_first is None else self.frozen_first[:, labels]
