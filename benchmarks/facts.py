@@ -24,8 +24,8 @@ from rich.table import Table
 
 from benchmarks.decode import LARGE, RAM, jpeg
 from workers.assembly.decoders import REDUCING_GAPS
+from workers.intake.geometry import Raster
 from workers.intake.hashes import hashes_of
-from workers.intake.raster import Raster
 from workers.intake.transform import decode
 from workers.types import FactsMode
 

@@ -50,7 +50,7 @@ gc.disable()
 print({_MARK!r}, file=sys.stderr)
 import workers.cli.app
 workers.cli.app.command_tree('run')
-import workers.service.telemetry, workers.service.endpoint
+import workers.service.telemetry, workers.service.http
 import workers.models.compact, workers.assembly.composition, workers.backends.result_cache
 """
 _IMPORT = re.compile(r"import time:\s+(\d+) \|\s+\d+ \| +(\S+)")

@@ -45,7 +45,6 @@ class RecordSource(Protocol):
 
     def membership(self) -> Membership:
         """Our member id and generation in the group, by the client."""
-        ...
 
     def commit(self, offsets: Mapping[Partition, int], timeout_s: float) -> None:
         """Commit outside a transaction, for at_least_once, under the current membership.
@@ -53,14 +52,12 @@ class RecordSource(Protocol):
         Raises:
             Exception: the client's own errors; the publisher of the same client says what they mean.
         """
-        ...
 
     def joined(self) -> bool:
         """Whether every topic exists and we are a member of the group.
 
         A member may have no partition.
         """
-        ...
 
     def poll(self, timeout_s: float) -> Polled:
         """Return all records that arrived, waiting at most `timeout_s` for the first.
@@ -74,47 +71,39 @@ class RecordSource(Protocol):
             Misconfigured: a topic does not exist, or the group may not be joined.
             Broken: an offset is out of range (the text names the gap).
         """
-        ...
 
     def start(self, assignment: Assignment, offset: int) -> None:
         """Deliver the assignment's partition from `offset` on. Does nothing when the assignment has ended."""
-        ...
 
     def pause(self, partitions: Sequence[Partition]) -> None:
         """Deliver nothing of these until `resume`; what is not assigned is ignored. Polling must go on.
 
         A pause ends with its assignment: when the partition's next one is started, it delivers.
         """
-        ...
 
     def resume(self, partitions: Sequence[Partition]) -> None:
         """Undo `pause`; no record is lost or comes twice by it."""
-        ...
 
     def ends(self) -> Mapping[Partition, int]:
         """The known end offset of each of our partitions, as last fetched.
 
         What of a partition is not read yet may be no records.
         """
-        ...
 
     def positions(self) -> Mapping[Partition, int]:
         """Where each started partition is read next: all committed records before it were delivered.
 
         It moves over what is no record: markers, and what was aborted or compacted away.
         """
-        ...
 
     def held_up(self) -> Mapping[Partition, float]:
         """Seconds since when an open transaction blocks each partition of ours.
 
         Partitions without one are omitted.
         """
-        ...
 
     def close(self) -> None:
         """Leave the group (ends every assignment). Bounded in time."""
-        ...
 
 
 class Publisher(Protocol):
@@ -136,7 +125,6 @@ class Publisher(Protocol):
             Misconfigured: we are not allowed to publish.
             Broken: a stalled client, or another process with our transactional id.
         """
-        ...
 
     def recover(self) -> None:
         """After `Unpublished`: leave nothing of the failed transaction in flight, then be able to publish again.
@@ -147,7 +135,6 @@ class Publisher(Protocol):
         Raises:
             Broken: the old client can't be stopped, or the id is stolen again.
         """
-        ...
 
     def committed(self, assignment: Assignment) -> int | None:
         """The group's committed offset of the partition, with no pending transaction.
@@ -156,22 +143,18 @@ class Publisher(Protocol):
         None: the assignment has ended meanwhile, or there is no answer for now (ask again, also when it is `lost`: the
         broker is then asked at a slow rate).
         """
-        ...
 
     def interrupt(self) -> None:
         """Make calls no longer wait for a broker: the process ends. Any thread."""
-        ...
 
     def stuck(self) -> str | None:
         """The call that hangs although the dependency answers others, or None. One watching thread's call.
 
         The publish thread can't be freed then: the process has to end.
         """
-        ...
 
     def close(self) -> None:
         """Bounded in time; leaves no transaction open."""
-        ...
 
 
 class ObjectStore(Protocol):
@@ -199,7 +182,6 @@ class ObjectStore(Protocol):
             Unavailable: anything else that came instead of the object; its `fault` says what the answer tells about
                 the cause ("too-slow": more than `deadline_s` seconds for the whole body).
         """
-        ...
 
     def head(self, bucket: str, key: str, *, deadline_s: float) -> ObjectVersion:
         """The object's current version, whichever an event named.
@@ -210,7 +192,6 @@ class ObjectStore(Protocol):
             BucketGone: there is no such bucket.
             Unavailable: anything else that came instead of an answer, as with `get`.
         """
-        ...
 
 
 class ResultCache(Protocol):
@@ -221,23 +202,18 @@ class ResultCache(Protocol):
 
     def lookup(self, keys: Sequence[str]) -> list[bytes | None]:
         """The values of these keys, one answer a key; None is a miss (or a cache that doesn't answer in time)."""
-        ...
 
     def lookup_fields(self, fields: Sequence[tuple[str, str]]) -> list[bytes | None]:
         """The values of these (hash, field) pairs, one answer a pair."""
-        ...
 
     def remember(self, values: Mapping[str, bytes], fields: Mapping[tuple[str, str], bytes]) -> None:
         """Keep plain values and hash fields for the configured time to live; none of more than 1 MiB."""
-        ...
 
     def hashes(self, names: Sequence[str]) -> list[dict[str, bytes]]:
         """All fields of these hashes; none of a hash of more than 10,000 fields."""
-        ...
 
     def forget(self, names: Sequence[str]) -> None:
         """Drop keys and whole hashes."""
-        ...
 
     def close(self) -> None: ...
 
@@ -251,7 +227,6 @@ class CorrectionLog(Protocol):
         Raises:
             Misconfigured: there is no such topic, or it may not be read, or it holds more than fits the memory.
         """
-        ...
 
     def follow(self, timeout_s: float) -> None:
         """Read new corrections, waiting at most about this long. An absent broker is waited for by later calls.
@@ -259,11 +234,9 @@ class CorrectionLog(Protocol):
         Raises:
             As `catch_up`.
         """
-        ...
 
     def on(self, subject: str, sha256: str) -> Word | None:
         """The correction of this content of the subject, or None."""
-        ...
 
     def close(self) -> None: ...
 
@@ -286,18 +259,15 @@ class Intake(Protocol):
 
         A removal's job reads nothing and never succeeds: it is Gone if the object is, or Superseded if it is there.
         """
-        ...
 
     def inspect(self, fetched: Fetched) -> Future[Facts]:
         """Read the image's header, and check it against the limits. The bytes are kept.
 
         Fails with Rejected (limits, formats, a broken header).
         """
-        ...
 
     def decode_bytes(self, facts: Facts, transforms: Sequence[Transform] | None = None) -> int:
         """Most memory of `decode`, besides a copy of the bytes."""
-        ...
 
     def decode(
         self, fetched: Fetched, facts: Facts, transforms: Sequence[Transform] | None = None
@@ -308,18 +278,15 @@ class Intake(Protocol):
             facts: what `inspect` said of these same bytes.
             transforms: some of those that the intake was made with; None: all.
         """
-        ...
 
     def discard(self, fetched: Fetched) -> None:
         """Drop the bytes unread (a cache hit, an ended assignment)."""
-        ...
 
     def at_work(self) -> tuple[Job | None, float]:
         """The image longest in a decoder's hands, and its seconds there.
 
         None: no decoder has an image, for so long. An image that only waits for its turn is in no decoder's hands.
         """
-        ...
 
     def on_doubt(self, doubted: Callable[[Collection[str]], None]) -> None:
         """Call `doubted` with the hashes of contents that may be wrong.
@@ -327,11 +294,9 @@ class Intake(Protocol):
         From any thread: `inspect` or `decode` may have lied about these, so that their results of the last minute are
         not to be kept.
         """
-        ...
 
     def close(self) -> None:
         """Drop waiting requests, wait for running ones; bounded in time."""
-        ...
 
 
 class Model(Protocol):
@@ -354,11 +319,9 @@ class Model(Protocol):
         Raises:
             Broken: the device fails, or the answer is not the golden one.
         """
-        ...
 
     def self_test_image(self) -> Pixels:
         """A known good image, after its transform."""
-        ...
 
 
 @runtime_checkable
@@ -374,7 +337,6 @@ class SelfTested(Model, Protocol):
         Raises:
             Broken: it is another one, by more than the precision and the batch explain.
         """
-        ...
 
 
 @runtime_checkable
@@ -400,7 +362,6 @@ class Tagger(Model, Protocol):
         Raises:
             OutOfMemoryError of the device as `MemoryError`; anything else blames an image or the device.
         """
-        ...
 
     def postprocess(self, raw: Any) -> LabelScores:
         """One answer as scores above the floor. Any thread.
@@ -408,7 +369,6 @@ class Tagger(Model, Protocol):
         Raises:
             ValueError: not a number among the scores (a broken device).
         """
-        ...
 
 
 @runtime_checkable
@@ -427,7 +387,6 @@ class SubsetTagger(Tagger, Protocol):
         Raises:
             As `forward`.
         """
-        ...
 
 
 @runtime_checkable
@@ -439,11 +398,9 @@ class Captioner(Model, Protocol):
 
     def guide(self, names: Sequence[str]) -> str:
         """The exact guide string for these tag names."""
-        ...
 
     def forward(self, images: Sequence[Pixels], guides: Sequence[str]) -> Sequence[Any]:
         """As `Tagger.forward`; guides go with images one by one."""
-        ...
 
     def postprocess(self, raw: Any) -> Caption: ...
 
@@ -467,7 +424,6 @@ class RemoteCaptioner(Protocol):
         Args:
             pixels: (size, size, 3) uint8, as `transform` gives them.
         """
-        ...
 
     def ask(
         self, jpeg: bytes, tags: Sequence[str], partition: Partition, late: Callable[[RemoteAnswer], None]
@@ -483,16 +439,13 @@ class RemoteCaptioner(Protocol):
         Args:
             late: takes an answer that comes after the future is done, for the cache. Any thread.
         """
-        ...
 
     def unready(self) -> str | None:
         """Why no image can be captioned until a setting changes: a wrong key or model name, a service that
         drops images, no money; else None."""
-        ...
 
     def close(self) -> None:
         """Stop asking; bounded in time."""
-        ...
 
 
 @runtime_checkable
@@ -501,7 +454,6 @@ class ResultModel(Model, Protocol):
 
     def forward(self, images: Sequence[Pixels], about: Sequence[ImageAbout]) -> Sequence[Any]:
         """As `Tagger.forward`; `about` goes with images one by one. A self-test image has the size of its pixels."""
-        ...
 
     def postprocess(self, raw: Any) -> BaseModel:
         """One answer as the kind's `result`. Any thread.
@@ -509,7 +461,6 @@ class ResultModel(Model, Protocol):
         Raises:
             ValueError: the answer contains NaN (a broken device).
         """
-        ...
 
 
 class Clock(Protocol):
@@ -517,11 +468,9 @@ class Clock(Protocol):
 
     def monotonic(self) -> float:
         """Seconds that never jump."""
-        ...
 
     def wall(self) -> float:
         """Seconds since the Unix epoch; may jump, so only ever for what a person or a message reads."""
-        ...
 
     def sleep(self, seconds: float) -> None: ...
 

@@ -35,8 +35,8 @@ from tagstream_index.page.server import Site
 from tagstream_index.settings import IndexSettings
 from tagstream_testing.local.photos import Photograph
 from workers.backends.kafka import KafkaEmitter, tail
+from workers.intake.geometry import Raster
 from workers.intake.hashes import hashes_of
-from workers.intake.raster import Raster
 from workers.types import Message
 
 TOKEN: Final = "correct horse battery"

@@ -38,7 +38,7 @@ _BEFORE = (
     "workers.models.compact",
     "workers.backends.result_cache",
     "workers.service.telemetry",
-    "workers.service.endpoint",
+    "workers.service.http",
     "tagstream_index.cli",
     "tagstream_index.process",
 )

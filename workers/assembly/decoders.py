@@ -16,7 +16,7 @@ from workers.assembly.clients import object_store
 from workers.errors import Misconfigured
 from workers.intake import Limits, ProcessIntake
 from workers.intake.geometry import scale_of
-from workers.intake.large import LargeImages
+from workers.intake.threads import LargeImages
 from workers.models.files import text_of
 from workers.models.labels import read_names
 from workers.pipeline.profiles import Labelled, Profile, read_profiles

@@ -99,7 +99,6 @@ class ImageSource(Protocol):
 
     def images(self, store: MinioObjectStore, last: str, *, try_only: bool) -> Images:
         """The images behind `last`, with how each was, or would be, stored."""
-        ...
 
 
 class BucketSource:

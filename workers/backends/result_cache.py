@@ -105,14 +105,7 @@ class RedisResultCache:
         Misconfigured: the URL can't be read.
     """
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        ttl_s: float,
-        timeout_s: float = 0.1,
-        now: Callable[[], str] | None = None,
-    ) -> None:
+    def __init__(self, url: str, *, ttl_s: float, timeout_s: float = 0.1, now: Callable[[], str] | None = None) -> None:
         self._shown = place(url)
         self._timeout_s = timeout_s
         self._ttl_ms = max(1, round(ttl_s * 1000))
@@ -294,12 +287,7 @@ class ProbingBreaker:
     """
 
     def __init__(
-        self,
-        name: str,
-        probe: Callable[[], bool],
-        *,
-        first_pause_s: float = 0.2,
-        last_pause_s: float = 5.0,
+        self, name: str, probe: Callable[[], bool], *, first_pause_s: float = 0.2, last_pause_s: float = 5.0
     ) -> None:
         self._name = name
         self._probe = probe

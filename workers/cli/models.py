@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -37,8 +37,7 @@ def _random_words() -> list[str]:
 
 
 RandomWord = Annotated[
-    str,
-    typer.Argument(metavar="MODEL", autocompletion=_random_words, help="ram, ram-plus, tag2text, siglip or clip."),
+    str, typer.Argument(metavar="MODEL", autocompletion=_random_words, help="ram, ram-plus, tag2text, siglip or clip.")
 ]
 AnyWord = Annotated[
     str,
@@ -53,8 +52,7 @@ Dtype = Literal["bf16", "fp32", "fp16"]
 
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the new bundle.")]
 Keep = Annotated[
-    bool,
-    typer.Option("--keep", help="Keep an existing bundle if every byte is right, so that a job can run twice."),
+    bool, typer.Option("--keep", help="Keep an existing bundle if every byte is right, so that a job can run twice.")
 ]
 DtypeOption = Annotated[
     Dtype, typer.Option(help="Type of the stored weights; TAGSTREAM_PRECISION chooses the computing one.")
@@ -104,8 +102,7 @@ def import_model(
     vocab: Vocab = None,
     dtype: DtypeOption = "bf16",
     image_size: Annotated[
-        int | None,
-        typer.Option(help="Side of the images in pixels. Default: as trained.", show_default=False),
+        int | None, typer.Option(help="Side of the images in pixels. Default: as trained.", show_default=False)
     ] = None,
     sha256: Annotated[str | None, typer.Option(help="The expected sha256 of the file.", show_default=False)] = None,
     licence: Annotated[
@@ -131,6 +128,7 @@ def import_model(
     """
     if is_there(out, keep=keep, replace=replace):
         return
+    options = {"dtype": dtype, "image_size": image_size, "sha256": sha256, "replace_existing": replace}
     if tokenizer is not None:
         from workers.models.dual.importer import Origin
 
@@ -140,9 +138,7 @@ def import_model(
                 "give labels afterwards with `tagstream models labels`."
             )
         origin = Origin(space=space, licence=licence)
-        models_dual.import_dual(
-            file, tokenizer, out, origin, dtype=dtype, image_size=image_size, sha256=sha256, replace=replace
-        )
+        models_dual.import_dual(file, tokenizer, out, origin, **options)
         return
     alone = not (tags or space or thresholds or translations or vocab or image_size or licence)
     if alone and _import_added(file, out, sha256=sha256, replace=replace):
@@ -155,7 +151,7 @@ def import_model(
     from workers.models.ram.importer import Lists
 
     given = Lists(tags, thresholds, _translated(translations), vocab)
-    _import(file, out, given, dtype, replace, image_size=image_size, sha256=sha256, licence=licence)
+    _import(file, out, given, licence=licence, **options)
 
 
 def pull(
@@ -203,7 +199,8 @@ def pull(
         checkpoint = have(published.checkpoint)
     assert tags is not None
     assert checkpoint is not None
-    _import(checkpoint, out, Lists(tags, thresholds, {"zh": chinese} if chinese else {}, vocab), dtype, replace)
+    lists = Lists(tags, thresholds, {"zh": chinese} if chinese else {}, vocab)
+    _import(checkpoint, out, lists, dtype=dtype, replace_existing=replace)
     say(f"The download stays at {checkpoint}; the bundle does not need it.")
 
 
@@ -293,35 +290,15 @@ def _import_added(file: Path, out: Path, *, sha256: str | None, replace: bool) -
     return made is not None
 
 
-def _import(
-    checkpoint: Path,
-    out: Path,
-    lists: Lists,
-    dtype: Dtype,
-    replace: bool,
-    *,
-    image_size: int | None = None,
-    sha256: str | None = None,
-    licence: str | None = None,
-) -> None:
+def _import(checkpoint: Path, out: Path, lists: Lists, **options: Any) -> None:
     from workers.models.ram.importer import import_checkpoint, sizes_told
 
     with bars() as tell:
-        made = import_checkpoint(
-            checkpoint,
-            out,
-            lists,
-            dtype=dtype,
-            image_size=image_size,
-            sha256=sha256,
-            licence=licence,
-            progress=tell,
-            replace_existing=replace,
-        )
+        made = import_checkpoint(checkpoint, out, lists, progress=tell, **options)
     say(describe(made))
     for line in (*sizes_told(checkpoint, made), _licence(made)):
         say(f"  {line}")
-    for line in _notes(made, lists, checked=sha256 is not None):
+    for line in _notes(made, lists, checked=options.get("sha256") is not None):
         note(line)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -33,32 +33,12 @@ def space(word: str) -> str:
     return PUBLISHED[word].origin(word).space
 
 
-def import_dual(
-    weights: Path,
-    tokenizer: Path,
-    out: Path,
-    origin: Origin,
-    *,
-    dtype: WeightDtype,
-    image_size: int | None,
-    sha256: str | None,
-    replace: bool,
-) -> None:
-    """Make a bundle of local files, and describe it."""
+def import_dual(weights: Path, tokenizer: Path, out: Path, origin: Origin, **options: Any) -> None:
+    """Make a bundle of local files, and describe it; `options` as of `workers.models.dual.importer.import_dual`."""
     from workers.models.dual import importer
 
     with bars() as tell:
-        made = importer.import_dual(
-            weights,
-            tokenizer,
-            out,
-            origin,
-            dtype=dtype,
-            image_size=image_size,
-            sha256=sha256,
-            progress=tell,
-            replace_existing=replace,
-        )
+        made = importer.import_dual(weights, tokenizer, out, origin, progress=tell, **options)
     config = made.manifest.architecture
     say(describe(made))
     say(
@@ -86,23 +66,14 @@ def pull_dual(
     with bars() as tell:
         tokenizer = fetch(published.tokenizer, folder / published.tokenizer.repo.replace("/", "--"), progress=tell)
         weights = fetch(wanted, folder / wanted.repo.replace("/", "--"), progress=tell)
-    import_dual(
-        weights,
-        tokenizer,
-        out,
-        published.origin(model),
-        dtype=dtype,
-        image_size=published.image_size,
-        sha256=sha256,
-        replace=replace,
-    )
+    origin, size = published.origin(model), published.image_size
+    import_dual(weights, tokenizer, out, origin, dtype=dtype, image_size=size, sha256=sha256, replace_existing=replace)
     say(f"The download stays at {weights}; the bundle does not need it.")
 
 
 def random_dual(kind: Kind, out: Path, *, seed: int, dtype: WeightDtype, replace: bool) -> None:
     """Make a small bundle of random weights, beside its files."""
-    from workers.models.dual.importer import Origin, import_dual
-    from workers.models.dual.rehearsal import write_checkpoint
+    from workers.models.dual.importer import Origin, import_dual, write_checkpoint
 
     weights, tokenizer = (out.with_name(f"{out.name}.{ending}") for ending in ("safetensors", "tokenizer.json"))
     for file in (weights, tokenizer):

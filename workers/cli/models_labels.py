@@ -70,8 +70,7 @@ def calibrate(
     ],
     out: Out,
     least_precision: Annotated[
-        float | None,
-        typer.Option(min=0, max=1, help="The lowest threshold of this precision. Default: the best F1."),
+        float | None, typer.Option(min=0, max=1, help="The lowest threshold of this precision. Default: the best F1.")
     ] = None,
     device: DeviceOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document a line, a label each.")] = False,

@@ -68,7 +68,7 @@ def list_models(
 
 
 def _list_known(as_json: bool) -> None:
-    from workers.models.known import known
+    from workers.models.dual.published import known
 
     if as_json:
         for each in known():

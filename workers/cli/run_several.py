@@ -18,9 +18,8 @@ from workers.assembly.parts import Hardware, hardware, part_of, wanted_processes
 from workers.cli.app import exit_code_of
 from workers.cli.one_worker import CLOSE_S, set_apart_what_is_imported, set_apart_what_is_loaded, work
 from workers.environment import all_secrets
-from workers.service.endpoint import listen
 from workers.service.gathering import Gathering, Idleness
-from workers.service.http import ProbeServer
+from workers.service.http import ProbeServer, listen
 from workers.service.logs import flush_logs, start_logging
 from workers.service.parent import PROBES, Parent
 from workers.service.process import STOPPING, raise_descriptor_limit

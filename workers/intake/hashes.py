@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.intake.raster import Raster
+from workers.intake.geometry import Raster
 
 HASH_BYTES: Final = 2 << 20
 """Upper bound of the memory that `hashes_of` holds besides the image: its samples are 1 MiB."""

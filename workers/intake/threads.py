@@ -1,10 +1,13 @@
-"""A thread pool that cancels its calls."""
+"""Threads of an intake: a pool that cancels its calls, and turns for large images."""
 
 from __future__ import annotations
 
+import fcntl
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from pathlib import Path
 from typing import Any, TypeVar
 
 Answer = TypeVar("Answer")
@@ -32,21 +35,16 @@ class Pool:
         """Refuse later calls and cancel waiting ones; running calls continue."""
         with self._lock:
             self._stopped = True
-            unfinished = list(self._unfinished)
         self._executor.shutdown(wait=False, cancel_futures=True)
-        for future in unfinished:
-            if future.cancelled():
-                future.set_running_or_notify_cancel()  # the executor forgets to, and `wait` would never return
 
     def wait(self, seconds: float) -> None:
-        """Wait for running calls, at most `seconds`."""
-        with self._lock:
-            unfinished = list(self._unfinished)
-        wait(unfinished, seconds)
+        """Wait for running calls, at most `seconds`. Call it after `stop`."""
+        wait(self._unfinished.copy(), seconds)
 
-    def _finished(self, future: Future[Answer]) -> None:
-        with self._lock:
-            self._unfinished.discard(future)
+    def _finished(self, future: Future[Any]) -> None:
+        self._unfinished.discard(future)
+        if future.cancelled():
+            future.set_running_or_notify_cancel()  # the executor forgets to, and a waiter would wait for ever
 
 
 def cancelled() -> Future[Any]:
@@ -55,3 +53,40 @@ def cancelled() -> Future[Any]:
     future.cancel()
     future.set_running_or_notify_cancel()
     return future
+
+
+class LargeImages:
+    """Has one process at a time decode a large image. Thread-safe.
+
+    Args:
+        above: bytes that decoding may take without the lock.
+    """
+
+    def __init__(self, lock: Path, above: int) -> None:
+        self.above = above
+        self._file = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._turn = threading.Lock()
+        self._waiting: set[Future[Any]] = set()
+
+    @property
+    def waiting(self) -> bool:
+        """Whether an image waits for the lock."""
+        return bool(self._waiting)
+
+    def decode(self, future: Future[Any], submit: Callable[[], None]) -> None:
+        """Call `submit` on another thread once the lock is held.
+
+        The lock is released when `future` is done.
+        """
+        self._waiting.add(future)
+        threading.Thread(target=self._in_turn, args=(future, submit), name="large-image", daemon=True).start()
+
+    def _in_turn(self, future: Future[Any], submit: Callable[[], None]) -> None:
+        with self._turn:
+            fcntl.flock(self._file, fcntl.LOCK_EX)
+            try:
+                self._waiting.discard(future)
+                submit()
+                wait([future])
+            finally:
+                fcntl.flock(self._file, fcntl.LOCK_UN)

@@ -25,11 +25,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from workers.intake.geometry import Part, part_of, resized_to, scale_of
+from workers.intake.geometry import Part, Raster, part_of, resized_to, scale_of
 from workers.intake.hashes import hashes_of
 from workers.intake.header import opened
 from workers.intake.limits import blame
-from workers.intake.raster import Raster
 from workers.intake.scan import orientation_of, read_exif, scan, told_orientation
 from workers.types import DecodedImage, FactsMode, PictureFacts, Pixels, Transform
 

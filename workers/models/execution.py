@@ -56,12 +56,7 @@ class Bucketed:
     """
 
     def __init__(
-        self,
-        function: Function,
-        record: Record,
-        buckets: Sequence[int] = BUCKETS,
-        *,
-        recorded: Function | None = None,
+        self, function: Function, record: Record, buckets: Sequence[int] = BUCKETS, *, recorded: Function | None = None
     ) -> None:
         self._function = function
         self._record = record

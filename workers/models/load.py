@@ -55,7 +55,6 @@ class Build(Protocol):
         Raises:
             Misconfigured: the weights do not fit, or the device lacks the precision.
         """
-        ...
 
 
 def load(

@@ -175,11 +175,7 @@ def download_folder() -> Path:
 
 
 def fetch(
-    wanted: HubFile,
-    folder: Path,
-    *,
-    endpoint: str | None = None,
-    progress: Progress = lambda doing, done, total: None,
+    wanted: HubFile, folder: Path, *, endpoint: str | None = None, progress: Progress = lambda doing, done, total: None
 ) -> Path:
     """Download the file into this folder, unless it is there already.
 

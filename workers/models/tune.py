@@ -215,11 +215,7 @@ def _better(best: Trial | None, trial: Trial) -> bool:
 
 
 def _try(
-    trial: Trial,
-    build: Build,
-    timed: _Timed,
-    judge: Callable[[Model], Agreement | None],
-    best: Trial | None,
+    trial: Trial, build: Build, timed: _Timed, judge: Callable[[Model], Agreement | None], best: Trial | None
 ) -> Trial:
     """The trial, with its speed or its refusal."""
     try:

@@ -55,7 +55,6 @@ class Embedder(Tagger, Protocol):
         Raises:
             Exception: see `Tagger.forward`.
         """
-        ...
 
 
 class EmbeddingRole:

@@ -18,8 +18,7 @@ from typing import Final
 from pydantic_core import from_json
 
 from workers import metrics
-from workers.service.endpoint import report_page
-from workers.service.http import Answer, PageRequest, not_found
+from workers.service.http import Answer, PageRequest, not_found, report_page
 from workers.settings import WorkerPart
 from workers.types import Health
 

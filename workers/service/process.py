@@ -47,7 +47,7 @@ def observed(
 ) -> Iterator[None]:
     """Context with metrics, traces, health and the watchdog."""
     from workers import __version__
-    from workers.service.endpoint import Endpoint
+    from workers.service.http import Endpoint
     from workers.service.telemetry import make_telemetry
     from workers.service.watchdog import Watchdog
 

@@ -19,10 +19,9 @@ from tests.unit.models.small_dual import SIZES, tokenizer
 from workers.environment import FIELDS, is_secret, read, secret_values
 from workers.errors import Misconfigured
 from workers.models.bundle import LABELS, MANIFEST, WEIGHTS, Bundle
-from workers.models.dual import tokens
+from workers.models.dual import text as text_tower
 from workers.models.dual.config import KINDS
-from workers.models.examples import read_examples
-from workers.models.label_file import read_label_file
+from workers.models.label_file import read_examples, read_label_file
 from workers.models.manifest import GOLDEN, PARENTS, Manifest, digest_of
 from workers.pipeline.journal import Journal
 from workers.settings import PREFIX, Settings
@@ -163,10 +162,10 @@ def tokenizers() -> Iterator[Parts]:
 def tokenized(parts: Parts) -> str:
     """Ids in the length of the text tower, or a sentence, whatever becomes of the tokenizer's child."""
     text = b"".join(parts[1:]).decode("utf-8", "replace")
-    with patch.object(tokens, "ANSWER_S", 5.0):
+    with patch.object(text_tower, "ANSWER_S", 5.0):
         for kind, config in SIZES.items():
             try:
-                ids, _ = tokens.TokenIds(parts[0], config, Path("tokenizer.json"))([text, ""])
+                ids, _ = text_tower.TokenIds(parts[0], config, Path("tokenizer.json"))([text, ""])
             except Misconfigured:
                 continue
             assert ids.shape == (2, config.length)

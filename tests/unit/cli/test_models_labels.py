@@ -16,7 +16,7 @@ from workers.cli.models_dual import words
 from workers.errors import MISCONFIGURED
 from workers.models.bundle import Bundle
 from workers.models.dual.config import KINDS, Kind
-from workers.models.known import known
+from workers.models.dual.published import known
 from workers.models.own_labels import GUESSES
 
 pytestmark = pytest.mark.slow

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from tests.support.images import encoded, noise, ramp
+from workers.intake.geometry import Raster
 from workers.intake.hashes import hashes_of
-from workers.intake.raster import Raster
 from workers.types import Pixels
 
 LYING: dict[int, Callable[[Pixels], Pixels]] = {

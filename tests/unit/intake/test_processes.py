@@ -21,10 +21,10 @@ from tests.support.waiting import bounded, eventually
 from tests.unit.intake.deadly import GOOD, HANGS, LARGEST, PaintedStore, arm, decoding, job, read, sleeping_job
 from workers.errors import Broken, Misconfigured
 from workers.intake import Limits, ProcessIntake
-from workers.intake.large import LargeImages
 from workers.intake.processes.pending import Child, PendingRequest
 from workers.intake.processes.shared_memory import PLACE_BYTES, PLACES, Layout, Region, make_shared_memory
 from workers.intake.processes.wire import Completed, Garbled, Kind, Refused, Withdrawn
+from workers.intake.threads import LargeImages
 from workers.types import DecodedImage, Transform
 
 SMALL = Transform(8)

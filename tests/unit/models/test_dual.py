@@ -16,12 +16,11 @@ from tests.unit.models.small_dual import NAMES, SIZES, labelled, small_dual, tok
 from workers.errors import Misconfigured
 from workers.models.bundle import MANIFEST, TEXT, TOKENIZER, WEIGHTS, Bundle, write_tensors
 from workers.models.device import choose_device
-from workers.models.dual import tokens
+from workers.models.dual import text as text_tower
 from workers.models.dual.adapters import BACKGROUND, VECTORS, A, B, DualTagger, build_tagger
 from workers.models.dual.config import KINDS, Kind
 from workers.models.dual.importer import Labels, with_labels
-from workers.models.dual.text import open_text
-from workers.models.dual.tokens import TokenIds
+from workers.models.dual.text import TokenIds, open_text
 from workers.models.labels import label_ids
 from workers.models.load import load_tagger
 from workers.models.tagger import sample_image
@@ -133,7 +132,7 @@ HOSTILE = {
 def cut(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Cut a sentence with a hostile tokenizer; the one that hangs has little time for it."""
     ids = TokenIds(HOSTILE[name], SIZES["siglip"], Path("tokenizer.json"))
-    monkeypatch.setattr(tokens, "ANSWER_S", 0.3 if name.startswith("doubles") else 30.0)
+    monkeypatch.setattr(text_tower, "ANSWER_S", 0.3 if name.startswith("doubles") else 30.0)
     ids(["a photo of a cat"])
 
 

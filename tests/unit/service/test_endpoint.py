@@ -10,7 +10,7 @@ from typing import TypedDict
 import pytest
 
 from workers.errors import Misconfigured
-from workers.service.endpoint import Endpoint
+from workers.service.http import Endpoint
 from workers.types import Health
 
 

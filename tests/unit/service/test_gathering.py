@@ -13,9 +13,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as prometheus
 
 from tests.unit.service.test_endpoint import OPEN_METRICS
-from workers.service.endpoint import Endpoint
 from workers.service.gathering import Gathering, Idleness, merged, socket_of
-from workers.service.http import PageRequest
+from workers.service.http import Endpoint, PageRequest
 from workers.settings import WorkerPart
 from workers.types import Health
 

@@ -27,7 +27,7 @@ class QuickServer(ProbeServer):
 
 SERVE = """
 import resource, sys
-from workers.service.endpoint import Endpoint
+from workers.service.http import Endpoint
 from workers.types import Health
 from workers.service.http import ProbeServer
 from workers.service.logs import start_logging

@@ -74,11 +74,7 @@ _WRONG_SETTINGS = (
 )
 
 
-_MALFORMED = (
-    kafka_errors.KafkaProtocolError,
-    kafka_errors.UnknownBrokerIdError,
-    kafka_errors.QuotaViolationError,
-)
+_MALFORMED = (kafka_errors.KafkaProtocolError, kafka_errors.UnknownBrokerIdError, kafka_errors.QuotaViolationError)
 """A broker's own faults, which kafka-python does not call retriable."""
 
 

@@ -73,12 +73,7 @@ class KafkaCorrections:
 
     def _open(self, *, follow: bool) -> Tail:
         return tail(
-            self._servers,
-            [self._topic],
-            start="beginning",
-            at=self._positions,
-            follow=follow,
-            security=self._security,
+            self._servers, [self._topic], start="beginning", at=self._positions, follow=follow, security=self._security
         )
 
     def _take(self, reading: Tail, timeout_s: float) -> None:
@@ -96,11 +91,7 @@ class KafkaCorrections:
             self._said.take(record.key, record.value)
         except ValueError as error:
             logger.warning(
-                "%s:%d:%d is an invalid correction, ignored: %s",
-                record.topic,
-                record.partition,
-                record.offset,
-                error,
+                "%s:%d:%d is an invalid correction, ignored: %s", record.topic, record.partition, record.offset, error
             )
 
     def _drop(self) -> None:

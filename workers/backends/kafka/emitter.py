@@ -54,12 +54,7 @@ class KafkaEmitter:
         )
 
     def send(
-        self,
-        topic: str,
-        key: bytes | None,
-        value: bytes | None,
-        headers: Headers = (),
-        partition: int | None = None,
+        self, topic: str, key: bytes | None, value: bytes | None, headers: Headers = (), partition: int | None = None
     ) -> None:
         """Queue one message; `flush` raises its error. Waits while too many are unacknowledged.
 

@@ -35,13 +35,7 @@ class Tail:
     Iterating ends at the set ends, or never; `poll` takes the records that are there. Use a `with`, or `close` it.
     """
 
-    def __init__(
-        self,
-        consumer: Any,
-        ends: dict[TopicPartition, int] | None,
-        *,
-        unreadable: bool = False,
-    ) -> None:
+    def __init__(self, consumer: Any, ends: dict[TopicPartition, int] | None, *, unreadable: bool = False) -> None:
         self._consumer = consumer
         self._unreadable = unreadable
         self._reading = BoundedReading(consumer, batch_bytes=BATCH_BYTES, poll_bytes=BATCH_BYTES)

@@ -11,13 +11,7 @@ from kafka import errors as kafka_errors
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.structs import TopicPartition
 
-from workers.backends.kafka.client import (
-    Security,
-    admin,
-    no_such_topic,
-    require_among,
-    translated,
-)
+from workers.backends.kafka.client import Security, admin, no_such_topic, require_among, translated
 from workers.backends.kafka.internals import brokers_of
 
 logger = logging.getLogger(__name__)

@@ -93,12 +93,7 @@ class S3Answer:
 def read_answer(status: int, body: bytes, date: str = "") -> S3Answer:
     """The answer in this body; two elements need no XML parser."""
     code, message = _CODE.search(body), _MESSAGE.search(body)
-    return S3Answer(
-        status,
-        code[1].decode() if code else "",
-        _line(message[1]) if message else "",
-        date,
-    )
+    return S3Answer(status, code[1].decode() if code else "", _line(message[1]) if message else "", date)
 
 
 def meaning(answer: S3Answer) -> Meaning:

@@ -144,14 +144,7 @@ class MinioObjectStore:
         )
 
     def get(
-        self,
-        bucket: str,
-        key: str,
-        *,
-        version_id: str | None,
-        etag: str | None,
-        max_bytes: int,
-        deadline_s: float,
+        self, bucket: str, key: str, *, version_id: str | None, etag: str | None, max_bytes: int, deadline_s: float
     ) -> StoredObject:
         until = time.monotonic() + deadline_s
         wanted = _bare(etag)

@@ -16,21 +16,9 @@ from dataclasses import dataclass
 from workers.errors import Rejected
 from workers.intake.decoding import Decoding
 from workers.intake.limits import MIB, Limits
+from workers.intake.processes import wire
 from workers.intake.processes.sandbox import close_off
 from workers.intake.processes.shared_memory import Layout, Region
-from workers.intake.processes.wire import (
-    Complained,
-    Completed,
-    Failed,
-    Inspected,
-    Ready,
-    Refused,
-    Request,
-    Withdrawn,
-    last_words,
-    receive,
-    send,
-)
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _ROOM_BYTES = 128 * MIB
@@ -62,20 +50,15 @@ def serve(sock: socket.socket, complaints: tuple[int, int], shared: int, plan: C
         child = _Child(sock, complaints, shared, plan, decoding)
         lacks = child.close_off()
     except Exception as error:  # noqa: BLE001  # the parent must learn of any error
-        send(sock, Failed(0, _words(error)))
+        wire.send(sock, wire.Failed(0, _words(error)))
         return
-    send(sock, Ready(lacks))
+    wire.send(sock, wire.Ready(lacks))
     child.run()
 
 
 class _Child:
     def __init__(
-        self,
-        sock: socket.socket,
-        complaints: tuple[int, int],
-        shared: int,
-        plan: ChildPlan,
-        decoding: Decoding,
+        self, sock: socket.socket, complaints: tuple[int, int], shared: int, plan: ChildPlan, decoding: Decoding
     ) -> None:
         self._socket = sock
         self._complaints, self._stderr = complaints
@@ -100,41 +83,43 @@ class _Child:
         while True:
             try:
                 # a request in a variable would hold its bytes
-                answer = self._answer(receive(self._socket, self._region.get))
-                lines, words = last_words(self._complaints)
+                answer = self._answer(wire.receive(self._socket, self._region.get))
+                lines, words = wire.last_words(self._complaints)
                 if lines:
-                    send(self._socket, Complained(answer.request_id, lines, words))
-                send(self._socket, answer)
+                    wire.send(self._socket, wire.Complained(answer.request_id, lines, words))
+                wire.send(self._socket, answer)
             except (EOFError, OSError):
                 os._exit(0)  # the parent is gone
 
-    def _answer(self, request: Request) -> Inspected | Completed | Refused | Withdrawn | Failed:
+    def _answer(
+        self, request: wire.Request
+    ) -> wire.Inspected | wire.Completed | wire.Refused | wire.Withdrawn | wire.Failed:
         if self._region.is_withdrawn(request.place):
-            return Withdrawn(request.request_id)
+            return wire.Withdrawn(request.request_id)
         try:
             with self._at(request):
                 return self._do(request)
         except Rejected as error:
-            return Refused(request.request_id, error.reason, error.detail)
+            return wire.Refused(request.request_id, error.reason, error.detail)
         except MemoryError:
-            return Refused(request.request_id, "decode-memory", "there is no memory to transform it")
+            return wire.Refused(request.request_id, "decode-memory", "there is no memory to transform it")
         except BaseException as error:  # noqa: BLE001  # the parent decides
-            return Failed(request.request_id, _words(error))
+            return wire.Failed(request.request_id, _words(error))
 
-    def _do(self, request: Request) -> Inspected | Completed:
+    def _do(self, request: wire.Request) -> wire.Inspected | wire.Completed:
         if request.kind == "inspect":
-            return Inspected(request.request_id, self._decoding.inspect(request.body))
+            return wire.Inspected(request.request_id, self._decoding.inspect(request.body))
         if request.kind == "check":
             self._decoding.check(request.format)
-            return Completed(request.request_id)
+            return wire.Completed(request.request_id)
         assert request.format is not None
         transforms = self._plan.layout.of_bits(request.transforms)
         image = self._decoding.decode(request.body, request.format, transforms)
         self._region.write(request.place, image)
-        return Completed(request.request_id, image.facts)
+        return wire.Completed(request.request_id, image.facts)
 
     @contextmanager
-    def _at(self, request: Request) -> Iterator[None]:
+    def _at(self, request: wire.Request) -> Iterator[None]:
         """Note the image's request id, and bound its decoder's memory."""
         hard = resource.getrlimit(resource.RLIMIT_AS)[1]
         self._region.current_request = request.request_id

@@ -11,13 +11,12 @@ from workers.errors import Rejected
 from workers.intake.decoding import Decoding
 from workers.intake.fetching import Fetching, encoded
 from workers.intake.header import sniff
-from workers.intake.large import LargeImages
 from workers.intake.limits import FLAT, FLAT_S, Limits
 from workers.intake.processes.child import ChildPlan
 from workers.intake.processes.pending import PendingRequest
 from workers.intake.processes.shared_memory import Layout
 from workers.intake.processes.supervisor import Supervisor
-from workers.intake.threads import Pool
+from workers.intake.threads import LargeImages, Pool
 from workers.ports import ObjectStore
 from workers.types import DecodedImage, Facts, Fetched, Job, Transform
 

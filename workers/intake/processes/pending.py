@@ -18,33 +18,20 @@ from workers.errors import Rejected
 from workers.intake.header import sniff
 from workers.intake.heap import freed
 from workers.intake.limits import Limits
+from workers.intake.processes import wire
 from workers.intake.processes.fork_server import ForkServer
 from workers.intake.processes.shared_memory import PLACE_BYTES, PLACES, Layout, Region, make_shared_memory
-from workers.intake.processes.wire import (
-    Answer,
-    Channel,
-    Complained,
-    Completed,
-    Failed,
-    Garbled,
-    Inspected,
-    Kind,
-    Refused,
-    Request,
-    Withdrawn,
-    last_words,
-    make_pipe,
-    with_words,
-)
 from workers.types import Fetched, Job, LogFields, Partition
 
 Loss: TypeAlias = Literal["death", "clock", "bad-answer"]
 """Cause of a child's end: its death, one image that took too long, or an invalid answer."""
 
-_ANSWERS_TO: dict[Kind, tuple[type[Inspected | Completed | Refused | Failed | Withdrawn], ...]] = {
-    "inspect": (Inspected, Refused, Failed, Withdrawn),
-    "decode": (Completed, Refused, Failed, Withdrawn),
-    "check": (Completed, Failed, Withdrawn),
+_ANSWERS_TO: dict[
+    wire.Kind, tuple[type[wire.Inspected | wire.Completed | wire.Refused | wire.Failed | wire.Withdrawn], ...]
+] = {
+    "inspect": (wire.Inspected, wire.Refused, wire.Failed, wire.Withdrawn),
+    "decode": (wire.Completed, wire.Refused, wire.Failed, wire.Withdrawn),
+    "check": (wire.Completed, wire.Failed, wire.Withdrawn),
 }
 
 _request_ids = itertools.count(1)
@@ -87,7 +74,7 @@ class PendingRequest:
         unclaimed: children that died with this request first in their queue and not named in their region.
     """
 
-    kind: Kind
+    kind: wire.Kind
     future: Future[Any]
     limit_s: float
     memory_bytes: int
@@ -192,7 +179,7 @@ class Child:
         self.pid = pid
         self.complaints = complaints
         self.words = ""
-        self.channel = Channel(sock, limits)
+        self.channel = wire.Channel(sock, limits)
         self.ready = False
         self.fresh = True
         self.retiring = False
@@ -265,7 +252,7 @@ class Child:
         follows = len(request.body) > PLACE_BYTES
         self.region.put(place, b"" if follows else request.body)
         self.channel.put(
-            Request(
+            wire.Request(
                 request.kind,
                 request.request_id,
                 request.format,
@@ -294,7 +281,7 @@ class Child:
         """Whether this unanswered request was taken back from the child."""
         return request.request_id in self._withdrawn
 
-    def take_from(self, answer: Answer) -> tuple[PendingRequest | None, int]:
+    def take_from(self, answer: wire.Answer) -> tuple[PendingRequest | None, int]:
         """Remove the answered request; returns it and its free place.
 
         The request is None if it was taken back.
@@ -304,10 +291,10 @@ class Child:
         """
         first = self.first
         if first is None or not isinstance(answer, _ANSWERS_TO[first.kind]) or answer.request_id != first.request_id:
-            raise Garbled("an answer to what it was not asked, or out of turn")
+            raise wire.Garbled("an answer to what it was not asked, or out of turn")
         lost = self.has_lost(first)
-        if isinstance(answer, Withdrawn) and not lost:
-            raise Garbled("it skips what it was to do")
+        if isinstance(answer, wire.Withdrawn) and not lost:
+            raise wire.Garbled("it skips what it was to do")
         now = time.monotonic()
         self.took_s, self._began = now - self._began, now
         self._withdrawn.discard(first.request_id)
@@ -323,14 +310,14 @@ class Child:
             self._answered.popleft()
         return {content for _, content in self._answered}
 
-    def complained(self, answer: Complained) -> None:
+    def complained(self, answer: wire.Complained) -> None:
         """Keep the codec's line of the running request.
 
         Raises:
             Garbled: another request is running, or it has a line already.
         """
         if self.first is None or answer.request_id != self.first.request_id or self.words:
-            raise Garbled("words about what it is not at, or once more")
+            raise wire.Garbled("words about what it is not at, or once more")
         self.words = answer.words or "?"
 
     def watch(self, gap_s: float) -> float:
@@ -378,8 +365,8 @@ class Child:
 
     def last_words(self, code: int) -> tuple[int, str]:
         """Unread lines of its codec, and why it was lost, for people."""
-        lines, complaint = last_words(self.complaints)
-        return lines, with_words(self._exit_description(code), complaint or self.words)
+        lines, complaint = wire.last_words(self.complaints)
+        return lines, wire.with_words(self._exit_description(code), complaint or self.words)
 
     def _exit_description(self, code: int) -> str:
         if self.loss == "bad-answer":
@@ -396,7 +383,7 @@ def fork_child(fork_server: ForkServer, place: int, layout: Layout, limits: Limi
         given_up.callback(ours.close)
         shared = make_shared_memory(layout)
         given_away.callback(os.close, shared)
-        complaints, stderr = make_pipe()
+        complaints, stderr = wire.make_pipe()
         given_up.callback(os.close, complaints)
         given_away.callback(os.close, stderr)
         region = Region(shared, layout)

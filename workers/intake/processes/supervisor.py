@@ -20,20 +20,10 @@ from workers import metrics
 from workers.errors import Broken, Rejected
 from workers.intake.decoding import facts_of
 from workers.intake.limits import Limits
+from workers.intake.processes import wire
 from workers.intake.processes.fork_server import ForkServer, ForkServerLost
 from workers.intake.processes.pending import Child, PendingRequest, fork_child
 from workers.intake.processes.shared_memory import Layout
-from workers.intake.processes.wire import (
-    Answer,
-    Complained,
-    Completed,
-    Failed,
-    Garbled,
-    Inspected,
-    Ready,
-    Refused,
-    with_words,
-)
 from workers.intake.turns import Turns
 from workers.types import Job, Partition
 
@@ -294,18 +284,18 @@ class Supervisor:
         try:
             for answer in child.channel.take(dead=dead):
                 self._take_answer(child, answer)
-        except Garbled as error:
+        except wire.Garbled as error:
             logger.warning("killing a decoder process, %s, after an invalid answer: %s", child.at_image, error)
             child.loss = "bad-answer"
             return False
         return not child.channel.ended
 
-    def _take_answer(self, child: Child, answer: Answer) -> None:
+    def _take_answer(self, child: Child, answer: wire.Answer) -> None:
         """Hand one answer to its request. Raises Garbled if it fits no request of the child."""
-        if isinstance(answer, Ready | Failed) and not child.ready:
+        if isinstance(answer, wire.Ready | wire.Failed) and not child.ready:
             self._begun(child, answer)
             return
-        if isinstance(answer, Complained):
+        if isinstance(answer, wire.Complained):
             self._take_complaint(child, answer)
             return
         request, place = child.take_from(answer)
@@ -315,26 +305,26 @@ class Supervisor:
         if request is None:
             return
         match answer:
-            case Inspected(_, header):
+            case wire.Inspected(_, header):
                 assert request.fetched is not None
                 request.done(facts_of(request.fetched, header))
-            case Refused(_, reason, detail):
-                request.failed(Rejected("decode", reason, with_words(detail, words)))
-            case Failed(_, detail):
-                detail = with_words(f"the decoder's process failed: {detail}", words)
+            case wire.Refused(_, reason, detail):
+                request.failed(Rejected("decode", reason, wire.with_words(detail, words)))
+            case wire.Failed(_, detail):
+                detail = wire.with_words(f"the decoder's process failed: {detail}", words)
                 self._blame(request, "decode-failed", detail)
-            case Completed(_, facts) if request.kind != "check":
+            case wire.Completed(_, facts) if request.kind != "check":
                 request.done(child.region.read(place, request.transforms, facts))
             case _:
                 self._checked(request)
 
-    def _take_complaint(self, child: Child, said: Complained) -> None:
+    def _take_complaint(self, child: Child, said: wire.Complained) -> None:
         child.complained(said)
         metrics.STDERR_LINES.add(said.lines, of="decoder")
         logger.debug("a decoder's codec wrote %d lines %s, the last: %s", said.lines, child.at_image, said.words)
 
-    def _begun(self, child: Child, answer: Ready | Failed) -> None:
-        if isinstance(answer, Failed):
+    def _begun(self, child: Child, answer: wire.Ready | wire.Failed) -> None:
+        if isinstance(answer, wire.Failed):
             self._give_up(Broken(f"the intake's child processes can't work: {answer.detail}"))
             return
         child.ready = True

@@ -303,14 +303,7 @@ def _packed(request: Request) -> bytes:
     name = 0 if request.format is None else 1 + DECODABLE.index(request.format)
     size = len(request.body)
     return _REQUEST.pack(
-        code,
-        request.request_id,
-        name,
-        request.place,
-        request.memory_bytes,
-        request.follows,
-        size,
-        request.transforms,
+        code, request.request_id, name, request.place, request.memory_bytes, request.follows, size, request.transforms
     )
 
 

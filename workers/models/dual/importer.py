@@ -1,14 +1,17 @@
-"""Makes a bundle of a published dual encoder: weights in either layout, and its tokenizer.json."""
+"""Makes a bundle of a published dual encoder: weights in either layout, and its tokenizer.json.
+
+Also writes such files of random weights, small ones: a rehearsal that needs no hub.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -17,11 +20,11 @@ from workers.errors import Misconfigured
 from workers.models.bundle import BESIDE, TEXT, TOKENIZER, Bundle, Golden, metadata_of, read_tensors, write_tensors
 from workers.models.device import choose_device
 from workers.models.dual.adapters import IMAGE, build_tagger
-from workers.models.dual.config import KINDS, DualConfig, to_json
-from workers.models.dual.layouts import read
-from workers.models.dual.text import open_text
-from workers.models.dual.tokens import MAX_TOKENIZER_BYTES, TokenIds
-from workers.models.files import content_of, sha256_of
+from workers.models.dual.config import KINDS, DualConfig, Kind, TowerConfig, to_json
+from workers.models.dual.layouts import published_name, read
+from workers.models.dual.text import MAX_TOKENIZER_BYTES, SPECIAL, TokenIds, open_text
+from workers.models.dual.towers import ImageTower, TextTower, shapes
+from workers.models.files import bytes_of, disk_faults, require_sha256
 from workers.models.manifest import Manifest, Provenance, Thresholds
 from workers.models.ram.importer import DTYPES, Progress, WeightDtype
 from workers.models.tagger import golden_answers
@@ -91,9 +94,7 @@ def import_dual(
         Misconfigured: files that are damaged, too large, of another model or of another sha256; a tokenizer of another
             model; a bundle that exists already. Nothing is left behind.
     """
-    digest = sha256_of(weights, partial(progress, "reading the weights")) if weights.is_file() else ""
-    if sha256 is not None and digest != sha256.lower():
-        raise Misconfigured(f"{weights} has the sha256 {digest} where {sha256} is wanted; download it again.")
+    digest = require_sha256(weights, sha256, partial(progress, "reading the weights")) if weights.is_file() else ""
     space = origin.space or f"own-{digest[:16]}"
     target = DTYPES[dtype]
 
@@ -112,10 +113,7 @@ def import_dual(
         out,
         manifest_of(found.config, origin.name or space, provenance),
         weights={IMAGE + name: tensor for name, tensor in found.image.items()},
-        beside={
-            TEXT: lambda path: write_tensors(path, found.text),
-            TOKENIZER: lambda path: path.write_bytes(content),
-        },
+        beside={TEXT: lambda path: write_tensors(path, found.text), TOKENIZER: lambda path: path.write_bytes(content)},
         golden=_golden,
         replace_existing=replace_existing,
     )
@@ -178,10 +176,7 @@ def with_labels(
 
 def _tokenizer(path: Path, config: DualConfig) -> bytes:
     """The content of a tokenizer.json that fits the text tower."""
-    try:
-        content = content_of(path, MAX_TOKENIZER_BYTES)
-    except OSError as error:
-        raise Misconfigured(f"{path} can't be read: {error.strerror}.") from None
+    content = bytes_of(path, MAX_TOKENIZER_BYTES)
     TokenIds(content, config, path)([SENTENCE])
     return content
 
@@ -200,3 +195,45 @@ def _golden(bundle: Bundle) -> Golden:
     if not bool(vector.isfinite().all()):
         raise Misconfigured(f"{bundle.folder}: the text tower gives no numbers: damaged weights.")
     return golden_answers(build_tagger(bundle, choose_device("cpu"), "fp32"))
+
+
+_BYTES: Final = tuple(f"<0x{byte:02X}>" for byte in range(256))
+_TOWER: Final = TowerConfig(width=64, hidden=256, layers=2, heads=1)
+_SIGLIP: Final = DualConfig("siglip", "random", 64, 16, _TOWER, _TOWER, 260, 64, 64, scale=4.7, bias=-16.0)
+SIZES: Final[Mapping[Kind, DualConfig]] = {"siglip": _SIGLIP, "clip": replace(_SIGLIP, kind="clip", bias=0.0)}
+"""Images of 64 pixels; the text tower reads 62 bytes."""
+
+
+def write_checkpoint(kind: Kind, weights: Path, tokenizer: Path, seed: int) -> None:
+    """Write both files that `models import` reads. Raises Misconfigured: the disk is full."""
+    from safetensors.torch import save_file
+
+    with disk_faults(weights):
+        save_file(_parameters(SIZES[kind], seed), weights, metadata={RANDOM: f"seed {seed}"})
+        tokenizer.write_text(_made_up_tokenizer(kind), encoding="utf-8")
+
+
+def _parameters(config: DualConfig, seed: int) -> dict[str, Tensor]:
+    """Seeded parameters by published names."""
+    made = torch.Generator().manual_seed(seed)
+    tensors = {"logit_scale": torch.tensor(config.scale)}
+    if config.kind == "siglip":
+        tensors["logit_bias"] = torch.tensor(config.bias)
+    for side, tower in (("image", ImageTower), ("text", TextTower)):
+        for name, shape in shapes(tower, config).items():
+            scale = 0.01 if len(shape) < 2 or name in ("tokens", "positions") else shape[-1] ** -0.5
+            drawn = scale * torch.randn(shape, generator=made)
+            is_gain = "norm" in name and name.endswith("weight")
+            tensors[published_name(f"{side}.{name}")] = drawn + 1 if is_gain else drawn
+    return tensors
+
+
+def _made_up_tokenizer(kind: Kind) -> str:
+    """A tokenizer.json that cuts any text into its bytes."""
+    from tokenizers import Tokenizer, models
+
+    pieces = (*SPECIAL[kind], "<unk>", *_BYTES)
+    numbers = {piece: number for number, piece in enumerate(pieces)}
+    made = Tokenizer(models.BPE(numbers, [], unk_token="<unk>", byte_fallback=True))
+    made.add_special_tokens(list(SPECIAL[kind]))
+    return str(made.to_str())

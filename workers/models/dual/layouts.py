@@ -174,12 +174,7 @@ def _renamed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _sizes(
-    ours: Mapping[str, Tensor],
-    space: str,
-    side: int | None,
-    heads: tuple[int, int] | None,
-    scale: float,
-    bias: float,
+    ours: Mapping[str, Tensor], space: str, side: int | None, heads: tuple[int, int] | None, scale: float, bias: float
 ) -> DualConfig:
     clip = "image.class_token" in ours
     kind: Kind = "clip" if clip else "siglip"

@@ -27,22 +27,18 @@ class Work(Protocol):
 
         Runs on the poll thread.
         """
-        ...
 
     def open(self, assignment: Assignment, offset: int) -> int:
         """Start an assignment; returns the offset of the first record to read.
 
         Runs on the poll thread.
         """
-        ...
 
     def settle(self, entries: Sequence[Entry]) -> None:
         """Update metrics and cache after a commit. Runs on the publish thread."""
-        ...
 
     def render_again(self) -> None:
         """Rebuild messages that exceed changed limits. Runs on the publish thread."""
-        ...
 
 
 def close_quietly(name: str, closable: RecordSource | Publisher | None) -> None:
