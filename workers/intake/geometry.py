@@ -1,4 +1,4 @@
-"""The part of an image that a transform takes, its size and JPEG scale, and how it is turned upright."""
+"""The part of an image that a transform takes; its size, scale and turn."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reads label files, labels in the user's own words, and examples for calibration."""
+"""Reads label files in the user's own words, and examples for calibration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The published dual encoders, each at one revision, and all models that can be pulled."""
+"""The published dual encoders, and all models that can be pulled."""
 
 from __future__ import annotations
 
