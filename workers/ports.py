@@ -299,8 +299,8 @@ class Intake(Protocol):
         """Drop waiting requests, wait for running ones; bounded in time."""
 
 
-class Model(Protocol):
-    """The base of taggers and captioners. `forward` runs on the device thread and nowhere else."""
+class ModelIdentity(Protocol):
+    """What names a model in outcomes and in cache keys."""
 
     name: str
     digest: str
@@ -308,10 +308,15 @@ class Model(Protocol):
     architecture, options, floor. The cache and the ids of events go by it."""
     precision: str
     transform: Transform
-    max_batch: int
-    """The largest batch known to be safe on this device."""
     random_weights: bool
     """Seeded random weights, for trials: the answers mean nothing, and every event says so."""
+
+
+class Model(ModelIdentity, Protocol):
+    """The base of taggers and captioners. `forward` runs on the device thread and nowhere else."""
+
+    max_batch: int
+    """The largest batch known to be safe on this device."""
 
     def warm_up(self) -> None:
         """Run every shape once, check the golden answer, settle `max_batch`.

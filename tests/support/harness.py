@@ -16,13 +16,14 @@ from tagstream_testing.memory import MemoryObjectStore, MemoryResultCache
 from tagstream_testing.memory_broker import MemoryBroker
 from tagstream_testing.memory_kafka import MemoryPublisher, MemoryRecordSource
 from tests.support.inline_intake import ThreadedIntake
+from tests.support.remote import AnyFields
 from tests.support.waiting import eventually
 from workers.backends.kafka.types import Delivery
 from workers.intake import Limits
 from workers.pipeline.profiles import default_profiles
 from workers.pipeline.roles import ModelRole, ModelsByUse, make_roles
 from workers.pipeline.worker import Worker, WorkerOptions
-from workers.ports import CorrectionLog, Publisher, RecordSource, SystemClock
+from workers.ports import CorrectionLog, Publisher, RecordSource, RemoteCaptioner, SystemClock
 from workers.types import Caption, FactsMode, Headers, LabelScores, Pixels, Polled, Subset, Transform
 
 IN, OUT, DEAD, SKIPPED = "images", "images.enriched", "images.dead-letters", "images.skipped"
@@ -178,6 +179,7 @@ class Harness:
         self.captioner: EchoCaptioner | None = None
         self.corrections: CorrectionLog | None = None
         self.added: Sequence[ModelRole] = ()
+        self.remote: RemoteCaptioner | None = None
         self.refused_keys: Callable[[], str | None] = lambda: ""
         self.keep_scores = True
         self.facts: FactsMode = "off"
@@ -244,8 +246,10 @@ class Harness:
             keep_scores=self.keep_scores,
             facts=self.facts,
             added=self.added,
+            remote=self.remote,
+            fields=AnyFields(),
         )
-        transforms = [role.model.transform for role in roles.models]
+        transforms = [role.model.transform for role in roles.kept]
 
         def publisher(source: RecordSource) -> MemoryPublisher:
             made = MemoryPublisher(

@@ -7,13 +7,15 @@ from typing import Any
 from tagstream_testing.memory import ManualClock, MemoryObjectStore, MemoryResultCache
 from tests.support.harness import BUCKET, IN, ColourTagger, png
 from tests.support.inline_intake import InlineIntake
+from tests.support.remote import AnyFields
 from workers.intake import Limits
 from workers.pipeline.options import WorkerOptions
 from workers.pipeline.pipeline import Pipeline
 from workers.pipeline.profiles import default_profiles
 from workers.pipeline.roles import ModelRole, make_roles
+from workers.pipeline.stages.stage import QueueStage
 from workers.pipeline.worker import Worker
-from workers.ports import CorrectionLog, Intake, ResultCache
+from workers.ports import CorrectionLog, Intake, RemoteCaptioner, ResultCache
 from workers.types import Assignment, FactsMode, Headers, Message, Outcome, Partition, Record
 
 
@@ -40,6 +42,7 @@ class ManualPipeline:
         corrections: CorrectionLog | None = None,
         facts: FactsMode = "off",
         added: Sequence[ModelRole] = (),
+        remote: RemoteCaptioner | None = None,
         **options: Any,
     ) -> None:
         self.clock = ManualClock()
@@ -50,7 +53,10 @@ class ManualPipeline:
         self.options = WorkerOptions(
             output_topic="out", dead_letter_topic="dead", profiles=default_profiles(tagger), **options
         )
-        transforms = [tagger.transform, *(role.model.transform for role in added)]
+        roles = make_roles(
+            {"tagger": tagger}, None, corrections, facts=facts, added=added, remote=remote, fields=AnyFields()
+        )
+        transforms = [tagger.transform, *(role.model.transform for role in roles.kept)]
         if make_intake is not None:
             intake = make_intake(self.store)
         self.worker = Worker(
@@ -58,7 +64,7 @@ class ManualPipeline:
             publisher=none_of_this,
             intake=intake or InlineIntake(self.store, transforms, Limits(facts=facts)),
             cache=self.cache,
-            roles=make_roles({"tagger": tagger}, None, corrections, facts=facts, added=added),
+            roles=roles,
             clock=self.clock,
             options=self.options,
         )
@@ -98,10 +104,10 @@ class ManualPipeline:
         for stage in pipeline.stages:
             stage.poll()
         pipeline.parse.work()
-        while any(len(stage) for stage in (pipeline.parse, pipeline.lookup, pipeline.annotate, pipeline.finish)):
-            pipeline.parse.work()
-            pipeline.lookup.work()
-            pipeline.annotate.work()
+        threads = [stage for stage in pipeline.stages if isinstance(stage, QueueStage) and stage is not pipeline.finish]
+        while any(len(stage) for stage in (*threads, pipeline.finish)):
+            for stage in threads:
+                stage.work()
             pipeline.finish.work(0)
             self.complete()
 

@@ -63,6 +63,7 @@ _BOUNDS = {
     "the decoder": ("wait-inspect", "inspect", "decode"),
     "the model": ("wait-device", "annotate", "finish"),
     "the cache": ("lookup",),
+    "the captioner": ("wait-caption",),
 }
 """The places at which images wait for each bottleneck. Waits for memory or for an equal image are left out: another
 place causes them."""

@@ -116,7 +116,6 @@ class Annotator:
         self.roles = roles
         self.safe = {role.name: SafeBatch(role.model.max_batch) for role in roles.models}
         self._ceilings = {role.name: Ceiling() for role in roles.models}
-        self._essential = {role.name for role in roles.models if role.essential}
 
     @property
     def most_images(self) -> int:
@@ -167,7 +166,7 @@ class Annotator:
                 except ValueError as error:
                     del answers[other.name]
                     self._blame(other, attempt, error)
-        return self._essential.isdisjoint(attempt.failures)
+        return self.roles.essential.isdisjoint(attempt.failures)
 
     def _failed(self, role: ModelRole, attempts: Sequence[Attempt], error: Exception) -> None:
         out_of_memory = isinstance(error, MemoryError)

@@ -21,27 +21,22 @@ Template: TypeAlias = Callable[[Sequence[str]], Caption | None]
 """Makes a caption from tag names by a rule; None: no name is usable."""
 
 
-class Captioning:
-    """The role of a captioner. Tag names guide the caption: those of the event, or the image's tags.
+class GuidedRole:
+    """A role of captions. Tag names guide them: those of the event, or the image's tags.
 
     Args:
         tagging: the role of the tags; None: there are no tags.
+        guide: makes the guide of tag names.
     """
 
     name: Want = "caption"
     use = "captioner"
-    stage: Stage = "caption"
-    reason: Reason = "caption-failed"
-    essential = False
     kind = "caption"
     in_general = False
-    comes_with: Want | None = None
 
-    def __init__(self, captioner: Captioner, tagging: Tagging | None) -> None:
-        self.model: Model = captioner
-        self._captioner = captioner
+    def __init__(self, tagging: Tagging | None, guide: Callable[[Sequence[str]], str]) -> None:
         self._tagging = tagging
-        self.made_by = entries.captioner_key(captioner)
+        self._guide = guide
         self.option_rules: OptionRules = {
             "want": changes_nothing,
             "guide_tags": self._guide_as_known,
@@ -65,14 +60,55 @@ class Captioning:
         shown = outcome.fields["caption"]
         if shown is None:
             raise NotStored("captioner")
-        if [*shown["guided_by"]] != [*self._names(image)]:
+        if [*shown["guided_by"]] != [*self.names(image)]:
             raise NotStored("guide")
         return Caption(shown["text"], shown["score"], shown["method"])
+
+    def render(self, image: Annotation) -> Mapping[str, Any]:
+        caption: Caption | None = image.results.get(self.name)
+        wanted = caption is not None and self.name in image.event.options.want
+        return {"caption": _caption_text(caption, self.names(image)) if wanted and caption is not None else None}
+
+    def names(self, image: Annotation) -> Sequence[str]:
+        """The tags that guide the image's caption."""
+        own = self._tagging.names_by_label(image) if self._tagging is not None else ()
+        return image.event.options.guide_tags or own
+
+    def _knows_guide(self, image: Annotation, results: Mapping[str, Any]) -> bool:
+        return bool(image.event.options.guide_tags) or self._tagging is None or self._tagging.name in results
+
+    def _guide_as_known(self, image: Annotation, results: Mapping[str, Any]) -> str | None:
+        """The option rule for a guide that is known: its hash."""
+        if not self._knows_guide(image, results):
+            return None
+        return entries.digest(self._guide(self.names(image)))
+
+    def _chooses_the_guide(self, image: Annotation, results: Mapping[str, Any]) -> str | None:
+        """The option rule for an unknown guide: a hash of the thresholds and corrections that choose it."""
+        if self._knows_guide(image, results) or self._tagging is None:
+            return None
+        word = self._tagging.word(image)
+        return image.profile.digest if word is None else entries.digest(f"{image.profile.digest} {word[:2]}")
+
+
+class Captioning(GuidedRole):
+    """The role of a captioner."""
+
+    stage: Stage = "caption"
+    reason: Reason = "caption-failed"
+    essential = False
+    comes_with: Want | None = None
+
+    def __init__(self, captioner: Captioner, tagging: Tagging | None) -> None:
+        super().__init__(tagging, captioner.guide)
+        self.model: Model = captioner
+        self._captioner = captioner
+        self.made_by = entries.captioner_key(captioner)
 
     def run(self, attempts: Sequence[Attempt]) -> Sequence[Caption]:
         """Caption each image; an invalid caption fails here, with its image."""
         # The captioner's self-test image has no guide.
-        names = [() if attempt.known_good else self._names(attempt.annotation) for attempt in attempts]
+        names = [() if attempt.known_good else self.names(attempt.annotation) for attempt in attempts]
         images = [attempt.pixels(self._captioner) for attempt in attempts]
         answers = self._captioner.forward(images, [self._captioner.guide(some) for some in names])
         return [caption_of(self._captioner, answer) for answer in one_each(self._captioner, answers, len(attempts))]
@@ -86,31 +122,6 @@ class Captioning:
     def check_self_test(self, answer: Caption) -> None:
         if isinstance(self._captioner, SelfTested):
             self._captioner.check_self_test(answer)
-
-    def render(self, image: Annotation) -> Mapping[str, Any]:
-        caption: Caption | None = image.results.get(self.name)
-        wanted = caption is not None and self.name in image.event.options.want
-        return {"caption": _caption_text(caption, self._names(image)) if wanted and caption is not None else None}
-
-    def _names(self, image: Annotation) -> Sequence[str]:
-        own = self._tagging.names_by_label(image) if self._tagging is not None else ()
-        return image.event.options.guide_tags or own
-
-    def _knows_guide(self, image: Annotation, results: Mapping[str, Any]) -> bool:
-        return bool(image.event.options.guide_tags) or self._tagging is None or self._tagging.name in results
-
-    def _guide_as_known(self, image: Annotation, results: Mapping[str, Any]) -> str | None:
-        """The option rule for a guide that is known: its hash."""
-        if not self._knows_guide(image, results):
-            return None
-        return entries.digest(self._captioner.guide(self._names(image)))
-
-    def _chooses_the_guide(self, image: Annotation, results: Mapping[str, Any]) -> str | None:
-        """The option rule for an unknown guide: a hash of the thresholds and corrections that choose it."""
-        if self._knows_guide(image, results) or self._tagging is None:
-            return None
-        word = self._tagging.word(image)
-        return image.profile.digest if word is None else entries.digest(f"{image.profile.digest} {word[:2]}")
 
 
 class TemplateCaptioning:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
+from pydantic import BaseModel
 
 from schemas import writing
 from schemas.dead_letter import Reason, Stage
@@ -13,33 +14,32 @@ from schemas.enriched_image import ModelRef
 from schemas.options import Options, Want
 from schemas.result_kinds import ResultKind
 from workers.pipeline import cache_entries as entries
-from workers.pipeline.annotation import NO_OPTIONS, Annotation
+from workers.pipeline.annotation import NO_OPTIONS, Annotation, OptionRules
 from workers.pipeline.answers import one_each, result_in, result_of
+from workers.pipeline.identity import model_ref
 from workers.pipeline.published import NotStored, StoredOutcome
-from workers.pipeline.roles import model_ref
 from workers.pipeline.task import Attempt
-from workers.ports import Model, ResultModel, SelfTested
+from workers.ports import Model, ModelIdentity, ResultModel, SelfTested
 from workers.types import ImageAbout
 
 
-class KindRole:
-    """The role of one added kind. Its results are fields of `results.NAME`: `model` and `value`."""
+class AddedRole:
+    """The role of one added kind. Its results are fields of `results.NAME`: `model` and `value`.
 
-    stage: Stage = "annotate"
-    reason: Reason = "annotate-failed"
-    essential = False
-    option_rules = NO_OPTIONS
+    Args:
+        shape: of the results; None: as the kind says.
+    """
+
+    option_rules: OptionRules = NO_OPTIONS
     in_general = False
-    comes_with: Want | None = None
 
-    def __init__(self, kind: ResultKind, model: ResultModel) -> None:
+    def __init__(self, kind: ResultKind, model: ModelIdentity, shape: type[BaseModel] | None = None) -> None:
         self.name: Want = kind.name
         self.use = kind.name
         self.kind = f"result-{kind.name}"
-        self.model: Model = model
+        self.model = model
         self.made_by = entries.digest(model.digest, repr(model.transform), model.precision)
-        self._model = model
-        self._result = kind.result
+        self._result = shape or kind.result
         self._words = kind.words
         self._reference = model_ref(model).model_dump()
 
@@ -63,6 +63,31 @@ class KindRole:
             raise NotStored("results")
         return {**restored, "model": ModelRef.model_validate(found["model"], extra="ignore").model_dump()}
 
+    def render(self, image: Annotation) -> Mapping[str, Any]:
+        """Nothing: the renderer collects the results of all kinds in one field."""
+        return {}
+
+    def words(self, value: writing.Fields) -> int:
+        """Number of words by which searches find a result."""
+        return len(self._words(value["value"]).split())
+
+    def header(self, image: Annotation) -> None:
+        return None
+
+
+class KindRole(AddedRole):
+    """The role of an added kind with a model that runs here."""
+
+    stage: Stage = "annotate"
+    reason: Reason = "annotate-failed"
+    essential = False
+    comes_with: Want | None = None
+    model: Model
+
+    def __init__(self, kind: ResultKind, model: ResultModel) -> None:
+        super().__init__(kind, model)
+        self._model = model
+
     def run(self, attempts: Sequence[Attempt]) -> Sequence[Any]:
         images = [attempt.pixels(self._model) for attempt in attempts]
         about = [ImageAbout.of(one) if a.known_good else a.about for a, one in zip(attempts, images, strict=True)]
@@ -79,14 +104,3 @@ class KindRole:
         self.finish(answer)
         if isinstance(self._model, SelfTested):
             self._model.check_self_test(answer)
-
-    def render(self, image: Annotation) -> Mapping[str, Any]:
-        """Nothing: the renderer collects the results of all kinds in one field."""
-        return {}
-
-    def words(self, value: writing.Fields) -> int:
-        """Number of words by which searches find a result."""
-        return len(self._words(value["value"]).split())
-
-    def header(self, image: Annotation) -> None:
-        return None

@@ -2,7 +2,8 @@
 
     poll → parse → lookup → fetch → lookup → read header → lookup → decode → annotate → finish → ledger → publish
 
-A removal event goes from parse to fetch, which sends a HEAD request, and then to finish.
+A removal event goes from parse to fetch, which sends a HEAD request, and then to finish. Images that lack a caption
+from elsewhere go from finish to wait, and back.
 """
 
 from __future__ import annotations
@@ -26,10 +27,11 @@ from workers.pipeline.stages.finish import FinishStage
 from workers.pipeline.stages.lookup import LookupStage
 from workers.pipeline.stages.parse import ParseStage
 from workers.pipeline.stages.stage import Stage
+from workers.pipeline.stages.wait import WaitStage
 from workers.ports import Clock, Intake
 from workers.types import Assignment, Record
 
-STAGES: tuple[type[Stage], ...] = (ParseStage, LookupStage, FetchStage, DecodeStage, AnnotateStage, FinishStage)
+STAGES = (ParseStage, LookupStage, FetchStage, DecodeStage, AnnotateStage, WaitStage, FinishStage)
 
 
 class Pipeline:
@@ -72,6 +74,11 @@ class Pipeline:
         decode.then(lookup=lookup.inspected, annotate=annotate.begin, reject=lookup.refuse)
         annotate.then(finish=finish.annotated)
         finish.then(keep=lookup.keep, annotate_again=annotate.begin)
+        if (captioner := roles.captioner) is not None:
+            wait = WaitStage(roles, captioner, self.progress, endings)
+            wait.then(finish=finish.begin, keep_late=lookup.keep_late)
+            finish.then_wait(wait.begin)
+            self.stages = (*self.stages, wait)
         endings.then(done=finish.complete)
         self._after_commit = AfterCommit(
             journal,

@@ -11,7 +11,7 @@ import orjson
 from pydantic import BaseModel
 
 from schemas import writing
-from schemas.dead_letter import Failure
+from schemas.dead_letter import PARTIAL_ALONE, Failure
 from schemas.enriched_image import (
     Cache,
     EventRef,
@@ -27,7 +27,7 @@ from schemas.enriched_image import (
     version_key,
 )
 from schemas.image_event import ImageEvent
-from schemas.options import Options
+from schemas.options import WANTS, Options
 from schemas.stored_scores import STORED_HEADERS
 from schemas.text import version_or_none
 from schemas.version import VERSION_HEADER, version_of
@@ -35,9 +35,10 @@ from workers.pipeline.annotation import Annotation
 from workers.pipeline.commit.ledger import Entry, Rendered
 from workers.pipeline.dead_letters import dead_letters
 from workers.pipeline.facts import FACTS, image_of
-from workers.pipeline.kind_role import KindRole
+from workers.pipeline.identity import model_ref, reference
+from workers.pipeline.kind_role import AddedRole
 from workers.pipeline.options import WorkerOptions
-from workers.pipeline.roles import Roles, model_ref, reference
+from workers.pipeline.roles import Roles
 from workers.pipeline.task import AnnotatedTask, CompleteTask
 from workers.ports import Clock
 from workers.types import Content, Coordinates, Document, Facts, Headers, Message, Outcome, OutcomeKind
@@ -59,10 +60,9 @@ class Renderer:
         self._options = options
         self._limits = max_message_bytes
         self._clock = clock
-        self._models = Models(**{role.use: model_ref(role.model) for role in roles.own})
+        self._models = Models(**{role.use: model_ref(role.model) for role in roles.kept if role.name in WANTS})
         self._models_written = self._models.model_dump()
-        self._essential = {role.name for role in roles.models if role.essential}
-        self._added = {role.name: role for role in roles.added if isinstance(role, KindRole)}
+        self._added = {role.name: role for role in roles.kept if isinstance(role, AddedRole)}
 
     def postprocess(self, task: AnnotatedTask) -> CompleteTask:
         """Turn the models' raw answers into results.
@@ -83,10 +83,10 @@ class Renderer:
         task = complete.task
         if task.entry.full:
             return (_too_much(task.job.coordinates.index),)
-        lost = tuple(failure for failure in complete.failures if failure.want in self._essential)
+        lost = tuple(failure for failure in complete.failures if failure.want in self._roles.essential)
         if lost:
             return lost
-        failures = (*complete.failures, *self._roles.refusals(complete.annotation))
+        failures = (*complete.failures, *complete.unanswered, *self._roles.refusals(complete.annotation))
         document = self.enriched(
             complete.annotation,
             complete.facts,
@@ -97,7 +97,7 @@ class Renderer:
             cache=self._cache(complete),
             stored=tuple([header for role in self._roles.models if (header := role.header(complete.annotation))]),
         )
-        return (document, *failures)
+        return (document, *(failure for failure in failures if failure.reason not in PARTIAL_ALONE))
 
     def retraction(self, where: Coordinates, event: ImageEvent, timestamp_ms: int, date: str | None = None) -> Document:
         """Build a retraction; `date` is that of the store's answer, if it gave one."""
@@ -217,7 +217,7 @@ class Renderer:
     def _cache(self, complete: CompleteTask) -> Mapping[str, HitOrMiss | None]:
         image = complete.annotation
         event, hits, results = image.event, image.hits, image.results
-        shown = [role.name for role in self._roles.models if role.name in results and self._roles.wants(image, role)]
+        shown = [role.name for role in self._roles.kept if role.name in results and self._roles.wants(image, role)]
         levels = {name: _hit(name in hits) for name in shown}
         source = _hit(complete.task.source_hit) if event.version_id or event.etag else None
         return {"source": source, **levels}
@@ -292,7 +292,7 @@ class Renderer:
             limit=self._limits[topic],
             allowed=entry.may_cause - entry.outcome_bytes,
             worker=self._options.worker_version,
-            models={role.use: reference(role.model) for role in self._roles.models},
+            models={role.use: reference(role.model) for role in self._roles.kept},
         )
 
 

@@ -11,8 +11,8 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Protocol, TypedDict
 
 from schemas.dead_letter import Failure, Reason, Stage
-from schemas.enriched_image import ModelRef
 from schemas.options import WANTS, Options, Want
+from schemas.result_kinds import ResultKind
 from workers.errors import closest
 from workers.pipeline.annotation import Annotation, OptionRules, option_parts
 from workers.pipeline.cache_entries import result_key
@@ -20,10 +20,11 @@ from workers.pipeline.captioning import Captioning, Template, TemplateCaptioning
 from workers.pipeline.embedding import Embedder, EmbeddingRole
 from workers.pipeline.facts import FactsResult
 from workers.pipeline.published import StoredOutcome
+from workers.pipeline.remote_roles import RemoteCaptioning, RemoteFields
 from workers.pipeline.tagging import Tagging
 from workers.pipeline.task import Attempt
-from workers.ports import Captioner, CorrectionLog, Model, Tagger
-from workers.types import FactsMode, Transform
+from workers.ports import Captioner, CorrectionLog, Model, ModelIdentity, RemoteCaptioner, Tagger
+from workers.types import FactsMode, RemoteAnswer, Transform
 
 
 class Role(Protocol):
@@ -70,21 +71,15 @@ class Result(Protocol):
         ...
 
 
-class ModelRole(Role, Result, Protocol):
-    """A role with a model."""
+class KeptRole(Role, Result, Protocol):
+    """A role whose results are kept: in the cache, and for `tagstream retag` in outcomes."""
 
     name: Want
-    model: Model
     use: str
     """The field of the model in the output's `models`; the name of an added kind, which has none there."""
-    stage: Stage
-    reason: Reason
-    """The reason in a dead letter after a failure of the model."""
-    essential: bool
-    """Whether an image without this result becomes a dead letter. If not, its output is partial."""
 
-    comes_with: Want | None
-    """The role whose run also gives this result for free; None: there is no such role."""
+    @property
+    def model(self) -> ModelIdentity: ...
 
     def header(self, image: Annotation) -> tuple[str, bytes] | None:
         """The record header that stores the result, or None."""
@@ -98,6 +93,20 @@ class ModelRole(Role, Result, Protocol):
             KeyError, TypeError, ValueError: the outcome is invalid.
         """
         ...
+
+
+class ModelRole(KeptRole, Protocol):
+    """A role with a model that runs here."""
+
+    model: Model
+    stage: Stage
+    reason: Reason
+    """The reason in a dead letter after a failure of the model."""
+    essential: bool
+    """Whether an image without this result becomes a dead letter. If not, its output is partial."""
+
+    comes_with: Want | None
+    """The role whose run also gives this result for free; None: there is no such role."""
 
     def run(self, attempts: Sequence[Attempt]) -> Sequence[Any]:
         """Run the model; returns one raw answer for each image, in order.
@@ -128,14 +137,30 @@ class ModelRole(Role, Result, Protocol):
         ...
 
 
+class WaitingRole(KeptRole, Protocol):
+    """A role with a model that runs elsewhere: its images wait, and the device never sees them."""
+
+    captioner: RemoteCaptioner
+    """Of all waiting roles: one answer has all their results."""
+
+    def names(self, image: Annotation) -> Sequence[str]:
+        """The tags that the question names."""
+        ...
+
+    def taken(self, answer: RemoteAnswer) -> Any | None:
+        """The result in an answer; None: the answer has none that could be published."""
+        ...
+
+
 class Roles:
     """The roles of one worker.
 
     Args:
-        models: roles with a model; each comes after the roles that it needs.
+        models: roles with a model here; each comes after the roles that it needs.
         rules: roles without a model, which use the results of others.
         facts: of the picture; None: they are off.
         lacks: why the worker can't give a result, by its name.
+        waiting: roles with a model elsewhere, all of one captioner.
     """
 
     def __init__(
@@ -144,36 +169,46 @@ class Roles:
         rules: Sequence[Role] = (),
         facts: Result | None = None,
         lacks: Mapping[Want, str] | None = None,
+        waiting: Sequence[WaitingRole] = (),
     ) -> None:
         self.models = tuple(models)
+        self.waiting = tuple(waiting)
+        self.kept: tuple[KeptRole, ...] = (*models, *waiting)
         self.facts = facts
-        self.all: tuple[Role, ...] = (*models, *rules)
+        self.all: tuple[Role, ...] = (*self.kept, *rules)
         self._lacks = lacks or {}
-        self.results: tuple[Result, ...] = tuple(models) if facts is None else (*models, facts)
-        self._computed = frozenset(role.name for role in models)
+        self.results: tuple[Result, ...] = self.kept if facts is None else (*self.kept, facts)
+        self._computed = frozenset(role.name for role in self.kept)
         self._by_products = tuple(role for role in models if role.comes_with is not None)
+        self.essential = frozenset(role.name for role in models if role.essential)
+        """Results without which an image becomes a dead letter."""
         self.own = tuple([role for role in models if role.name in WANTS])
         self.added = tuple([role for role in models if role.name not in WANTS])
         """The roles of kinds that other packages add."""
         together = tuple(dict.fromkeys(role.model.transform for role in self.own))
-        alone = {role.name: (role.model.transform,) for role in self.added}
+        alone = {role.name: (role.model.transform,) for role in (*self.added, *waiting)}
         self.decoded_for: Mapping[str, tuple[Transform, ...]] = {
             result.name: alone.get(result.name, together) for result in self.results
         }
         """By result, the transforms that decide at which scale its image is decoded."""
+
+    @property
+    def captioner(self) -> RemoteCaptioner | None:
+        """The captioner of the waiting roles."""
+        return self.waiting[0].captioner if self.waiting else None
 
     def warm_up(self) -> None:
         """Warm up each model once. Runs on the device thread."""
         for model in {id(role.model): role.model for role in self.models}.values():
             model.warm_up()
 
-    def wanted(self, options: Options) -> tuple[ModelRole, ...]:
+    def wanted(self, options: Options) -> tuple[KeptRole, ...]:
         """The roles with a model that these options need, in order."""
         names: set[Want] = set(options.want)
         for role in reversed(self.all):
             if role.name in names:
                 names |= role.needs(options)
-        return tuple(role for role in self.models if role.name in names)
+        return tuple(role for role in self.kept if role.name in names)
 
     def refusals(self, image: Annotation) -> list[Failure]:
         """A failure for each wanted result that this worker can't give; one for all added kinds."""
@@ -199,11 +234,16 @@ class Roles:
         if self._by_products:
             computed = {role.name for role in wanted} - image.hits
             wanted = *wanted, *(r for r in self._by_products if r.comes_with in computed and r not in wanted)
-        return tuple([role for role in wanted if role.name not in results])
+        return tuple([role for role in wanted if role.name not in results and role not in self.waiting])
+
+    def awaited(self, image: Annotation) -> tuple[WaitingRole, ...]:
+        """The roles to wait for: needed ones without a result whose model runs elsewhere."""
+        wanted = self._wanted(image) if self.waiting else ()
+        return tuple([role for role in self.waiting if role in wanted and role.name not in image.results])
 
     def lacking(self, image: Annotation) -> tuple[Result, ...]:
-        """The results to look up: those of `missing`, and the facts if the image has none."""
-        missing, facts = self.missing(image), self.facts
+        """The results to look up: of `missing` and `awaited`, and the facts if the image has none."""
+        missing, facts = (*self.missing(image), *self.awaited(image)), self.facts
         return missing if facts is None or facts.name in image.results else (*missing, facts)
 
     def transforms(self, image: Annotation) -> tuple[Transform, ...]:
@@ -211,11 +251,11 @@ class Roles:
         needed = [self.decoded_for[result.name] for result in self.lacking(image)]
         return tuple(dict.fromkeys(transform for transforms in needed for transform in transforms))
 
-    def wants(self, image: Annotation, role: ModelRole) -> bool:
+    def wants(self, image: Annotation, role: KeptRole) -> bool:
         """Whether the event needs the result of this role."""
         return role in self._wanted(image)
 
-    def _wanted(self, image: Annotation) -> Sequence[ModelRole]:
+    def _wanted(self, image: Annotation) -> Sequence[Any]:
         """See `wanted`; computed once for each image."""
         if image.roles is None:
             image.roles = self.wanted(image.event.options)
@@ -253,6 +293,8 @@ def make_roles(
     keep_scores: bool = True,
     facts: FactsMode = "off",
     added: Sequence[ModelRole] = (),
+    remote: RemoteCaptioner | None = None,
+    fields: ResultKind | None = None,
 ) -> Roles:
     """Create the roles for these models.
 
@@ -260,6 +302,8 @@ def make_roles(
         template: writes captions if there is no captioner; None: no captions then.
         corrections: manual tag corrections, which override the tagger.
         keep_scores: whether output records store scores and embeddings in headers, for `tagstream retag`.
+        remote: writes captions elsewhere, in the place of captioner and template.
+        fields: the kind of the fields that its answers may have.
     """
     tagger, captioner = models.get("tagger"), models.get("captioner")
     tagging = Tagging(tagger, corrections, keep_scores) if tagger is not None and tagger.labels else None
@@ -274,20 +318,14 @@ def make_roles(
         runs = "no tagger" if tagger is None else f"the tagger {tagger.name}"
         why = f"this worker runs {runs}, which gives no embeddings; compact, RAM, RAM++ and dual encoders do"
         lacks["embedding"] = why
-    if captioner is not None:
+    waiting: list[WaitingRole] = []
+    if remote is not None:
+        captioning = RemoteCaptioning(remote, tagging)
+        waiting = [captioning]
+        if remote.fields is not None and fields is not None:
+            waiting.append(RemoteFields(fields, captioning))
+    elif captioner is not None:
         made.append(Captioning(captioner, tagging))
     elif template is not None:
         rules.append(TemplateCaptioning(template, tagging))
-    return Roles([*made, *added], rules, None if facts == "off" else FactsResult(facts), lacks)
-
-
-def reference(model: Model) -> str:
-    """A model's name and the start of its digest: `ram 3f2a9c0d1e4b`."""
-    return f"{model.name} {model.digest[:12]}"
-
-
-def model_ref(model: Model) -> ModelRef:
-    """A model as outcomes name it."""
-    return ModelRef(
-        name=model.name, digest=model.digest, precision=model.precision, random_weights=model.random_weights
-    )
+    return Roles([*made, *added], rules, None if facts == "off" else FactsResult(facts), lacks, waiting)

@@ -8,7 +8,7 @@ The `Task` of an event stays the same. Each phase wraps it in another class:
 | `RemovalTask` | all removal events of one object in a record | fetch |
 | `LoadedTask` | the object's bytes | lookup, decode |
 | `InspectedTask` | format and size from the image's header | lookup, decode |
-| `DecodedTask` | the pixels | annotate |
+| `DecodedTask` | the pixels | annotate, wait |
 | `AnnotatedTask` | the models' answers | finish |
 | `CompleteTask` | all results, or the reasons why some failed | finish |
 
@@ -29,6 +29,7 @@ from workers.pipeline.annotation import Annotation
 from workers.pipeline.cache_entries import CacheWrite
 from workers.pipeline.commit.ledger import Entry
 from workers.pipeline.facts import FACTS
+from workers.pipeline.flow.budget import Reservation
 from workers.pipeline.profiles import Profile
 from workers.ports import Model
 from workers.types import Facts, Fetched, ImageAbout, Job, LogFields, Pixels, Transform
@@ -46,6 +47,7 @@ class Task:
 
     Args:
         alone: whether this image must be the only one in the decoder and on the device.
+        came_through: whether decoder and device have done with it, so that it is no suspect.
     """
 
     job: Job
@@ -57,6 +59,7 @@ class Task:
     timings_ms: dict[str, float] = field(default_factory=dict)
     source_hit: bool = False
     alone: bool = False
+    came_through: bool = False
     ending: Ending = "dropped"
     _held: dict[str, Callable[[], object]] = field(default_factory=dict)
 
@@ -175,10 +178,25 @@ class DecodedTask(DescribedTask):
     """A task with the pixels for each transform; the end of the task frees them."""
 
     images: dict[Transform, Pixels]
+    reservation: Reservation | None = None
+
+    @property
+    def about(self) -> ImageAbout:
+        return ImageAbout.in_file(self.facts, self.annotation.results.get(FACTS))
 
     def attempt(self) -> Attempt:
-        about = ImageAbout.in_file(self.facts, self.annotation.results.get(FACTS))
-        return Attempt(self.annotation.copy(), lambda model: self.images[model.transform], self.task, about=about)
+        return Attempt(self.annotation.copy(), lambda model: self.images[model.transform], self.task, about=self.about)
+
+    def give_pixels_back(self, kept_bytes: int) -> None:
+        """Free the pixels, and what the task holds for the device.
+
+        Args:
+            kept_bytes: of the reservation, for what goes on instead of them.
+        """
+        self.task.came_through = True
+        self.task.release("pixels", "gate", "journal")
+        if self.reservation is not None:
+            self.reservation.shrink(kept_bytes)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -195,9 +213,15 @@ class AnnotatedTask:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CompleteTask(DescribedTask):
-    """A task with all needed results, or reasons for missing ones."""
+    """A task with all needed results, or reasons for missing ones.
+
+    Args:
+        failures: of this image alone.
+        unanswered: of results that a service did not give; equal images share them.
+    """
 
     failures: tuple[Failure, ...] = ()
+    unanswered: tuple[Failure, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

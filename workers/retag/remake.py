@@ -27,7 +27,7 @@ from workers.pipeline.options import WorkerOptions
 from workers.pipeline.profiles import Profile, make_profile
 from workers.pipeline.published import WRONG_SHAPE, Fields, NeedReason, NotStored, StoredOutcome
 from workers.pipeline.rendering import Renderer
-from workers.pipeline.roles import ModelRole
+from workers.pipeline.roles import KeptRole
 from workers.pipeline.tagging import Tagging
 from workers.ports import Clock, CorrectionLog
 from workers.retag.current import CurrentSettings
@@ -136,7 +136,7 @@ class _Case:
     event: ImageEvent
     settled: NeedsImage | Stays | None = None
     profile: Profile = _NO_PROFILE
-    roles: Sequence[ModelRole] = ()
+    roles: Sequence[KeptRole] = ()
     other: tuple[str, ...] = ()
     tagger: ModelRef | None = None
     same: bool = False
@@ -394,7 +394,7 @@ class Remaker:
         )
 
 
-def _fill(image: Annotation, roles: Sequence[ModelRole], outcome: StoredOutcome) -> NeedReason | None:
+def _fill(image: Annotation, roles: Sequence[KeptRole], outcome: StoredOutcome) -> NeedReason | None:
     """Fill in the stored results; returns why one is missing."""
     try:
         for role in roles:

@@ -258,7 +258,7 @@ def test_each_look_counts_one_bottleneck_and_all_bottlenecks_are_shown_from_the_
     with measuring(metrics.BOUND) as measured:
         manual = ManualPipeline()
         log = activity(manual)
-        none = dict.fromkeys(("store", "decoder", "model", "cache", "broker", "memory", "input"), 0)
+        none = dict.fromkeys(("store", "decoder", "model", "cache", "captioner", "broker", "memory", "input"), 0)
         assert measured.by("by", metrics.BOUND) == none
         pass_time(manual, log, 2)
         manual.put("0.png")

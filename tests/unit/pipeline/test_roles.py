@@ -15,7 +15,7 @@ from tests.support.kinds import BrightnessKind, BrightnessModel
 from tests.support.tasks import TAGGER, an_attempt, annotation
 from workers.pipeline.annotation import Annotation, OptionRule, changes_nothing, option_parts
 from workers.pipeline.kind_role import KindRole
-from workers.pipeline.roles import ModelRole, Roles, make_roles
+from workers.pipeline.roles import KeptRole, ModelRole, Roles, make_roles
 from workers.types import Caption, Pixels, Transform
 
 
@@ -94,7 +94,7 @@ def the_asked() -> list[Annotation]:
     }
     attempts = [an_attempt(images, **dict(zip(VALUES, values, strict=True))) for values in product(*VALUES.values())]
     for attempt in attempts:
-        for role in ALL.wanted(attempt.annotation.event.options):
+        for role in ALL.missing(attempt.annotation):
             attempt.annotation.results[role.name] = role.finish(role.run([attempt])[0])
     return [attempt.annotation for attempt in attempts]
 
@@ -102,7 +102,7 @@ def the_asked() -> list[Annotation]:
 ASKED = the_asked()
 
 
-def rendered(role: ModelRole, task: Annotation, result: Any) -> Any:
+def rendered(role: KeptRole, task: Annotation, result: Any) -> Any:
     before, task.results[role.name] = task.results[role.name], result
     try:
         return role.render(task)

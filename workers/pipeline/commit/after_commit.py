@@ -10,12 +10,14 @@ from typing import get_args
 
 from schemas.dead_letter import REASONS_OF, Failure
 from schemas.enriched_image import SkipReason
+from schemas.options import WANTS
 from workers import metrics
 from workers.pipeline import tracing
 from workers.pipeline.cache_entries import CacheWrite
 from workers.pipeline.commit.ledger import Entry, Rendered
+from workers.pipeline.identity import reference
 from workers.pipeline.journal import Journal
-from workers.pipeline.roles import Roles, reference
+from workers.pipeline.roles import Roles
 from workers.ports import Clock
 from workers.types import OUTCOME_KINDS, OutcomeKind
 
@@ -143,7 +145,7 @@ class Drift:
     """
 
     def __init__(self, roles: Roles) -> None:
-        models = {role.use: reference(role.model) for role in roles.models}
+        models = {role.use: reference(role.model) for role in roles.kept}
         self._tagger = models.get("tagger")
         self._captioner = models.get("captioner", "template")
         if self._tagger is not None:
@@ -151,7 +153,7 @@ class Drift:
                 metrics.TAGGED_IMAGES.begin(model=self._tagger, tags=tags)
             for score in TENTHS.values():
                 metrics.TAGS.begin(model=self._tagger, score=score)
-        self._added = {role.name: reference(role.model) for role in roles.added}
+        self._added = {role.name: reference(role.model) for role in roles.kept if role.name not in WANTS}
         for words in NUMBERS_OF_WORDS.values():
             metrics.CAPTIONED_IMAGES.begin(model=self._captioner, words=words)
             for role, model in self._added.items():

@@ -143,8 +143,8 @@ class DecodeStage(Stage):
             go(reservation)
 
     def _leave_journal(self, task: Task) -> None:
-        """Remove the image from the journal; after a finished task it is no suspect."""
-        self._journal.leave(task.job.coordinates, came_through=task.ending == "done")
+        """Remove the image from the journal; after decoder and device it is no suspect."""
+        self._journal.leave(task.job.coordinates, came_through=task.came_through or task.ending == "done")
 
     def _decoded(self, inspected: InspectedTask, reservation: Reservation, future: Future[DecodedImage]) -> None:
         task = inspected.task
@@ -160,4 +160,4 @@ class DecodeStage(Stage):
             inspected.annotation.results.setdefault(FACTS, image.facts)
         images = dict(image.pixels)
         task.hold("pixels", images.clear)  # held last, so freed first: the pixels before their reservation
-        self._annotate(DecodedTask(task, inspected.annotation, inspected.facts, inspected.date, images))
+        self._annotate(DecodedTask(task, inspected.annotation, inspected.facts, inspected.date, images, reservation))

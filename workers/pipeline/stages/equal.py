@@ -128,4 +128,6 @@ def _with_the_results_of(leader: CompleteTask, own: LoadedTask) -> CompleteTask:
     fetched, results = own.fetched, leader.annotation.results
     own.annotation.results, own.annotation.hits = dict(results), set(results)
     facts = replace(leader.facts, etag=fetched.etag, version_id=fetched.version_id, last_modified=fetched.last_modified)
-    return CompleteTask(own.task, own.annotation, facts, fetched.date)
+    index = own.task.event.index
+    unanswered = tuple([failure.model_copy(update={"index": index}) for failure in leader.unanswered])
+    return CompleteTask(own.task, own.annotation, facts, fetched.date, unanswered=unanswered)

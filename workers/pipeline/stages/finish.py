@@ -69,6 +69,7 @@ class FinishStage(QueueStage):
         self._endings = endings
         self._times = StageTimes(clock)
         self._stall_timeout_s = options.stall_timeout_s
+        self._wait: Callable[[DecodedTask, CompleteTask], bool] = lambda *_: False
         self._annotated: StageQueue[AnnotatedTask] = self._queue(self._postprocess)
         self._complete: StageQueue[CompleteTask] = self._queue(self._finish)
         self.done: StageQueue[Done] = self._queue(self.enter, most=lambda: self._enters)
@@ -82,6 +83,10 @@ class FinishStage(QueueStage):
             annotate_again: runs the models again on an image with NaN scores.
         """
         self._keep, self._annotate_again = keep, annotate_again
+
+    def then_wait(self, wait: Callable[[DecodedTask, CompleteTask], bool]) -> None:
+        """Set the step for images that lack results from elsewhere; it says whether the image waits."""
+        self._wait = wait
 
     def annotated(self, tasks: Sequence[AnnotatedTask]) -> None:
         """Build outcomes from the models' answers. Thread-safe."""
@@ -110,11 +115,14 @@ class FinishStage(QueueStage):
         complete: list[CompleteTask] = []
         for annotated in tasks:
             try:
-                complete.append(self._renderer.postprocess(annotated))
+                found = self._renderer.postprocess(annotated)
             except ValueError:
                 # NaN scores: the image runs again alone, and a self-test image runs if it fails again.
                 annotated.task.alone = True
                 self._annotate_again(annotated.decoded)
+                continue
+            if not self._wait(annotated.decoded, found):
+                complete.append(found)
         self._finish(complete)
 
     def _finish(self, tasks: Sequence[CompleteTask]) -> None:

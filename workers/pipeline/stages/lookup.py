@@ -41,7 +41,7 @@ class Computed:
 class LookupStage(QueueStage):
     """Reads and writes the cache in batches."""
 
-    places = (Place("lookup"), Place("wait-equal"))
+    places = (Place("lookup"), Place("wait-equal", waits_on_others=True))  # its leader counts, unless it waits too
 
     def __init__(self, results: KnownResults, progress: TaskProgress, endings: Endings) -> None:
         super().__init__("lookup")
@@ -110,6 +110,10 @@ class LookupStage(QueueStage):
             self._computed.add(Computed(values, flight, complete))
             if self._equal.awaited(flight):
                 self.wake()
+
+    def keep_late(self, complete: CompleteTask) -> None:
+        """Cache results that came after the task's end. Thread-safe."""
+        self._computed.put(Computed(self._results.values(complete), None, complete))
 
     def refuse(self, task: Task, sha256: str, error: Rejected) -> None:
         """Reject a task, and equal images if the bytes are the cause."""

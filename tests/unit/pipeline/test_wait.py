@@ -1,0 +1,306 @@
+"""Images wait for a captioner elsewhere: what they hold, what becomes of them, and that no other image waits."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from schemas.dead_letter import Failure, Reason
+from schemas.enriched_image import EnrichedImage
+from tests.support.harness import BUCKET, POISON, Harness, png
+from tests.support.manual_pipeline import ManualPipeline
+from tests.support.measured import measuring
+from tests.support.readers import read
+from tests.support.remote import Counted, PlayedCaptioner, an_answer
+from tests.support.waiting import eventually
+from workers import metrics
+from workers.errors import Unanswered
+from workers.pipeline.activity import bound_by
+from workers.pipeline.journal import Journal
+from workers.types import Coordinates, Transform
+
+AWAY = Unanswered("caption-unavailable", "the service does not answer")
+RED, BLUE = (255, 0, 0), (0, 0, 255)
+
+
+def send(manual: ManualPipeline, key: str, colour: tuple[int, int, int] = RED, partition: int = 0, **more: Any) -> None:
+    manual.store.put(BUCKET, key, png(colour))
+    manual.events(key, partition=partition, **more)
+    manual.turn()
+
+
+def enriched(manual: ManualPipeline) -> list[EnrichedImage]:
+    """The outcomes, in the order of their coordinates."""
+    found = [read(outcome) for _, some in sorted(manual.done.items()) for outcome in some]
+    return [each for each in found if isinstance(each, EnrichedImage)]
+
+
+def failures(manual: ManualPipeline) -> list[tuple[int, str, str | None]]:
+    """Index, reason and want of all failures that bring dead letters."""
+    outcomes = [each for _, some in sorted(manual.done.items()) for each in some]
+    return [(each.index, each.reason, each.want) for each in outcomes if isinstance(each, Failure)]
+
+
+def test_a_caption_from_elsewhere_stands_in_the_outcome_and_the_device_has_no_part_in_it() -> None:
+    captioner = PlayedCaptioner(an_answer())
+    manual = ManualPipeline(remote=captioner)
+    send(manual, "a")
+    (image,) = enriched(manual)
+    assert image.caption is not None
+    assert (image.status, image.caption.text, image.caption.method) == ("complete", "a dog", "remote")
+    assert image.caption.guided_by == ("red",)
+    made_by = image.models.captioner
+    assert made_by is not None
+    assert (made_by.name, made_by.digest, made_by.precision) == ("vlm", "9" * 64, "remote")
+    assert image.cache.caption == "miss"
+    ((shape, about),) = captioner.seen
+    assert (shape, about.width, about.height) == ((12, 12, 3), 16, 16)
+    (asked,) = captioner.asked
+    assert (asked.tags, asked.partition.number) == (("red",), 0)
+    assert list(manual.pipeline.annotate._self_tests[0]._annotator.safe) == ["tags"]
+
+
+def test_a_waiting_image_holds_its_jpeg_alone_and_is_no_suspect(tmp_path: Path) -> None:
+    """Guard: a crash in a wait of hours would make suspects of all waiting images, and a suspect would not get in."""
+    path = tmp_path / "journal"
+    Journal(path).enter(Coordinates("images", 0, 1, 0))
+    captioner = PlayedCaptioner()
+    manual = ManualPipeline(remote=captioner, journal=path)
+    budget = manual.pipeline.decode.budget
+    send(manual, "a")
+    assert (manual.in_flight, budget.used) == ({"wait-caption": 1}, len(b"a jpeg of 24 small bytes"))
+    after_a_crash = Journal(Path(shutil.copy(path, tmp_path / "copy")))
+    assert after_a_crash.suspects == {Coordinates("images", 0, 1, 0)}
+    send(manual, "the suspect", BLUE, options={"want": ["tags"]})
+    assert list(manual.done) == [(0, 1, 0)]
+    captioner.asked[0].future.set_result(an_answer())
+    manual.turn()
+    assert (sorted(manual.done), manual.in_flight, budget.used) == ([(0, 0, 0), (0, 1, 0)], {}, 0)
+
+
+def test_images_of_other_partitions_do_not_wait_and_those_behind_keep_their_order() -> None:
+    captioner = PlayedCaptioner()
+    manual = ManualPipeline(partitions=2, remote=captioner)
+    send(manual, "a")
+    send(manual, "b", BLUE, options={"want": ["tags"]})
+    send(manual, "c", (0, 255, 0), partition=1, options={"want": ["tags"]})
+    assert [message.key for message in manual.messages()] == [f"{BUCKET}/c".encode()]
+    captioner.asked[0].future.set_result(an_answer())
+    manual.turn()
+    assert {message.key for message in manual.messages()} == {f"{BUCKET}/{key}".encode() for key in "abc"}
+
+
+def test_a_wait_of_hours_is_no_stall_for_its_image_and_equal_ones() -> None:
+    captioner = PlayedCaptioner()
+    manual = ManualPipeline(partitions=2, remote=captioner, stall_timeout_s=60.0)
+    send(manual, "a")
+    send(manual, "b", partition=1)
+    assert manual.in_flight == {"wait-caption": 1, "wait-equal": 1}
+    manual.clock.advance(10_000)
+    assert manual.worker.progress().ok
+    assert bound_by(manual.pipeline.progress.counts(), 2) == "the captioner"
+
+
+@pytest.mark.parametrize("reason", ["caption-unavailable", "caption-refused", "caption-budget"])
+def test_an_unanswered_image_is_partial_without_a_dead_letter(reason: Reason) -> None:
+    manual = ManualPipeline(remote=PlayedCaptioner(Unanswered(reason, "why")))
+    send(manual, "a")
+    (image,) = enriched(manual)
+    assert (image.status, image.reason, image.caption) == ("partial", reason, None)
+    assert ([tag.name for tag in image.tags], failures(manual)) == (["red"], [])
+
+
+def test_a_failed_image_is_partial_with_a_dead_letter() -> None:
+    manual = ManualPipeline(remote=PlayedCaptioner(Unanswered("caption-failed", "400")))
+    send(manual, "a")
+    assert enriched(manual)[0].reason == "caption-failed"
+    assert failures(manual) == [(0, "caption-failed", "caption")]
+
+
+def test_a_second_missing_result_still_brings_its_dead_letter() -> None:
+    manual = ManualPipeline(remote=PlayedCaptioner(AWAY))
+    send(manual, "a", options={"want": ["tags", "caption", "faces"]})
+    assert enriched(manual)[0].reason == "caption-unavailable"
+    assert failures(manual) == [(0, "role-not-here", "faces")]
+
+
+def test_equal_images_share_one_answer_and_one_failure() -> None:
+    """Guard: 50 equal images would wait for WAIT_S one after the other."""
+    for reason in ("caption-unavailable", "caption-failed"):
+        captioner = PlayedCaptioner()
+        manual = ManualPipeline(remote=captioner)
+        for key in ("a", "b", "c"):
+            send(manual, key)
+        captioner.asked[0].future.set_exception(Unanswered(reason, "why"))
+        manual.turn()
+        assert len(captioner.asked) == 1
+        assert [image.reason for image in enriched(manual)] == [reason] * 3
+    assert failures(manual) == [(0, "caption-failed", "caption")] * 3
+
+
+def test_equal_images_of_one_record_fail_by_their_own_index() -> None:
+    captioner = PlayedCaptioner(Unanswered("caption-failed", "400"))
+    manual = ManualPipeline(remote=captioner)
+    for key in ("a", "b"):
+        manual.store.put(BUCKET, key, png(RED))
+    notification: Any = Harness().notification("a", "b")
+    manual.send(json.dumps(notification).encode())
+    manual.turn()
+    assert failures(manual) == [(0, "caption-failed", "caption"), (1, "caption-failed", "caption")]
+
+
+def test_an_answer_is_cached_and_costs_nothing_again() -> None:
+    captioner = PlayedCaptioner(an_answer())
+    manual = ManualPipeline(remote=captioner)
+    send(manual, "a")
+    send(manual, "b")
+    assert len(captioner.asked) == 1
+    assert [image.cache.caption for image in enriched(manual)] == ["miss", "hit"]
+
+
+def test_a_late_answer_is_cached() -> None:
+    captioner = PlayedCaptioner(AWAY)
+    manual = ManualPipeline(remote=captioner)
+    send(manual, "a")
+    captioner.asked[0].late(an_answer("a late dog"))
+    manual.turn()
+    send(manual, "b")
+    partial, whole = enriched(manual)
+    assert (partial.status, whole.status, len(captioner.asked)) == ("partial", "complete", 1)
+    assert whole.caption is not None
+    assert (whole.caption.text, whole.cache.caption) == ("a late dog", "hit")
+
+
+def test_another_captioner_or_other_tags_are_asked_again() -> None:
+    captioner = PlayedCaptioner(an_answer())
+    manual = ManualPipeline(remote=captioner)
+    send(manual, "a")
+    send(manual, "b", options={"guide_tags": ["beagle"]})
+    other = PlayedCaptioner(an_answer())
+    other.digest = "8" * 64
+    again = ManualPipeline(remote=other, cache=manual.cache)
+    send(again, "c")
+    assert [asked.tags for asked in captioner.asked + other.asked] == [("red",), ("beagle",), ("red",)]
+
+
+def test_a_prompt_without_tags_needs_none_and_names_none() -> None:
+    captioner = PlayedCaptioner(an_answer(), guided=False)
+    manual = ManualPipeline(remote=captioner)
+    send(manual, "a", options={"want": ["caption"]})
+    send(manual, "b", options={"want": ["caption"], "guide_tags": ["beagle"]})
+    first, second = enriched(manual)
+    assert first.caption is not None
+    assert (first.caption.guided_by, second.cache.caption) == ((), "hit")
+    assert ([asked.tags for asked in captioner.asked], manual.tagger.batches) == ([()], [])
+
+
+def test_an_image_that_lacks_its_caption_alone_goes_past_the_device() -> None:
+    captioner = PlayedCaptioner(AWAY)
+    manual = ManualPipeline(remote=captioner)
+    send(manual, "a")
+    captioner.answer = an_answer()
+    send(manual, "b")
+    assert manual.tagger.batches == [1]
+    assert [image.status for image in enriched(manual)] == ["partial", "complete"]
+
+
+def test_an_image_without_tags_is_not_asked_about() -> None:
+    """Guard: its outcome is a dead letter, and the answer would cost money for nothing."""
+    captioner = PlayedCaptioner(an_answer())
+    manual = ManualPipeline(remote=captioner)
+    send(manual, "good", BLUE, options={"want": ["tags"]})
+    send(manual, "bad", POISON)
+    assert (failures(manual), captioner.asked) == ([(0, "annotate-failed", "tags")], [])
+
+
+@pytest.mark.parametrize("text", ["bold \x1b[1m", "half of a pair: \ud800", "x" * 70_000])
+def test_an_answer_that_can_not_be_published_is_refused(text: str) -> None:
+    manual = ManualPipeline(remote=PlayedCaptioner(an_answer(text)))
+    send(manual, "a")
+    assert [(image.status, image.reason) for image in enriched(manual)] == [("partial", "caption-refused")]
+
+
+def test_fields_of_the_answer_are_a_result_of_their_own() -> None:
+    captioner = PlayedCaptioner(an_answer(fields={"people": 2, "place": "the beach"}), fields=Counted)
+    manual = ManualPipeline(remote=captioner)
+    send(manual, "a", options={"want": ["fields"]})
+    send(manual, "b", options={"want": ["caption", "fields"]})
+    (first, second) = enriched(manual)
+    assert first.results is not None
+    found = first.results["fields"]
+    assert (found.value, found.model.name, found.cache) == ({"people": 2, "place": "the beach"}, "vlm", "miss")
+    assert first.caption is None
+    assert second.results is not None
+    assert (second.results["fields"].cache, second.cache.caption, len(captioner.asked)) == ("hit", "hit", 1)
+
+
+@pytest.mark.parametrize("fields", [None, {"people": "two", "place": ""}, {"people": 1 << 70, "place": "\ud800"}])
+def test_an_answer_without_the_fields_lacks_them_alone(fields: Any) -> None:
+    manual = ManualPipeline(remote=PlayedCaptioner(an_answer(fields=fields), fields=Counted))
+    send(manual, "a", options={"want": ["caption", "fields"]})
+    (image,) = enriched(manual)
+    assert (image.status, image.reason, image.results) == ("partial", "caption-refused", None)
+    assert image.caption is not None
+
+
+def test_a_revoked_partition_asks_no_more_and_an_equal_image_of_another_one_does() -> None:
+    captioner = PlayedCaptioner()
+    manual = ManualPipeline(partitions=2, remote=captioner)
+    send(manual, "a")
+    send(manual, "b", partition=1)
+    manual.assignments[0].end()
+    for stage in manual.pipeline.stages:
+        stage.drop_ended()
+    manual.turn()
+    first, second = captioner.asked
+    assert (first.future.cancelled(), second.partition.number) == (True, 1)
+    second.future.set_result(an_answer())
+    manual.turn()
+    assert (list(manual.done), manual.in_flight) == ([(1, 0, 0)], {})
+
+
+def test_the_captioner_says_why_the_worker_is_unready() -> None:
+    captioner = PlayedCaptioner()
+    manual = ManualPipeline(remote=captioner)
+
+    def reasons() -> list[str]:
+        return [reason for stage in manual.pipeline.stages for reason in stage.unready()]
+
+    assert reasons() == []
+    captioner.wrong = "the captioner's key is wrong"
+    assert reasons() == ["the captioner's key is wrong"]
+
+
+def test_the_captioners_larger_picture_does_not_change_how_tags_are_decoded() -> None:
+    """Guard: with another scale all cached tags would be computed again."""
+    scales: list[Sequence[Transform]] = []
+
+    def scale_of(transforms: tuple[Transform, ...]) -> Any:
+        scales.append(transforms)
+        return lambda facts: 1
+
+    ManualPipeline(remote=PlayedCaptioner(), scale_of=scale_of)
+    assert sorted(scales, key=lambda some: some[0].size) == [(Transform(8),), (PlayedCaptioner.transform,)]
+
+
+def test_captions_from_elsewhere_count_for_drift() -> None:
+    with measuring(metrics.CAPTIONED_IMAGES) as measured:
+        manual = ManualPipeline(remote=PlayedCaptioner(an_answer("one two three four five")))
+        send(manual, "a")
+        manual.commit_all()
+        assert measured.by("model", metrics.CAPTIONED_IMAGES, words="04") == {"vlm 999999999999": 1}
+
+
+def test_a_drain_leaves_waiting_images_to_the_next_worker(tmp_path: Path) -> None:
+    harness, captioner = Harness(1), PlayedCaptioner()
+    harness.remote = captioner
+    harness.give("a.png", RED)
+    with harness.running(drain_s=0.3):
+        eventually(lambda: bool(captioner.asked))
+    assert (harness.coordinates(), captioner.closed) == ([], True)
+    harness.remote = PlayedCaptioner(an_answer())
+    harness.work()
+    assert (harness.coordinates(), harness.enriched()["a.png"].status) == ([(0, 0, 0)], "complete")

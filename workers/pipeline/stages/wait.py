@@ -1,0 +1,120 @@
+"""The wait stage: asks a captioner elsewhere, and keeps images until it answers.
+
+An image comes here once its other results are known. It waits as a JPEG: its pixels, its turn on the device and its
+entry in the journal are given back first.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from functools import partial
+
+from schemas.dead_letter import Failure
+from workers.errors import Unanswered
+from workers.pipeline.annotation import Annotation
+from workers.pipeline.progress import Place, TaskProgress
+from workers.pipeline.roles import Roles
+from workers.pipeline.stages.endings import Endings
+from workers.pipeline.stages.stage import QueueStage, StageQueue
+from workers.pipeline.task import CompleteTask, DecodedTask, Task
+from workers.ports import RemoteCaptioner
+from workers.types import RemoteAnswer
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """An image to ask about, with the results that it has."""
+
+    decoded: DecodedTask
+    known: CompleteTask
+
+
+class WaitStage(QueueStage):
+    """Asks about images, each with its own deadline. Answers come on the captioner's threads."""
+
+    places = (Place("wait-caption", waits_on_others=True),)
+
+    def __init__(self, roles: Roles, captioner: RemoteCaptioner, progress: TaskProgress, endings: Endings) -> None:
+        super().__init__("captions")
+        self._roles = roles
+        self._captioner = captioner
+        self._progress = progress
+        self._endings = endings
+        self._lock = threading.Lock()
+        self._asked: dict[Task, Future[RemoteAnswer]] = {}
+        self._questions: StageQueue[Question] = self._queue(self._ask)
+
+    def then(
+        self, *, finish: Callable[[Sequence[CompleteTask]], None], keep_late: Callable[[CompleteTask], None]
+    ) -> None:
+        """Set the next steps.
+
+        Args:
+            finish: continues with a task that has its answer, or the reason why there is none.
+            keep_late: caches the results of an answer that came after that.
+        """
+        self._finish, self._keep_late = finish, keep_late
+
+    def begin(self, decoded: DecodedTask, known: CompleteTask) -> bool:
+        """Let an image wait; False: it needs no answer, or becomes a dead letter without one. Thread-safe."""
+        lost = any(failure.want in self._roles.essential for failure in known.failures)
+        if lost or not self._roles.awaited(known.annotation):
+            return False
+        self._progress.move(known.task, "wait-caption")
+        self._questions.put(Question(decoded, known))
+        return True
+
+    def drop_ended(self) -> None:
+        with self._lock:
+            ended = [future for task, future in self._asked.items() if not task.current]
+        for future in ended:
+            future.cancel()
+
+    def unready(self) -> list[str]:
+        reason = self._captioner.unready()
+        return [] if reason is None else [reason]
+
+    def _ask(self, questions: Sequence[Question]) -> None:
+        for question in questions:
+            known, decoded, task = question.known, question.decoded, question.known.task
+            if not self._endings.still_wanted(task):
+                continue
+            jpeg = self._captioner.encode(decoded.images[self._captioner.transform], decoded.about)
+            decoded.give_pixels_back(kept_bytes=len(jpeg))
+            names = self._roles.waiting[0].names(known.annotation)
+            place = task.job.assignment.partition
+            future = self._captioner.ask(jpeg, names, place, partial(self._came_late, known))
+            with self._lock:
+                self._asked[task] = future
+            self._endings.when_done(task, future, partial(self._answered, known))
+
+    def _answered(self, known: CompleteTask, future: Future[RemoteAnswer]) -> None:
+        with self._lock:
+            del self._asked[known.task]
+        image = known.annotation
+        why = Unanswered("caption-refused", "the answer has no such result")
+        try:
+            self._take(future.result(), image)
+        except Unanswered as error:
+            why = error
+        unanswered = [
+            Failure(index=image.event.index, stage="caption", reason=why.reason, detail=why.detail, want=role.name)
+            for role in self._roles.awaited(image)
+            if role.name in image.event.options.want
+        ]
+        self._finish((replace(known, unanswered=tuple(unanswered)),))
+
+    def _came_late(self, known: CompleteTask, answer: RemoteAnswer) -> None:
+        image = known.annotation.copy()
+        image.hits.update(image.results)  # which are cached already
+        self._take(answer, image)
+        self._keep_late(replace(known, annotation=image))
+
+    def _take(self, answer: RemoteAnswer, image: Annotation) -> None:
+        """Fill in an answer's results: also those that the event does not want, for the cache."""
+        for role in self._roles.waiting:
+            if role.name not in image.results and (found := role.taken(answer)) is not None:
+                image.results[role.name] = found
