@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 from schemas import writing
@@ -62,12 +63,14 @@ class GuidedRole:
             raise NotStored("captioner")
         if [*shown["guided_by"]] != [*self.names(image)]:
             raise NotStored("guide")
-        return Caption(shown["text"], shown["score"], shown["method"])
+        return Caption(shown["text"], shown["score"], shown["method"], shown.get("model"))
 
     def render(self, image: Annotation) -> Mapping[str, Any]:
         caption: Caption | None = image.results.get(self.name)
-        wanted = caption is not None and self.name in image.event.options.want
-        return {"caption": _caption_text(caption, self.names(image)) if wanted and caption is not None else None}
+        if caption is None or self.name not in image.event.options.want:
+            return {"caption": None}
+        paid = caption if self.name not in image.hits else replace(caption, usage=None)
+        return {"caption": _caption_text(paid, self.names(image))}
 
     def names(self, image: Annotation) -> Sequence[str]:
         """The tags that guide the image's caption."""

@@ -173,6 +173,7 @@ class Renderer:
             version=version,
             status=status,
             reason=failures[0].reason if failures else None,
+            missing=[{"want": each.want, "reason": each.reason} for each in failures] or None,
             event=_event_ref(where, event),
             source=_source(event, facts, version_id),
             image=image_of(facts, image.results.get(FACTS)),

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from schemas.dead_letter import Failure, Reason
-from schemas.enriched_image import EnrichedImage
+from schemas.enriched_image import EnrichedImage, PaidTokens
 from tests.support.harness import BUCKET, POISON, Harness, png
 from tests.support.manual_pipeline import ManualPipeline
 from tests.support.measured import measuring
@@ -55,7 +55,12 @@ def test_a_caption_from_elsewhere_stands_in_the_outcome_and_the_device_has_no_pa
     made_by = image.models.captioner
     assert made_by is not None
     assert (made_by.name, made_by.digest, made_by.precision) == ("vlm", "9" * 64, "remote")
-    assert image.cache.caption == "miss"
+    assert (image.cache.caption, image.caption.model, image.caption.usage, image.missing) == (
+        "miss",
+        "vlm@main",
+        PaidTokens(prompt=72, completion=9),
+        None,
+    )
     ((shape, about),) = captioner.seen
     assert (shape, about.width, about.height) == ((12, 12, 3), 16, 16)
     (asked,) = captioner.asked
@@ -123,7 +128,10 @@ def test_a_failed_image_is_partial_with_a_dead_letter() -> None:
 def test_a_second_missing_result_still_brings_its_dead_letter() -> None:
     manual = ManualPipeline(remote=PlayedCaptioner(AWAY))
     send(manual, "a", options={"want": ["tags", "caption", "faces"]})
-    assert enriched(manual)[0].reason == "caption-unavailable"
+    (image,) = enriched(manual)
+    assert image.missing is not None
+    missing = [(each.want, each.reason) for each in image.missing]
+    assert missing == [("caption", "caption-unavailable"), ("faces", "role-not-here")]
     assert failures(manual) == [(0, "role-not-here", "faces")]
 
 
@@ -139,6 +147,17 @@ def test_equal_images_share_one_answer_and_one_failure() -> None:
         assert len(captioner.asked) == 1
         assert [image.reason for image in enriched(manual)] == [reason] * 3
     assert failures(manual) == [(0, "caption-failed", "caption")] * 3
+
+
+def test_an_equal_image_in_flight_gets_the_answer_and_no_bill() -> None:
+    captioner = PlayedCaptioner()
+    manual = ManualPipeline(remote=captioner)
+    for key in ("a", "b"):
+        send(manual, key)
+    captioner.asked[0].future.set_result(an_answer())
+    manual.turn()
+    captions = [image.caption for image in enriched(manual)]
+    assert [(each.text, each.usage is None) for each in captions if each] == [("a dog", False), ("a dog", True)]
 
 
 def test_equal_images_of_one_record_fail_by_their_own_index() -> None:
@@ -158,7 +177,8 @@ def test_an_answer_is_cached_and_costs_nothing_again() -> None:
     send(manual, "a")
     send(manual, "b")
     assert len(captioner.asked) == 1
-    assert [image.cache.caption for image in enriched(manual)] == ["miss", "hit"]
+    found = [(image.cache.caption, image.caption) for image in enriched(manual)]
+    assert [(hit, caption and caption.usage is None) for hit, caption in found] == [("miss", False), ("hit", True)]
 
 
 def test_a_late_answer_is_cached() -> None:
