@@ -159,6 +159,8 @@ class Demand:
         cache_days: how long the cache keeps results.
         copies: of each record, by Kafka's replication.
         price: of one worker for one hour.
+        caption_s: seconds of a caption where a service writes them (TAGSTREAM_CAPTIONER=https://…).
+        caption_tokens: of one such caption, with prompt and image.
     """
 
     images_a_day: int
@@ -173,6 +175,8 @@ class Demand:
     cache_days: int = 30
     copies: int = 3
     price: float | None = None
+    caption_s: float = 0.0
+    caption_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -277,6 +281,20 @@ class CapacityPlan:
     def store_bytes_a_s(self) -> float:
         """Bytes a second from the store in the busiest hour. An image whose etag is known is not fetched."""
         return self.at_peak * self.new * self.image_bytes
+
+    @property
+    def captions_at_once(self) -> int:
+        """Requests at once to the service that writes captions, in the busiest hour."""
+        return math.ceil(self.at_peak * self.new * self.demand.caption_s)
+
+    @property
+    def caption_requests(self) -> int:
+        """What `requests` in TAGSTREAM_CAPTION_FILE must be at least."""
+        return math.ceil(self.captions_at_once / (self.workers * self.demand.processes))
+
+    @property
+    def caption_tokens_a_day(self) -> int:
+        return round(self.demand.images_a_day * self.new * self.demand.caption_tokens)
 
     @property
     def redis_bytes(self) -> float:

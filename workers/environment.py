@@ -19,7 +19,17 @@ from pydantic.fields import FieldInfo
 from schemas.enriched_image import USES
 from schemas.options import WANTS
 from workers.errors import Misconfigured, closest
-from workers.settings import MIB, NO_SIZE, PREFIX, PinnedBundle, SecretUrl, Settings, expanded
+from workers.settings import (
+    FIELDS_KIND,
+    MIB,
+    NO_SIZE,
+    PREFIX,
+    PinnedBundle,
+    SecretUrl,
+    Settings,
+    expanded,
+    reaches_no_further,
+)
 
 Fields = Mapping[str, FieldInfo]
 SettingsT = TypeVar("SettingsT", bound=Settings)
@@ -74,10 +84,13 @@ def _contradictions(settings: Settings) -> Iterator[str]:
         named = PinnedBundle.of(getattr(settings, use))
         if named.digest and use not in settings.bundles():
             yield f"{variable(use)} has a digest, and {named.name_or_folder!r} is no bundle: leave the digest out"
-    if not {*WANTS, *settings.roles}.issuperset(settings.want):
+    if settings.captioner_address and not settings.caption_model:
+        yield f"TAGSTREAM_CAPTIONER={settings.captioner} needs TAGSTREAM_CAPTION_MODEL: the model to ask for"
+    fields = [FIELDS_KIND] if settings.captioner_address and settings.caption_file else []
+    if not {*WANTS, *settings.roles, *fields}.issuperset(settings.want):
         yield (
             f"TAGSTREAM_WANT={','.join(settings.want)}: it must name some of {', '.join(WANTS)} and of the roles in "
-            f"TAGSTREAM_ROLES ({', '.join(settings.roles) or 'none'})"
+            f"TAGSTREAM_ROLES ({', '.join(settings.roles) or 'none'}), or {FIELDS_KIND} with TAGSTREAM_CAPTION_FILE"
         )
     outputs = [settings.output_topic, settings.dead_letter_topic, settings.skipped_topic]
     for topic in (*settings.input_topics, settings.corrections_topic):
@@ -115,8 +128,7 @@ def _login_contradictions(settings: Settings) -> Iterator[str]:
             f"TAGSTREAM_KAFKA_USER is set, but TAGSTREAM_KAFKA_SECURITY_PROTOCOL={protocol} has no login: set it to "
             "SASL_SSL or SASL_PLAINTEXT"
         )
-    parts = urlsplit(endpoint)
-    if parts.scheme == "http" and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
+    if urlsplit(endpoint).scheme == "http" and not reaches_no_further(endpoint):
         yield "TAGSTREAM_KAFKA_TOKEN_ENDPOINT must be https:// (RFC 6749): a password is sent there"
 
 

@@ -254,6 +254,23 @@ ADDED_RESULTS = Counter(
     "value",
     labels=("role", "model", "words"),
 )
+CAPTION_REQUESTS = Counter(
+    "tagstream_caption_requests",
+    "Requests to the service of TAGSTREAM_CAPTIONER, by result: answered, refused, failed, unavailable, misplaced",
+    labels=("result",),
+)
+CAPTION_SECONDS = Histogram("tagstream_caption_seconds", "One request to that service, with its answer")
+CAPTION_TOKENS = Counter(
+    "tagstream_caption_tokens",
+    "Tokens of that service, by kind: prompt, completion, or reserved where an answer did not say",
+    unit="{token}",
+    labels=("kind",),
+)
+CAPTIONS_MISSING = Counter(
+    "tagstream_captions_missing",
+    "Images that left without that service's caption, by reason of their outcome",
+    labels=("reason",),
+)
 SKIPS = Counter("tagstream_skips", "Events skipped, by reason", labels=("reason",))
 DROPPED_JOBS = Counter(
     "tagstream_dropped_jobs", "Jobs dropped because their partition was revoked; the new owner processes them"

@@ -25,6 +25,7 @@ from pydantic import (
 from schemas.enriched_image import USES
 from schemas.options import WANT_MAX, WANTS
 from schemas.result_kinds import RoleName
+from schemas.text import visible
 
 PREFIX = "TAGSTREAM_"
 MIB = 1024 * 1024
@@ -84,6 +85,31 @@ def _check_url(url: str) -> str:
     if parts.query or parts.fragment or "@" in parts.netloc:
         raise ValueError("it must be a URL without user, query and fragment")
     return url
+
+
+def is_address(text: str) -> bool:
+    """Whether this value of TAGSTREAM_CAPTIONER is a service's address, no bundle."""
+    return text.lower().startswith(("http://", "https://"))
+
+
+def reaches_no_further(url: str) -> bool:
+    """Whether what is sent to this URL stays on this machine."""
+    return urlsplit(url).hostname in ("localhost", "127.0.0.1", "::1")
+
+
+def _check_captioner(text: str) -> str:
+    if not is_address(text):
+        return _check_pin(text)
+    if text.endswith(("?", "#")):
+        raise ValueError("it must be a URL without query and fragment")
+    _check_url(visible(text))
+    urlsplit(text).port  # noqa: B018  # raises for one that can't be
+    return text.rstrip("/")
+
+
+def _check_header(secret: SecretStr) -> SecretStr:
+    visible(secret.get_secret_value())
+    return secret
 
 
 def _check_redis(url: SecretUrl) -> SecretUrl:
@@ -207,6 +233,7 @@ Count = Annotated[int, Field(ge=1)]
 Workers = Annotated[int | Literal["auto"], BeforeValidator(_workers)]
 Seconds = Annotated[float, Field(gt=0, le=100 * 365 * 86400)]
 BundleName = Annotated[str, Field(min_length=1), AfterValidator(_check_pin)]
+BundleOrAddress = Annotated[str, Field(min_length=1, max_length=2000), AfterValidator(_check_captioner)]
 Roles = Annotated[Mapping[RoleName, BundleName], BeforeValidator(_by_role), Field(max_length=WANT_MAX - len(WANTS))]
 Folder = Annotated[Path, AfterValidator(expanded)]
 Port = Annotated[Annotated[int, Field(ge=0, le=65535)] | None, BeforeValidator(_off)]
@@ -260,7 +287,9 @@ def setting_of(use: str) -> str:
 
 
 NO_BUNDLE: Mapping[str, tuple[str, ...]] = {"captioner": ("template", "none")}
-"""By use of a model, the values of its setting that name no bundle."""
+"""By use of a model, the values of its setting that name no bundle; an address names none either."""
+FIELDS_KIND = "fields"
+"""The result that holds the fields of TAGSTREAM_CAPTION_FILE."""
 
 
 class Settings(BaseModel):
@@ -397,10 +426,29 @@ class Settings(BaseModel):
         "compact",
         "`compact`, or a bundle's folder. `bundles/ram@sha256:…` accepts that digest only, and checks every file",
     )
-    captioner: BundleName = _setting(
+    captioner: BundleOrAddress = _setting(
         "Models",
         "template",
-        "`template` (a caption made from the tags), `none`, or a bundle's folder, with or without a digest",
+        "`template` (a caption made from the tags), `none`, a bundle's folder, with or without a digest, or the "
+        "address of an OpenAI-compatible service, `https://host/v1`",
+    )
+    caption_model: Annotated[str, Field(max_length=200)] = _setting(
+        "Models", "", "Model to ask that service for. Required with an address"
+    )
+    caption_key: Annotated[SecretStr, AfterValidator(_check_header)] = _setting(
+        "Models", SecretStr(""), "Key of that service; empty: none is sent. A changed file is read again"
+    )
+    caption_wait_s: Seconds = _setting(
+        "Models",
+        10.0,
+        "Seconds that an image waits for that service's caption; without one it is published as partial. Hours work "
+        "off a library at the service's pace",
+    )
+    caption_tokens_per_day: Annotated[int, Field(ge=0)] = _setting(
+        "Models", 0, "Tokens of that service that the group may spend on a day (UTC); 0: no limit"
+    )
+    caption_file: OptionalFile = _setting(
+        "Models", None, "JSON file for that service: prompt, image side, requests at once, language, further fields"
     )
     roles: Roles = _setting(
         "Models",
@@ -412,7 +460,7 @@ class Settings(BaseModel):
         "Models",
         ("tags", "caption"),
         "What an event gets that does not say, comma separated: `tags`, `caption`, `embedding`, roles of "
-        "TAGSTREAM_ROLES",
+        "TAGSTREAM_ROLES, and `fields` where TAGSTREAM_CAPTION_FILE has some",
     )
     facts: Annotated[Literal["on", "off", "place"], BeforeValidator(_lower)] = _setting(
         "Models",
@@ -543,8 +591,15 @@ class Settings(BaseModel):
     otlp_traces: bool = False
     otlp_metrics: bool = False
 
+    @property
+    def captioner_address(self) -> str | None:
+        """The address that captions come from, without a slash at its end; None: TAGSTREAM_CAPTIONER is none."""
+        return self.captioner if is_address(self.captioner) else None
+
     def bundles(self) -> dict[str, PinnedBundle]:
         """The bundles of the live models, by what each is used as: one of `USES`, or a role."""
         named = {use: PinnedBundle.of(getattr(self, use)) for use in USES}
         own = {use: bundle for use, bundle in named.items() if bundle.name_or_folder not in NO_BUNDLE.get(use, ())}
+        if self.captioner_address is not None:
+            del own["captioner"]
         return own | {role: PinnedBundle.of(text) for role, text in self.roles.items()}

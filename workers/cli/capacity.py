@@ -57,6 +57,12 @@ def capacity(
     price: Annotated[
         float | None, typer.Option(min=0, max=1e6, help="Price of a worker for an hour, in any currency.")
     ] = None,
+    caption_s: Annotated[
+        float, typer.Option("--caption-s", min=0, max=3600, help="Seconds of a caption, if a service writes them.")
+    ] = 0.0,
+    caption_tokens: Annotated[
+        int, typer.Option(min=0, max=10**7, help="Tokens of such a caption, with prompt and image.")
+    ] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document, in bytes and seconds.")] = False,
 ) -> None:
     """Compute workers, partitions, memory, Redis, brokers and cost for images a day.
@@ -85,6 +91,8 @@ def capacity(
         processes=processes,
         cache_days=cache_days,
         price=price,
+        caption_s=caption_s,
+        caption_tokens=caption_tokens,
     )
     case = Case(CapacityPlan(demand, measured))
     if as_json:
@@ -169,6 +177,9 @@ class Case:
             "brokers write, busiest hour": f"{plan.broker_bytes_a_s / 1e6:.1f} MB/s",
             "an outage of one hour is caught up in": f"{60 * plan.catch_up_h:.0f} min",
         }
+        if demand.caption_s or demand.caption_tokens:
+            told["**captions at once, busiest hour**"] = f"{plan.captions_at_once:,}"
+            told["**tokens a day**"] = f"{plan.caption_tokens_a_day:,}"
         if plan.cost_a_day is not None:
             told["**workers' cost a day**"] = f"{plan.cost_a_day:,.2f}"
         return told
@@ -189,6 +200,8 @@ class Case:
                 "A process's one interpreter bounds it: more processes in each worker (TAGSTREAM_WORKERS, --processes) "
                 "gain, more processors alone do not."
             )
+        if plan.caption_requests > 4:
+            lines.append(f"`requests` in TAGSTREAM_CAPTION_FILE: {plan.caption_requests}, if the service bears it.")
         if plan.demand.processes > 1:
             most = plan.partitions // plan.demand.processes
             lines.append(f"maxReplicaCount of the autoscaler: at most {most}, a partition for each process.")
@@ -216,6 +229,8 @@ class Case:
             "output_topic_bytes_a_day": plan.output_bytes_a_day,
             "broker_bytes_per_s": plan.broker_bytes_a_s,
             "catch_up_s": 3600 * plan.catch_up_h,
+            "captions_at_once": plan.captions_at_once,
+            "caption_tokens_a_day": plan.caption_tokens_a_day,
             "cost_a_day": plan.cost_a_day,
         }
 

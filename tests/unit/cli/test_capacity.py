@@ -49,6 +49,16 @@ def test_capacity_tells_programs_the_same(tagstream: Tagstream) -> None:
     assert told["cost_a_day"] >= 48
 
 
+def test_captions_of_a_service_are_counted_in_requests_and_tokens(tagstream: Tagstream) -> None:
+    asked = ("--known", 0.5, "--caption-s", 6, "--caption-tokens", 900)
+    told = json.loads(tagstream("capacity", 864_000, *asked, "--json").out)
+    assert (told["captions_at_once"], told["caption_tokens_a_day"]) == (90, 388_800_000)
+    said = tagstream("capacity", 864_000, *asked).out
+    assert "388,800,000" in said
+    assert f"TAGSTREAM_CAPTION_FILE: {-(-90 // told['workers'])}" in said
+    assert "token" not in tagstream("capacity", 864_000).out
+
+
 def test_a_device_s_rate_makes_it_a_gpu_which_bounds_or_waits(tagstream: Tagstream) -> None:
     fast = ("--images-per-s", 280, "--megapixels", 12)
     starved = tagstream("capacity", 10**9, *fast, "--cores", 4)

@@ -9,6 +9,7 @@ from workers.errors import Misconfigured
 from workers.settings import PinnedBundle, Settings, setting_of
 
 OAUTH = {"TAGSTREAM_KAFKA_SECURITY_PROTOCOL": "SASL_SSL", "TAGSTREAM_KAFKA_SASL_MECHANISM": "OAUTHBEARER"}
+VLM = {"TAGSTREAM_CAPTIONER": "https://vlm.example/v1", "TAGSTREAM_CAPTION_MODEL": "qwen"}
 
 
 def complaint(environ: dict[str, str]) -> str:
@@ -211,6 +212,15 @@ def test_a_wrong_value_is_reported_with_the_settings_meaning() -> None:
         ("ROLES", "sharpness=a@sha256:12", "all 64 digits"),
         ("WANT", ",", "some of tags, caption, embedding"),
         ("TOMBSTONES", "perhaps", "on or off"),
+        ("CAPTIONER", "https://user:pass@vlm/v1", "without user"),
+        ("CAPTIONER", "https://vlm/v1?key=x", "query"),
+        ("CAPTIONER", "https://vlm/v1?", "query"),
+        ("CAPTIONER", "https://", "a URL"),
+        ("CAPTIONER", "https://vlm:99999/v1", "out of range"),
+        ("CAPTIONER", "https://vlm/a b", "visible"),
+        ("CAPTION_KEY", "two\nlines", "visible"),
+        ("CAPTION_WAIT_S", "0", "greater than 0"),
+        ("CAPTION_TOKENS_PER_DAY", "-1", "greater than or equal to 0"),
     ],
 )
 def test_wrong_values_get_a_sentence(name: str, value: str, says: str) -> None:
@@ -239,10 +249,26 @@ def test_wrong_values_get_a_sentence(name: str, value: str, says: str) -> None:
         ({"TAGSTREAM_WANT": "sharpness", "TAGSTREAM_ROLES": "faces=a"}, "roles in TAGSTREAM_ROLES (faces)"),
         ({"TAGSTREAM_ROLES": ",".join(f"{chr(97 + number)}=bundle" for number in range(14))}, "at most 13 items"),
         ({"TAGSTREAM_MEMORY": "8MiB"}, "could never be fetched"),
+        ({"TAGSTREAM_CAPTIONER": "https://vlm/v1"}, "needs TAGSTREAM_CAPTION_MODEL"),
+        (VLM | {"TAGSTREAM_WANT": "caption,fields"}, "or fields with TAGSTREAM_CAPTION_FILE"),
+        ({"TAGSTREAM_CAPTION_FILE": "/f", "TAGSTREAM_WANT": "fields"}, "or fields with TAGSTREAM_CAPTION_FILE"),
     ],
 )
 def test_settings_that_contradict_each_other_are_an_error(environ: dict[str, str], says: str) -> None:
     assert says in complaint(environ)
+
+
+def test_an_address_writes_captions_and_is_no_bundle(tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.write_text("hush\n")
+    found = read(VLM | {"TAGSTREAM_CAPTION_KEY_FILE": str(key), "TAGSTREAM_CAPTIONER": "HTTPS://vlm:8000/v1/"})
+    assert found.captioner_address == found.captioner == "HTTPS://vlm:8000/v1"
+    assert set(found.bundles()) == {"tagger"}
+    assert (found.caption_key.get_secret_value(), found.secret_files["caption_key"]) == ("hush", key)
+    assert (found.caption_wait_s, found.caption_tokens_per_day, found.caption_file) == (10, 0, None)
+    assert "fields" in read(VLM | {"TAGSTREAM_CAPTION_FILE": "/f", "TAGSTREAM_WANT": "caption,fields"}).want
+    for other in ("template", "none", "bundles/http", f"bundles/t@sha256:{'a' * 64}"):
+        assert read({"TAGSTREAM_CAPTIONER": other}).captioner_address is None
 
 
 def test_work_in_progress_has_fixed_shares_of_one_memory() -> None:

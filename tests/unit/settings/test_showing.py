@@ -21,6 +21,7 @@ SECRETS = {
     "TAGSTREAM_KAFKA_PASSWORD": "hush3",
     "TAGSTREAM_KAFKA_TLS_KEY_PASSWORD": "hush4",
     "TAGSTREAM_CACHE_KEY": "hush6" * 8,
+    "TAGSTREAM_CAPTION_KEY": "hush8",
     "TAGSTREAM_REDIS_URL": "redis://user:hush%2F5@cache:6379/2?ssl_password=hush7",
 }
 
@@ -90,6 +91,7 @@ def test_what_must_be_seen_nowhere_is_every_secret_and_of_a_url_its_password() -
         "hush/5",
         "hush7",
         "hush6" * 8,
+        "hush8",
     ]
     assert secret_values(read({"TAGSTREAM_REDIS_URL": "redis://cache:6379"})) == []
 

@@ -102,7 +102,7 @@ trigger:
 
 {{/* Settings of the workers alone, taken away from the index and the topics job, and the Kafka login, if there is one. */}}
 {{- define "tagstream.kafkaOnlyEnv" -}}
-{{- range list "TAGSTREAM_S3_ACCESS_KEY_FILE" "TAGSTREAM_S3_SECRET_KEY_FILE" "TAGSTREAM_REDIS_URL_FILE" "TAGSTREAM_CACHE_KEY_FILE" "AWS_WEB_IDENTITY_TOKEN_FILE" }}
+{{- range list "TAGSTREAM_S3_ACCESS_KEY_FILE" "TAGSTREAM_S3_SECRET_KEY_FILE" "TAGSTREAM_REDIS_URL_FILE" "TAGSTREAM_CACHE_KEY_FILE" "TAGSTREAM_CAPTION_KEY_FILE" "AWS_WEB_IDENTITY_TOKEN_FILE" }}
 - name: {{ . }}
   value: ""
 {{- end }}

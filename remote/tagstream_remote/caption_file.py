@@ -1,0 +1,174 @@
+"""TAGSTREAM_CAPTION_FILE: what a service is asked about each image."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, Self, TypeAlias
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
+
+from schemas.text import first_fault
+from workers.errors import LargerThanReserved, Misconfigured
+from workers.files import read_regular_file
+from workers.settings import Settings, reaches_no_further
+
+MOST_BYTES: Final = 64 * 1024
+"""Of the file."""
+FIELDS_MAX: Final = 20
+STRING_MAX: Final = 1000
+"""Characters of a field's text."""
+TAGS_MAX: Final = 50
+"""Tags that a prompt holds: as many as an event's `guide_tags`."""
+_TAGS = "{tags}"
+_FORM = 1
+"""Counts changes of what a prompt is made into."""
+
+Text: TypeAlias = Annotated[str, Field(max_length=STRING_MAX)]
+WholeNumber: TypeAlias = Annotated[int, Field(ge=-(2**53), le=2**53)]
+Number: TypeAlias = WholeNumber | Annotated[float, Field(allow_inf_nan=False)]
+"""A whole number that every reader of JSON keeps, or a finite one."""
+FieldName: TypeAlias = Annotated[str, Field(pattern="^[A-Za-z][A-Za-z0-9_-]{0,63}$")]
+
+
+class _Exact(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class CaptionField(_Exact):
+    """A field of the user's own in each answer.
+
+    Args:
+        values: all that an "enum" may be.
+    """
+
+    type: Literal["string", "number", "enum"]
+    values: Annotated[tuple[Annotated[str, Field(min_length=1, max_length=64)], ...], Field(max_length=100)] = ()
+
+    @model_validator(mode="after")
+    def _values_of_an_enum(self) -> Self:
+        if (self.type == "enum") != bool(self.values) or len(set(self.values)) < len(self.values):
+            raise ValueError('an "enum" has different `values`, and other types have none')
+        return self
+
+    @property
+    def shape(self) -> Any:
+        """The type of its values, for pydantic."""
+        if self.type == "enum":
+            return Literal[self.values]
+        return Text if self.type == "string" else Number
+
+    @property
+    def json_schema(self) -> dict[str, Any]:
+        """Its JSON schema, of words that each of the services knows."""
+        return {"type": "string", "enum": [*self.values]} if self.type == "enum" else {"type": self.type}
+
+    @property
+    def in_words(self) -> str:
+        """Its type for a model."""
+        return " | ".join(map(_quoted, self.values)) or self.type
+
+
+def _one_place(prompt: str) -> str:
+    if prompt.count(_TAGS) > 1:
+        raise ValueError(f"it may have {_TAGS} once")
+    return prompt
+
+
+def _fit(fields: Mapping[str, CaptionField]) -> Mapping[str, CaptionField]:
+    if "caption" in fields:
+        raise ValueError("each answer has a `caption` already: give the field another name")
+    return fields
+
+
+class CaptionFile(_Exact):
+    """How a service is asked for captions.
+
+    Args:
+        prompt: `{tags}` in it is replaced by the image's tags.
+        side: pixels of the longer side of the JPEG that is sent.
+        requests: at once, of each worker process.
+        language: of the answers; empty: as the prompt has it.
+        fields: what else each answer has, by name.
+        tls: False: the service may be on another machine and have no TLS.
+    """
+
+    prompt: Annotated[str, Field(min_length=1, max_length=8000), AfterValidator(_one_place)] = (
+        "Describe this image in one sentence, for people who search for it."
+    )
+    side: Annotated[int, Field(ge=64, le=2048)] = 768
+    requests: Annotated[int, Field(ge=1, le=64)] = 4
+    language: Annotated[str, Field(pattern=r"^(\w[\w-]{0,31})?$")] = ""
+    fields: Annotated[Mapping[FieldName, CaptionField], Field(max_length=FIELDS_MAX), AfterValidator(_fit)] = Field(
+        default_factory=dict
+    )
+    tls: bool = True
+
+    @classmethod
+    def read(cls, path: Path | None) -> Self:
+        """Read the file; None gives the defaults. Raises Misconfigured: it can't be read, or is not as it must be."""
+        if path is None:
+            return cls()
+        name = f"TAGSTREAM_CAPTION_FILE={path}"
+        try:
+            return cls.model_validate_json(read_regular_file(path, MOST_BYTES))
+        except OSError as error:
+            raise Misconfigured(f"{name} can't be read: {error.strerror}") from None
+        except LargerThanReserved:
+            raise Misconfigured(f"{name} has more than {MOST_BYTES:,} bytes") from None
+        except ValidationError as error:
+            raise Misconfigured(f"{name} is not as it must be: {first_fault(error)}") from None
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """The file of these settings, which allows their address.
+
+        Raises:
+            Misconfigured: as `read`; or the address has no TLS, is another machine's, and the file does not allow it.
+        """
+        file, address = cls.read(settings.caption_file), settings.captioner_address or ""
+        if file.tls and address.lower().startswith("http:") and not reaches_no_further(address):
+            raise Misconfigured(
+                f"TAGSTREAM_CAPTIONER={address}: images and the key would be sent without TLS. Use https://, or allow "
+                'it by "tls": false in TAGSTREAM_CAPTION_FILE if the network is yours'
+            )
+        return file
+
+    @property
+    def guided(self) -> bool:
+        """Whether the prompt holds the tags."""
+        return _TAGS in self.prompt
+
+    def text(self, tags: Sequence[str]) -> str:
+        """The prompt for an image with these tags, at most `TAGS_MAX` of them, and the answer's form."""
+        asked = self.prompt.replace(_TAGS, ", ".join(tags[:TAGS_MAX]))
+        language = f"\nAnswer in this language: {self.language}." if self.language else ""
+        form = {"caption": "string", **{name: field.in_words for name, field in self.fields.items()}}
+        told = ", ".join(f"{_quoted(name)}: {words}" for name, words in form.items())
+        return f"{asked}{language}\nAnswer with one JSON object of this form: {{{told}}}"
+
+    def schema(self) -> dict[str, Any]:  # type: ignore[override]  # pydantic's own is `model_json_schema` today
+        """The JSON schema of an answer: `caption` and the fields, all required, and no others."""
+        properties = {"caption": {"type": "string"}, **{name: field.json_schema for name, field in self.fields.items()}}
+        required = [*properties]
+        return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+
+    def model(self) -> type[BaseModel]:
+        """The fields without the caption: strict, with bounded texts and finite numbers."""
+        # Under other names, because a user may call a field `copy`, `json` or `model_config`.
+        shapes: dict[str, Any] = {
+            f"field_{number}": (field.shape, Field(alias=name)) for number, (name, field) in enumerate(self.fields.items())
+        }
+        how = ConfigDict(strict=True, extra="forbid", frozen=True, serialize_by_alias=True)
+        return create_model("AnsweredFields", __config__=how, **shapes)
+
+    def digest(self, model_asked: str) -> str:
+        """sha256 in hex over all that an answer depends on besides image and tags."""
+        asked = [_FORM, model_asked, self.prompt, self.schema(), self.side, self.language]
+        return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
