@@ -284,7 +284,7 @@ class CapacityPlan:
 
     @property
     def captions_at_once(self) -> int:
-        """Requests at once to the service that writes captions, in the busiest hour."""
+        """Concurrent requests for captions in the busiest hour."""
         return math.ceil(self.at_peak * self.new * self.demand.caption_s)
 
     @property

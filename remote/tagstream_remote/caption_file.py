@@ -84,7 +84,7 @@ def _fit(fields: Mapping[str, CaptionField]) -> Mapping[str, CaptionField]:
 
 
 class CaptionFile(_Exact):
-    """How a service is asked for captions.
+    """The prompt, the picture and the form of an answer.
 
     Args:
         prompt: `{tags}` in it is replaced by the image's tags.
@@ -142,7 +142,10 @@ class CaptionFile(_Exact):
         return _TAGS in self.prompt
 
     def text(self, tags: Sequence[str]) -> str:
-        """The prompt for an image with these tags, at most `TAGS_MAX` of them, and the answer's form."""
+        """The prompt for an image with these tags, and the answer's form.
+
+        At most `TAGS_MAX` tags are told.
+        """
         asked = self.prompt.replace(_TAGS, ", ".join(tags[:TAGS_MAX]))
         language = f"\nAnswer in this language: {self.language}." if self.language else ""
         form = {"caption": "string", **{name: field.in_words for name, field in self.fields.items()}}
@@ -159,13 +162,14 @@ class CaptionFile(_Exact):
         """The fields without the caption: strict, with bounded texts and finite numbers."""
         # Under other names, because a user may call a field `copy`, `json` or `model_config`.
         shapes: dict[str, Any] = {
-            f"field_{number}": (field.shape, Field(alias=name)) for number, (name, field) in enumerate(self.fields.items())
+            f"field_{number}": (field.shape, Field(alias=name))
+            for number, (name, field) in enumerate(self.fields.items())
         }
         how = ConfigDict(strict=True, extra="forbid", frozen=True, serialize_by_alias=True)
         return create_model("AnsweredFields", __config__=how, **shapes)
 
     def digest(self, model_asked: str) -> str:
-        """sha256 in hex over all that an answer depends on besides image and tags."""
+        """sha256 in hex over model, prompt, schema, side and language."""
         asked = [_FORM, model_asked, self.prompt, self.schema(), self.side, self.language]
         return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
 

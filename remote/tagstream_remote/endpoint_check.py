@@ -1,4 +1,4 @@
-"""What a start, and `tagstream check`, ask before images are captioned by a service."""
+"""Checks the settings of a service that writes captions."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def test_tags_language_and_the_answers_form_stand_in_the_prompt(tmp_path: Path) 
     [
         ("{", "JSON"),
         ([], "object"),
-        ({"promt": "x"}, "promt"),
+        ({"prompts": "x"}, "prompts"),
         ({"prompt": ""}, "prompt"),
         ({"prompt": "{tags} {tags}"}, "once"),
         ({"side": 63}, "side"),
