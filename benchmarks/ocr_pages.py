@@ -32,7 +32,7 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from rich.console import Console
 from rich.table import Table
 
-from tagstream_ocr.model import OcrModel, build_model
+from tagstream_ocr.model import OcrModel
 from workers.intake.transform import apply
 from workers.models.bundle import Bundle
 from workers.models.device import Precision, choose_device
@@ -190,7 +190,7 @@ class Reader:
     """This project's reader, on one thread."""
 
     def __init__(self, bundle: Path, precision: Precision) -> None:
-        self._model: OcrModel = build_model(Bundle.open(bundle), choose_device("cpu", threads=1), precision)
+        self._model = OcrModel(Bundle.open(bundle), choose_device("cpu", threads=1), precision)
         self._model.warm_up()
 
     def __call__(self, image: Image.Image) -> tuple[Lines, float]:

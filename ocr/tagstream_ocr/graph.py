@@ -12,7 +12,7 @@ from math import prod
 from typing import Annotated, Any, TypeAlias
 
 import torch
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
@@ -29,17 +29,71 @@ Value: TypeAlias = Any
 Attributes: TypeAlias = Mapping[str, Any]
 
 
-def _known(operator: str) -> str:
-    if operator not in OPERATORS:
-        raise ValueError("no operator of these graphs")
-    return operator
+def _padded(given: Attributes, x: Tensor, fill: float = 0.0) -> Tensor:
+    above, left, below, right = given.get("pads", [0, 0, 0, 0])
+    return F.pad(x, (left, right, above, below), value=fill)
 
+
+def _conv(given: Attributes, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    padding = given["pads"]
+    if padding[:2] != padding[2:]:
+        x, padding = _padded(given, x), [0, 0]
+    return F.conv2d(x, weight, bias, given["strides"], padding[:2], given["dilations"], given["group"])
+
+
+def _resize(given: Attributes, x: Tensor) -> Tensor:
+    sizes = [side * scale for side, scale in zip(x.shape[2:], given["scales"], strict=True)]
+    return F.interpolate(x, sizes, mode="nearest")
+
+
+def _reshape(given: Attributes, x: Tensor, shape: Tensor) -> Tensor:
+    return x.reshape([x.shape[place] if side == 0 else side for place, side in enumerate(shape.tolist())])
+
+
+def _slice(given: Attributes, x: Tensor, starts: Tensor, ends: Tensor, axes: Tensor, *steps: Tensor) -> Tensor:
+    """A part of some axes; steps are 1 in all of our graphs."""
+    for start, end, axis in zip(starts.tolist(), ends.tolist(), axes.tolist(), strict=True):
+        x = x[(slice(None),) * (axis % x.dim()) + (slice(start, end),)]
+    return x
+
+
+OPERATORS: Mapping[str, Callable[..., Value]] = {
+    "Add": lambda given, x, y: x + y,
+    "AveragePool": lambda given, x: F.avg_pool2d(x, given["kernel_shape"], given["strides"]),
+    "BatchNormalization": lambda given, x, w, b, mean, var: F.batch_norm(x, mean, var, w, b, eps=given["epsilon"]),
+    "Clip": lambda given, x, low, high: x.clamp(low, high),
+    "Concat": lambda given, *xs: torch.cat(xs, given["axis"]),
+    "Conv": _conv,
+    "ConvTranspose": lambda given, x, weight: F.conv_transpose2d(
+        x, weight, None, given["strides"], groups=given["group"]
+    ),
+    "Div": lambda given, x, y: x / y,
+    "Erf": lambda given, x: x.erf(),
+    "Gelu": lambda given, x: F.gelu(x),
+    "GlobalAveragePool": lambda given, x: x.mean((2, 3), keepdim=True),
+    "HardSigmoid": lambda given, x: (x * given["alpha"] + given["beta"]).clamp(0, 1),
+    "MatMul": lambda given, x, y: x @ y,
+    "MaxPool": lambda given, x: F.max_pool2d(_padded(given, x, -torch.inf), given["kernel_shape"], given["strides"]),
+    "Mul": lambda given, x, y: x * y,
+    "Pow": lambda given, x, y: x**y,
+    "ReduceMean": lambda given, x: x.mean(given["axes"], keepdim=bool(given.get("keepdims", 1))),
+    "Relu": lambda given, x: x.relu(),
+    "Reshape": _reshape,
+    "Resize": _resize,
+    "Shape": lambda given, x: torch.tensor(x.shape),
+    "Sigmoid": lambda given, x: x.sigmoid(),
+    "Slice": _slice,
+    "Softmax": lambda given, x: x.softmax(given["axis"]),
+    "Sqrt": lambda given, x: x.sqrt(),
+    "Squeeze": lambda given, x: x.squeeze(tuple(given["axes"])),
+    "Sub": lambda given, x, y: x - y,
+    "Transpose": lambda given, x: x.permute(*given["perm"]),
+    "Unsqueeze": lambda given, x: x.unsqueeze(given["axes"][0]),
+}
 
 _Name = Annotated[str, Field(min_length=1, max_length=100)]
-_Small = Annotated[int, Field(ge=-MAX_SMALL, le=MAX_SMALL)]
-_Smalls = Annotated[list[_Small], Field(max_length=8)]
-_Number = Annotated[int | float, Field(ge=-8, le=65_536, allow_inf_nan=False)]
-_Attribute = _Number | _Smalls
+_Smalls = Annotated[list[Annotated[int, Field(ge=-MAX_SMALL, le=MAX_SMALL)]], Field(max_length=8)]
+_Attribute = Annotated[int | float, Field(ge=-8, le=65_536, allow_inf_nan=False)] | _Smalls
 
 
 class Node(BaseModel):
@@ -47,7 +101,7 @@ class Node(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    operator: Annotated[str, Field(max_length=40), AfterValidator(_known)]
+    operator: Annotated[str, Field(max_length=40, pattern=f"^({'|'.join(OPERATORS)})$")]
     inputs: Annotated[tuple[_Name, ...], Field(min_length=1, max_length=8)]
     output: _Name
     attributes: Annotated[dict[_Name, _Attribute], Field(max_length=8)] = {}
@@ -64,10 +118,7 @@ class Graph(BaseModel):
 
 
 class Network:
-    """A graph with its tensors on one device.
-
-    Args:
-        tensors: of the bundle, by name: float32, or int64, which stay on the host.
+    """A graph with the bundle's tensors on one device: float32, or int64, which stay on the host.
 
     Raises:
         Misconfigured: a name is unknown or defined twice, or a tensor has another type.
@@ -76,9 +127,7 @@ class Network:
     def __init__(
         self, name: str, graph: Graph, tensors: Mapping[str, Tensor], where: torch.device, dtype: torch.dtype
     ) -> None:
-        self._name = name
-        self._graph = graph
-        self._where, self._dtype = where, dtype
+        self._name, self._graph, self._where, self._dtype = name, graph, where, dtype
         self._constants: dict[str, Value] = {}
         self._last_used: dict[str, int] = {}
         values = {graph.input}
@@ -95,11 +144,7 @@ class Network:
         self._last_used[graph.output] = len(graph.nodes)
 
     def __call__(self, given: Tensor) -> Tensor:
-        """The output for one input, both as the graph defines them.
-
-        Raises:
-            ValueError: the graph would need more memory than any of ours.
-        """
+        """The output for one input. Raises ValueError: the graph would need more memory than any of ours."""
         values: dict[str, Value] = {self._graph.input: given}
         for number, node in enumerate(self._graph.nodes):
             inputs = [self._constants[name] if name in self._constants else values[name] for name in node.inputs]
@@ -114,11 +159,7 @@ class Network:
         return output
 
     def require(self, given: Sequence[int], wanted: Sequence[int]) -> None:
-        """Run on zeros of a shape.
-
-        Raises:
-            Misconfigured: the graph does not run, or its output has another shape than is wanted.
-        """
+        """Run on zeros of a shape. Raises Misconfigured: it fails, or its output has another shape than is wanted."""
         try:
             found = self(torch.zeros(*given, device=self._where, dtype=self._dtype)).shape
         except torch.OutOfMemoryError:
@@ -133,10 +174,8 @@ class Network:
         found = tensors.get(name)
         if found is None or found.dtype not in (torch.float32, torch.int64):
             raise Misconfigured(f"{self._name}: the bundle has no tensor {name!r}, or not in float32 or int64.")
-        if found.dim() == 0:
-            return found.item()
-        if found.dtype == torch.int64:
-            return found
+        if found.dim() == 0 or found.dtype == torch.int64:
+            return found if found.dim() else found.item()
         layout = torch.channels_last if found.dim() == 4 else torch.contiguous_format
         return found.to(self._where, self._dtype, memory_format=layout)
 
@@ -169,68 +208,3 @@ def _elements(node: Node, inputs: Sequence[Value]) -> int:
 def _together(*shapes: Sequence[int]) -> int:
     """The numbers of tensors that are spread over each other."""
     return prod(map(max, zip_longest(*(reversed(shape) for shape in shapes), fillvalue=1)))
-
-
-def _padded(given: Attributes, x: Tensor, fill: float = 0.0) -> Tensor:
-    above, left, below, right = given.get("pads", [0, 0, 0, 0])
-    return F.pad(x, (left, right, above, below), value=fill)
-
-
-def _conv(given: Attributes, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    padding = given["pads"]
-    if padding[:2] != padding[2:]:
-        x, padding = _padded(given, x), [0, 0]
-    return F.conv2d(x, weight, bias, given["strides"], padding[:2], given["dilations"], given["group"])
-
-
-def _resize(given: Attributes, x: Tensor) -> Tensor:
-    across = zip(x.shape[2:], given["scales"], strict=True)
-    return F.interpolate(x, [side * scale for side, scale in across], mode="nearest")
-
-
-def _reshape(given: Attributes, x: Tensor, shape: Tensor) -> Tensor:
-    return x.reshape([x.shape[place] if side == 0 else side for place, side in enumerate(shape.tolist())])
-
-
-def _slice(given: Attributes, x: Tensor, starts: Tensor, ends: Tensor, axes: Tensor, *steps: Tensor) -> Tensor:
-    """A part of some axes; steps are 1 in all of our graphs."""
-    for start, end, axis in zip(starts.tolist(), ends.tolist(), axes.tolist(), strict=True):
-        x = x[(slice(None),) * (axis % x.dim()) + (slice(start, end),)]
-    return x
-
-
-OPERATORS: Mapping[str, Callable[..., Value]] = {
-    "Add": lambda given, x, y: x + y,
-    "AveragePool": lambda given, x: F.avg_pool2d(x, given["kernel_shape"], given["strides"]),
-    "BatchNormalization": lambda given, x, gain, bias, mean, variance: F.batch_norm(
-        x, mean, variance, gain, bias, eps=given["epsilon"]
-    ),
-    "Clip": lambda given, x, low, high: x.clamp(low, high),
-    "Concat": lambda given, *xs: torch.cat(xs, given["axis"]),
-    "Conv": _conv,
-    "ConvTranspose": lambda given, x, weight: F.conv_transpose2d(
-        x, weight, None, given["strides"], groups=given["group"]
-    ),
-    "Div": lambda given, x, y: x / y,
-    "Erf": lambda given, x: x.erf(),
-    "Gelu": lambda given, x: F.gelu(x),
-    "GlobalAveragePool": lambda given, x: x.mean((2, 3), keepdim=True),
-    "HardSigmoid": lambda given, x: (x * given["alpha"] + given["beta"]).clamp(0, 1),
-    "MatMul": lambda given, x, y: x @ y,
-    "MaxPool": lambda given, x: F.max_pool2d(_padded(given, x, -torch.inf), given["kernel_shape"], given["strides"]),
-    "Mul": lambda given, x, y: x * y,
-    "Pow": lambda given, x, y: x**y,
-    "ReduceMean": lambda given, x: x.mean(given["axes"], keepdim=bool(given.get("keepdims", 1))),
-    "Relu": lambda given, x: x.relu(),
-    "Reshape": _reshape,
-    "Resize": _resize,
-    "Shape": lambda given, x: torch.tensor(x.shape),
-    "Sigmoid": lambda given, x: x.sigmoid(),
-    "Slice": _slice,
-    "Softmax": lambda given, x: x.softmax(given["axis"]),
-    "Sqrt": lambda given, x: x.sqrt(),
-    "Squeeze": lambda given, x: x.squeeze(tuple(given["axes"])),
-    "Sub": lambda given, x, y: x - y,
-    "Transpose": lambda given, x: x.permute(*given["perm"]),
-    "Unsqueeze": lambda given, x: x.unsqueeze(given["axes"][0]),
-}

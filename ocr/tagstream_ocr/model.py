@@ -14,8 +14,8 @@ from torch import Tensor
 
 from schemas.text import first_fault
 from tagstream_ocr.graph import Graph, Network
+from tagstream_ocr.kind import WrittenText
 from tagstream_ocr.reading import TRANSFORM, Networks, Read, read
-from tagstream_ocr.result import WrittenText
 from workers.errors import Broken, Misconfigured
 from workers.models.bundle import Bundle, Golden
 from workers.models.device import Device, Precision, normaliser
@@ -32,10 +32,7 @@ _WORDS: Final = "words\nin pictures\nread and found"
 
 
 class Graphs(BaseModel):
-    """The content of graphs.json.
-
-    Pixels are normalised, (n, 3, height, width), in the order blue, green, red.
-    """
+    """The content of graphs.json. Pixels are normalised, (n, 3, height, width): blue, green, red."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -48,29 +45,26 @@ class Graphs(BaseModel):
 
 
 class OcrAnswer(NamedTuple):
-    """One image's answer.
-
-    Args:
-        row: means of the detector's map by block, then of the lines' scores.
-    """
+    """One image's answer; `row` has means of the detector's map by block, then of the lines' scores."""
 
     found: WrittenText
     row: NDArray[np.float32]
 
 
 class OcrModel:
-    """Reads the text of images, one by one."""
+    """Reads the text of images, one by one. Raises Misconfigured: the bundle does not fit, or int8."""
 
     def __init__(self, bundle: Bundle, device: Device, precision: Precision) -> None:
-        self.name = bundle.name
-        self.digest = bundle.digest
-        self.precision: str = precision
         self.transform: Transform = bundle.transform
+        side = self.transform.size
+        if self.transform != replace(TRANSFORM, size=side) or side % _BLOCK or side > TRANSFORM.size:
+            raise Misconfigured(f"{bundle.folder}: the transform is not {TRANSFORM}, or smaller by whole blocks.")
+        if precision == "int8":
+            raise Misconfigured(f"{bundle.name} has convolutions, which int8 does not cover; choose bf16 or fp32.")
+        self.name, self.digest, self.precision = bundle.name, bundle.digest, str(precision)
         self.random_weights: bool = bundle.manifest.provenance.random
-        self._precision: Precision = precision
-        self._device = device
+        self._precision, self._device, self._golden = precision, device, bundle.golden
         self._characters = ("", *bundle.labels)
-        self._golden = bundle.golden
         dtype = device.dtype(precision)
         self._normalise = normaliser(bundle.manifest.mean, bundle.manifest.std, device, dtype)
         graphs, tensors = _graphs(bundle), bundle.weights()
@@ -80,7 +74,7 @@ class OcrModel:
 
     @property
     def max_batch(self) -> int:
-        """Always 1: a dense page takes seconds, and images gain nothing from company."""
+        """1, whatever is set: a dense page takes seconds, and images gain nothing from company."""
         return 1
 
     @max_batch.setter
@@ -91,11 +85,10 @@ class OcrModel:
             self._detector.require((1, 3, 64, 64), (1, 1, 64, 64))
             self._recogniser.require((1, 3, 48, 80), (1, 10, len(self._characters)))
             self._judge.require((1, 3, 48, 192), (1, 2))
-        self.check_self_test(*self.forward([self.self_test_image()], [_about(self.self_test_image())]))
+        self.check_self_test(*self.forward([self.self_test_image()], [ImageAbout.of(self.self_test_image())]))
 
     def self_test_image(self) -> Pixels:
-        image: Pixels = self._known.pixels[0]
-        return image
+        return np.asarray(self._known.pixels[0])
 
     def check_self_test(self, answer: OcrAnswer) -> None:
         """Compare the answer with the golden one. Raises Broken: another text, or numbers too far off."""
@@ -143,8 +136,7 @@ class OcrModel:
 
     def is_upside_down(self, strips: Pixels) -> list[bool]:
         """As `Networks.is_upside_down`."""
-        turned: list[bool] = (self._output(self._judge, list(strips))[:, 1] > _SURELY_TURNED).tolist()
-        return turned
+        return [score > _SURELY_TURNED for score in self._output(self._judge, list(strips))[:, 1].tolist()]
 
     def _text(self, ids: NDArray[np.int64], scores: NDArray[np.float32]) -> Read:
         """Read one strip: a character goes on until another one, or none, is likelier."""
@@ -159,24 +151,6 @@ class OcrModel:
         return network(self._normalise(self._device.upload(images).flip(1))).float()
 
 
-def build_model(bundle: Bundle, device: Device, precision: Precision) -> OcrModel:
-    """Build the model, which is not warm yet.
-
-    Raises:
-        Misconfigured: the bundle does not fit, or int8, which gains nothing for convolutions.
-    """
-    transform = bundle.transform
-    if (
-        transform != replace(TRANSFORM, size=transform.size)
-        or transform.size % _BLOCK
-        or transform.size > TRANSFORM.size
-    ):
-        raise Misconfigured(f"{bundle.folder} has a transform that is not {TRANSFORM}, or smaller by whole blocks.")
-    if precision == "int8":
-        raise Misconfigured(f"{bundle.name} is made of convolutions, which int8 does not cover; choose bf16 or fp32.")
-    return OcrModel(bundle, device, precision)
-
-
 def golden_answers(model: OcrModel) -> Golden:
     """Make a page of words, with this model's answer."""
     side = model.transform.size
@@ -184,7 +158,7 @@ def golden_answers(model: OcrModel) -> Golden:
     font = ImageFont.load_default(side // 12)
     ImageDraw.Draw(page).multiline_text((side // 16, side // 8), _WORDS, "black", font, spacing=side // 12)
     pixels = np.asarray(page)
-    (answer,) = model.forward([pixels], [_about(pixels)])
+    (answer,) = model.forward([pixels], [ImageAbout.of(pixels)])
     return Golden(pixels[None], answer.row[None], ("",), (answer.found.text,))
 
 
@@ -196,8 +170,3 @@ def _graphs(bundle: Bundle) -> Graphs:
         raise Misconfigured(f"{path} can't be read: {error.strerror}.") from None
     except ValidationError as error:
         raise Misconfigured(f"{path} holds no networks of ours ({first_fault(error)}).") from None
-
-
-def _about(image: Pixels) -> ImageAbout:
-    height, width = image.shape[:2]
-    return ImageAbout("PNG", width, height, 1)

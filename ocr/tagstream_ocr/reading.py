@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-from tagstream_ocr.boxes import Ints, Quads, text_boxes
-from tagstream_ocr.crops import HEIGHT, Cutter, sides, strip_widths
-from tagstream_ocr.order import reading_order, whole_lines
-from tagstream_ocr.result import MAX_CHARACTERS, MAX_LINES, WrittenLine, WrittenText
+from tagstream_ocr.boxes import Ints, Quads, reading_order, sides, text_boxes, whole_lines
+from tagstream_ocr.kind import MAX_CHARACTERS, MAX_LINES, WrittenLine, WrittenText
 from workers.intake.geometry import within
 from workers.types import ImageAbout, Pixels, Transform
 
@@ -26,7 +24,10 @@ _MIRRORED: Final = (2, 4, 5, 7)
 """Orientations of EXIF whose stored pixels show a mirror's text."""
 _STEP: Final = 32
 """The detector takes sides that are multiples of it."""
-_WIDEST: Final = 40 * HEIGHT
+_HEIGHT: Final = 48
+_NARROWEST, _WIDEST = 8, 40 * _HEIGHT
+_GREY: Final = 127
+"""After a strip's text: neither dark nor light to the networks."""
 _COLUMNS: Final = 48_000
 """Of an image's strips together: 5 s of a core by torch in fp32, so that one half as fast isn't taken for hung."""
 _SQUEEZED: Final = 0.7
@@ -43,41 +44,57 @@ _ASKED: Final = 12
 _ASKED_WIDTH: Final = 192
 
 
-@dataclass(frozen=True, slots=True)
-class Networks:
-    """Three networks, each of which normalises its pixels (RGB) itself.
-
-    Args:
-        detect: (h, w, 3), multiples of 32, to the probability of text by pixel, (h, w).
-        recognise: (n, 48, w, 3) to the text of each.
-        is_upside_down: (n, 48, 192, 3) to an answer for each.
-    """
+class Networks(NamedTuple):
+    """Three networks, each of which normalises its pixels (RGB) itself."""
 
     detect: Callable[[Pixels], NDArray[np.float32]]
+    """(h, w, 3), multiples of 32, to the probability of text by pixel, (h, w)."""
     recognise: Callable[[Pixels], Sequence[Read]]
+    """(n, 48, w, 3) to the text of each."""
     is_upside_down: Callable[[Pixels], Sequence[bool]]
+    """(n, 48, 192, 3) to an answer for each."""
+
+
+class _Cutter:
+    """Cuts strips out of one picture; tall ones out of a smaller copy, which bounds time and avoids aliasing."""
+
+    def __init__(self, picture: Pixels) -> None:
+        self._copies = {1: Image.fromarray(picture)}
+
+    def strips(self, quads: Quads, widths: Ints, width: int) -> Pixels:
+        """Cut lines as a batch: (n, 48, width, 3), grey after the end of the shorter ones."""
+        batch = np.full((len(quads), _HEIGHT, width, 3), _GREY, np.uint8)
+        factors = np.maximum(np.rint(sides(quads)[1] / _HEIGHT), 1).astype(int)
+        for row, quad, wide, factor in zip(batch, quads, widths.tolist(), factors.tolist(), strict=True):
+            if factor not in self._copies:
+                self._copies[factor] = self._copies[1].reduce(factor)
+            first, second, third, fourth = (quad / factor).tolist()
+            shape, corners = (wide, _HEIGHT), (*first, *fourth, *third, *second)
+            strip = self._copies[factor].transform(shape, Image.Transform.QUAD, corners, Image.Resampling.BICUBIC)
+            row[:, :wide] = np.asarray(strip)
+        return batch
+
+
+def _strip_widths(quads: Quads, widest: int) -> Ints:
+    """Each strip's columns: a longer line is squeezed."""
+    lengths, heights = sides(quads)
+    return np.clip(np.rint(_HEIGHT * lengths / heights), _NARROWEST, widest).astype(np.intp)
 
 
 def read(pixels: Pixels, about: ImageAbout, networks: Networks) -> WrittenText:
-    """Find the text in one image.
-
-    Args:
-        pixels: (n, n, 3), n a multiple of 32, as a transform "pad" leaves them.
-        about: its width and height say where the picture ends and the black begins, its orientation whether it is
-            mirrored.
-    """
+    """Find the text in one image: (n, n, 3), n a multiple of 32, as a transform "pad" leaves it."""
     width, height = within(Transform(len(pixels), "pad"), (about.width, about.height))
     mirrored = about.orientation in _MIRRORED and about.format != "tiff"  # Pillow turns a TIFF by itself
     if mirrored:
         pixels = np.pad(pixels[:height, width - 1 :: -1], ((0, len(pixels) - height), (0, len(pixels) - width), (0, 0)))
     rows, columns = (-(-side // _STEP) * _STEP for side in (height, width))
     quads = text_boxes(networks.detect(np.ascontiguousarray(pixels[:rows, :columns])))
-    cutter = Cutter(pixels[:height, :width])
+    cutter = _Cutter(pixels[:height, :width])
     quads = whole_lines(_upright(quads, cutter, networks))
     # The largest are kept, for no order of thousands is worth its time.
     kept = quads[np.sort(np.argsort(-np.prod(sides(quads), axis=0), kind="stable")[:MAX_LINES])]
     kept = kept[reading_order(kept)]
-    widths = strip_widths(kept, _WIDEST)
+    widths = _strip_widths(kept, _WIDEST)
     widths = np.floor(widths * np.clip(_COLUMNS / max(1, widths.sum()), _SQUEEZED, 1)).astype(np.intp)
     fitting = int(np.searchsorted(np.cumsum(widths), _COLUMNS, "right"))
     found = _recognised(kept[:fitting], widths[:fitting], cutter, networks)
@@ -88,13 +105,10 @@ def read(pixels: Pixels, about: ImageAbout, networks: Networks) -> WrittenText:
     return _written(zip(found, corners, strict=True), truncated=fitting < len(quads))
 
 
-def _upright(quads: Quads, cutter: Cutter, networks: Networks) -> Quads:
-    """The same lines, each with its text's upper left corner first.
-
-    Lines run along their longer side; short ones as most others do. Then all that run one way are turned, or none.
-    """
+def _upright(quads: Quads, cutter: _Cutter, networks: Networks) -> Quads:
+    """The same lines, each with its text's upper left corner first. All that run one way are turned, or none."""
     lengths, heights = sides(quads)
-    lying, standing = lengths >= _LONGER * heights, heights >= _LONGER * lengths
+    lying, standing = lengths >= _LONGER * heights, heights >= _LONGER * lengths  # short ones run as most others do
     upwards = standing | (~lying & (heights[standing].sum() > lengths[lying].sum()))
     quads = np.where(upwards[:, None, None], np.roll(quads, 1, axis=1), quads)
     for group in (upwards, ~upwards):
@@ -102,13 +116,13 @@ def _upright(quads: Quads, cutter: Cutter, networks: Networks) -> Quads:
         asked = asked[np.argsort(-sides(asked)[0], kind="stable")[:_ASKED]]
         if not len(asked):
             continue
-        strips = cutter.strips(asked, strip_widths(asked, _ASKED_WIDTH).tolist(), _ASKED_WIDTH)
+        strips = cutter.strips(asked, _strip_widths(asked, _ASKED_WIDTH), _ASKED_WIDTH)
         if 2 * sum(networks.is_upside_down(strips)) > len(asked):
             quads[group] = np.roll(quads[group], 2, axis=1)
     return quads
 
 
-def _recognised(quads: Quads, widths: Ints, cutter: Cutter, networks: Networks) -> list[Read]:
+def _recognised(quads: Quads, widths: Ints, cutter: _Cutter, networks: Networks) -> list[Read]:
     """The text of each line: strips of like width together."""
     found: list[Read] = [("", 0.0)] * len(quads)
     waiting = np.argsort(widths, kind="stable").tolist()
@@ -117,7 +131,7 @@ def _recognised(quads: Quads, widths: Ints, cutter: Cutter, networks: Networks) 
         while count < len(waiting) and (count + 1) * widths[waiting[count]] <= _AT_ONCE:
             count += 1
         now, waiting = waiting[:count], waiting[count:]
-        strips = cutter.strips(quads[now], widths[now].tolist(), int(widths[now[-1]]))
+        strips = cutter.strips(quads[now], widths[now], int(widths[now[-1]]))
         for index, line in zip(now, networks.recognise(strips), strict=True):
             found[index] = line
     return found
@@ -135,8 +149,8 @@ def _written(found: Iterable[tuple[Read, Ints]], truncated: bool) -> WrittenText
         if room < 0:
             truncated = True
             break
-        first, second, third, fourth = ((x, y) for x, y in corners.tolist())
-        lines.append(WrittenLine(text=text, score=min(score, 1.0), corners=(first, second, third, fourth)))
+        line = {"text": text, "score": min(score, 1.0), "corners": corners.tolist()}
+        lines.append(WrittenLine.model_validate(line))
     return WrittenText(text="\n".join(line.text for line in lines), lines=tuple(lines), truncated=truncated)
 
 

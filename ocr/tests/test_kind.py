@@ -9,8 +9,7 @@ import pytest
 from jinja2 import Environment
 from pydantic import ValidationError
 
-from tagstream_ocr.kind import OcrKind
-from tagstream_ocr.result import MAX_LINES, WrittenText
+from tagstream_ocr.kind import MAX_LINES, OcrKind, WrittenText
 
 LINE = {"text": "open", "score": 0.9, "corners": [[0, 1], [40, 1], [40, 12], [0, 12]]}
 

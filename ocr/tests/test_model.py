@@ -13,7 +13,7 @@ import torch
 from ocr.tests.tiny import SIDE, tiny_networks, tiny_ocr_bundle
 from schemas.result_kinds import ResultKind
 from tagstream_ocr.kind import OcrKind
-from tagstream_ocr.model import GRAPHS, OcrModel, build_model
+from tagstream_ocr.model import GRAPHS, OcrModel
 from tagstream_testing.conformance import KIND_CHECKS, LoadResultModel
 from workers.errors import Broken, Misconfigured
 from workers.models.bundle import Bundle, Golden
@@ -31,7 +31,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 @pytest.fixture
 def model(bundle: Bundle) -> OcrModel:
-    return build_model(bundle, CPU, "fp32")
+    return OcrModel(bundle, CPU, "fp32")
 
 
 def page(*boxes: tuple[int, int, int, int]) -> Pixels:
@@ -47,7 +47,7 @@ def page(*boxes: tuple[int, int, int, int]) -> Pixels:
 def test_the_model_keeps_the_promises_of_its_port(
     check: Callable[[ResultKind, LoadResultModel], None], bundle: Bundle
 ) -> None:
-    check(OcrKind(), lambda: build_model(bundle, CPU, "fp32"))
+    check(OcrKind(), lambda: OcrModel(bundle, CPU, "fp32"))
 
 
 def test_a_bundle_is_made_with_its_golden_answer(model: OcrModel, bundle: Bundle) -> None:
@@ -140,12 +140,12 @@ def rewritten(bundle: Bundle, folder: Path, graphs: bytes = b"", *, golden: Gold
 )
 def test_a_bundle_of_another_form_is_refused(fields: dict[str, Any], bundle: Bundle, tmp_path: Path) -> None:
     with pytest.raises(Misconfigured):
-        build_model(rewritten(bundle, tmp_path / "other", golden=None, **fields), CPU, "fp32")
+        OcrModel(rewritten(bundle, tmp_path / "other", golden=None, **fields), CPU, "fp32")
 
 
 def test_int8_is_refused(bundle: Bundle) -> None:
     with pytest.raises(Misconfigured):
-        build_model(bundle, CPU, "int8")
+        OcrModel(bundle, CPU, "int8")
 
 
 @pytest.mark.parametrize("part", ["detect", "recognise", "upright"])
@@ -156,16 +156,16 @@ def test_a_network_whose_answers_have_another_shape_is_refused(part: str, bundle
     )
     graphs[part]["output"] = "z"
     with pytest.raises(Misconfigured, match=part):
-        build_model(
+        OcrModel(
             rewritten(bundle, tmp_path / "other", json.dumps(graphs).encode(), golden=bundle.golden), CPU, "fp32"
         ).warm_up()
 
 
 def test_a_bundle_without_golden_answers_or_with_others_is_refused(bundle: Bundle, tmp_path: Path) -> None:
     assert bundle.golden is not None
-    build_model(rewritten(bundle, tmp_path / "whole", golden=bundle.golden), CPU, "fp32").warm_up()
+    OcrModel(rewritten(bundle, tmp_path / "whole", golden=bundle.golden), CPU, "fp32").warm_up()
     with pytest.raises(Misconfigured):
-        build_model(rewritten(bundle, tmp_path / "without", golden=None), CPU, "fp32").warm_up()
+        OcrModel(rewritten(bundle, tmp_path / "without", golden=None), CPU, "fp32").warm_up()
     other = replace(bundle.golden, captions=("other",))
     with pytest.raises(Broken):
-        build_model(rewritten(bundle, tmp_path / "other", golden=other), CPU, "fp32").warm_up()
+        OcrModel(rewritten(bundle, tmp_path / "other", golden=other), CPU, "fp32").warm_up()

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tagstream_ocr.graph import Network
-from tagstream_ocr.onnx_file import OnnxNetwork, read_network
+from tagstream_ocr.wheel import OnnxNetwork, read_network
 
 pytestmark = pytest.mark.slow
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tagstream_ocr.order import reading_order, whole_lines
+from tagstream_ocr.boxes import reading_order, whole_lines
 
 
 def box(left: float, top: float, length: float = 200, height: float = 20) -> list[tuple[float, float]]:

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from tagstream_ocr.kind import WrittenText
 from tagstream_ocr.reading import Networks, plain, read
-from tagstream_ocr.result import WrittenText
 from workers.types import ImageAbout, Pixels
 
 SIDE = 960

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tagstream_ocr.model import OcrModel, build_model
+from tagstream_ocr.model import OcrModel
 from tagstream_ocr.wheel import import_wheel
 from workers.errors import Misconfigured
 from workers.models.bundle import Bundle
@@ -42,7 +42,7 @@ def test_the_wheel_becomes_a_bundle_with_its_licence(bundle: Bundle) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_bundle_gives_its_golden_answer(precision: str, bundle: Bundle) -> None:
-    model: OcrModel = build_model(bundle, choose_device("cpu"), precision)  # type: ignore[arg-type]
+    model = OcrModel(bundle, choose_device("cpu"), precision)  # type: ignore[arg-type]
     model.warm_up()
 
 

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from tagstream_ocr.graph import Graph, Node
-from tagstream_ocr.onnx_file import OnnxNetwork
-from tagstream_ocr.wheel import write_bundle
+from tagstream_ocr.wheel import OnnxNetwork, write_bundle
 from workers.models.bundle import Bundle
 from workers.models.manifest import Provenance
 
