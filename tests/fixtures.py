@@ -28,6 +28,7 @@ from tagstream_testing.local.scratch import Scratch
 from tagstream_testing.local.seaweedfs import SeaweedFS
 from tagstream_testing.local.server import CannotStart
 from tagstream_testing.local.valkey import Valkey
+from tests.support.missing import skip_or_fail
 from tests.support.shared_servers import AskedServers, OwnedServers, Servers, ServerT, make
 
 # A shell's background process ignores Ctrl-C, and one under nohup a hang-up: so would all processes of the tests.
@@ -239,6 +240,4 @@ def _up_or_skip(start: Callable[[], T]) -> T:
     try:
         return start()
     except CannotStart as error:
-        if os.environ.get("CI", "").lower() in {"1", "true"}:
-            pytest.fail(f"{error}", pytrace=False)
-        pytest.skip(f"{error}")
+        skip_or_fail(f"{error}")

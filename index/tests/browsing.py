@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import os
 import shutil
 import threading
 import time
@@ -14,7 +13,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import orjson
-import pytest
 import uvicorn
 from PIL import Image
 from playwright.sync_api import Browser, expect, sync_playwright
@@ -34,6 +32,7 @@ from tagstream_index.page.pool import Pool
 from tagstream_index.page.server import Site
 from tagstream_index.settings import IndexSettings
 from tagstream_testing.local.photos import Photograph
+from tests.support.missing import skip_or_fail
 from workers.backends.kafka import KafkaEmitter, tail
 from workers.intake.geometry import Raster
 from workers.intake.hashes import hashes_of
@@ -79,10 +78,7 @@ def chromium(folder: Path) -> Iterator[Browser]:
     """A browser without window. One that is missing skips here, and fails where CI is set."""
     program = next((found for name in _NAMES if (found := shutil.which(name))), None)
     if program is None:
-        reason = f"no browser: none of {', '.join(_NAMES)} is installed (apt-get install chromium)"
-        if os.environ.get("CI", "").lower() in {"1", "true"}:
-            pytest.fail(reason, pytrace=False)
-        pytest.skip(reason)
+        skip_or_fail(f"no browser: none of {', '.join(_NAMES)} is installed (apt-get install chromium)")
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=program, args=list(_FLAGS), downloads_path=folder)
         yield browser

@@ -1,19 +1,13 @@
 """The wheel with the networks."""
 
-import os
-import sys
 from pathlib import Path
 
 import pytest
 
+from tagstream_testing.local.programs import ocr_wheel
+from tests.support.missing import skip_or_fail
+
 
 @pytest.fixture(scope="session")
 def wheel() -> Path:
-    """What `scripts/install` downloads. Without it the test is skipped, or fails where CI is set."""
-    path = Path(sys.prefix, "share", "tagstream", "rapidocr-3.10.0-py3-none-any.whl")
-    if not path.exists():
-        why = f"no {path.name}: scripts/install could not download it"
-        if os.environ.get("CI", "").lower() in {"1", "true"}:
-            pytest.fail(why, pytrace=False)
-        pytest.skip(why)
-    return path
+    return ocr_wheel() or skip_or_fail("no wheel of rapidocr: scripts/install could not download it")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from tagstream_testing.local.demo_retag import tagstream
 from tagstream_testing.local.photos import Photograph
+from tagstream_testing.local.programs import ocr_wheel
 from tagstream_testing.local.stack import LocalStack
 
 LINES = ("Lighthouse Tea Room", "closed on Tuesdays")
@@ -19,11 +19,11 @@ SEARCHED = "ocr:Tuesdays"
 
 def reading(stack: LocalStack) -> dict[str, str]:
     """Settings for a worker that reads text; empty without rapidocr's wheel."""
-    wheels = sorted((Path(sys.prefix) / "share" / "tagstream").glob("rapidocr-*.whl"))
-    if not wheels or find_spec("tagstream_ocr") is None:
+    wheel = ocr_wheel()
+    if wheel is None or find_spec("tagstream_ocr") is None:
         return {}
     bundle = stack.scratch.path / "ocr"
-    tagstream(stack.scratch.path, stack.environment(), "models", "import", str(wheels[-1]), "-o", str(bundle))
+    tagstream(stack.scratch.path, stack.environment(), "models", "import", str(wheel), "-o", str(bundle))
     return {"TAGSTREAM_ROLES": f"ocr={bundle}", "TAGSTREAM_WANT": "tags,caption,ocr"}
 
 

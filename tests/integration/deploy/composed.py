@@ -14,13 +14,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar
 
-import pytest
-
 from tagstream_testing.local import programs
 from tagstream_testing.local.apache_kafka import ApacheKafka
 from tagstream_testing.local.seaweedfs import SeaweedFS
 from tagstream_testing.local.valkey import Valkey
 from tagstream_testing.local.worker_process import WorkerProcess
+from tests.support.missing import skip_or_fail
 from tests.support.worker_process import photo
 from tests.unit.deploy.tools import compose
 from workers.backends.kafka import KafkaEmitter
@@ -118,9 +117,7 @@ class ComposedWorker(WorkerProcess):
 
 def bundle_of_text(folder: Path) -> Path:
     """The bundle that the worker's image has, of the wheel that `scripts/install` downloads; without it a skip."""
-    wheel = Path(sys.prefix, "share", "tagstream", "rapidocr-3.10.0-py3-none-any.whl")
-    if not wheel.exists() and os.environ.get("CI", "").lower() not in {"1", "true"}:
-        pytest.skip(f"no {wheel.name}: scripts/install could not download it")
+    wheel = programs.ocr_wheel() or skip_or_fail("no wheel of rapidocr: scripts/install could not download it")
     made = folder / "text"
     command = [sys.executable, "-m", "workers", "models", "import", str(wheel), "-o", str(made)]
     subprocess.run(command, check=True, capture_output=True, timeout=240)

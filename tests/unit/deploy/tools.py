@@ -15,9 +15,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import pytest
 import yaml
 
+from tests.support.missing import skip_or_fail
 from workers import __version__
 
 ROOT = Path(__file__).parents[3]
@@ -41,10 +41,7 @@ def program(name: str, wheel: str) -> str:
     beside_python = Path(sys.executable).parent / name
     found = str(beside_python) if beside_python.exists() else shutil.which(name)
     if found is None:
-        sentence = f"{name} is not here: install the test extra, which brings the package {wheel}"
-        if os.environ.get("CI", "").lower() in {"1", "true"}:
-            pytest.fail(sentence, pytrace=False)
-        pytest.skip(sentence)
+        skip_or_fail(f"{name} is not here: install the test extra, which brings the package {wheel}")
     return found
 
 
