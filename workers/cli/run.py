@@ -31,6 +31,7 @@ def run(
     """Read image events, tag and caption the images, and publish the results.
 
     Needs TAGSTREAM_KAFKA_SERVERS, TAGSTREAM_S3_ENDPOINT and TAGSTREAM_BUCKETS; [bold]tagstream check[/] tries them.
+    TAGSTREAM_ROLES adds results, such as the text in pictures.
     SIGTERM or Ctrl-C drains: work in progress is finished and committed. A second one ends at once, which loses nothing
     either. Health and metrics are on TAGSTREAM_HTTP_PORT: /livez, /startupz, /readyz, /metrics.
 

@@ -46,7 +46,7 @@ def tag(
 
     Uses the worker's decoders, limits and models, and needs no server. A file that can't be tagged gets one line with
     the reason; the exit code is 2 only if no file could be tagged. A folder's images are found by their endings and
-    taken in order of name.
+    taken in order of name. TAGSTREAM_ROLES adds results, such as the text in pictures.
 
     [dim]With the built-in tagger:[/]  tagstream tag photo.jpg ~/Pictures
 

@@ -173,11 +173,13 @@ def _token(match: re.Match[str], kinds: Collection[str]) -> Token:
         found = _filter(kind, sign, value, excluded=bool(match["minus"]))
         fault = f"“{match[0]}” can't be read. Write {FILTERS[kind]}."
         return Token(match[0], found, "" if found else fault)
-    if kind in kinds and sign == ":" and value:
+    if sign != ":" or not value or value.startswith("//"):  # also an address of the web
+        return Token(match[0])
+    if kind in kinds:
         found = _filter("result", sign, value, excluded=bool(match["minus"]), of=kind)
         fault = f'“{match[0]}” can\'t be read. Write {kind}:word or {kind}:"two words".'
         return Token(match[0], found, "" if found else fault)
-    if sign == ":" and value and "-" not in kind and not value.startswith("//"):  # no address of the web
+    if "-" not in kind:
         fault = f"“{match[0]}” is no filter. There are {', '.join((*FILTERS, *sorted(kinds)))}."
         return Token(match[0], fault=f"{fault} For words, put it in quotation marks.")
     return Token(match[0])

@@ -74,6 +74,7 @@ def test_words_of_a_known_result_are_a_filter_and_a_filters_name_is_no_results()
         ("result", ("exit",)), ("result", ("no exit", "x")), ("result", ("yes",)), ("word", ("other-one:a",)),
         ("tag", ("dog",)), ("word", ("sign:",)), ("fault", ('sign:"a',)), ("fault", ("other:b",)),
     ]  # fmt: skip
+    assert kinds("https://a.example https:a", ("https",)) == [("word", ("https://a.example",)), ("result", ("a",))]
     typed = read(text, ("sign", "face-blur"))
     assert [each.filter.of for each in typed.filters if each.filter] == ["sign", "sign", "face-blur", ""]
     assert [each.filter.shown for each in typed.filters[:2] if each.filter] == ["sign exit", "not sign no exit or x"]
