@@ -34,13 +34,13 @@ _ALIKE: Final = 0.6
 
 
 def text_boxes(probabilities: NDArray[np.float32]) -> Quads:
-    """Return a rectangle around each line of text in a map, (height, width); upper left corner first; bounded."""
+    """Return a rectangle around each line of text, upper left corner first. The map is (height, width)."""
     found = [box for region in _regions(probabilities) if (box := _rectangle(*region)) is not None]
     return np.stack(found) if found else np.empty((0, 4, 2))
 
 
 def _regions(probabilities: NDArray[np.float32]) -> Iterator[tuple[Ints, Ints, Ints, float]]:
-    """Yield each connected region's rows, first and last column of each, and sum of probabilities."""
+    """Yield each connected region: rows, first and last column of each, and sum of probabilities."""
     core = probabilities > _TEXT
     mask = core.copy()
     mask[1:] |= core[:-1]

@@ -65,7 +65,7 @@ _LEFT_OUT: Final = {"auto_pad", "ceil_mode", "count_include_pad", "momentum"}
 
 
 class OnnxNetwork(NamedTuple):
-    """A network as a graph of ours, its tensors by name, and the file's own texts by name."""
+    """A network as a graph of ours. Its tensors and the file's own texts are by name."""
 
     graph: Graph
     tensors: dict[str, Tensor]
