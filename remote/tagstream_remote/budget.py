@@ -1,0 +1,161 @@
+"""Tokens that a group may spend on a UTC day: reserved before a call, settled by what the call cost."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final, NamedTuple, Protocol
+
+import redis
+
+from schemas.printable import printable
+from workers.errors import Unavailable
+
+_KEPT_S: Final = 2 * 86400
+_LINE_BYTES: Final = 32
+_ADD: Final = """
+local sum = math.max(tonumber(redis.call('GET', KEYS[1]) or '0'), tonumber(ARGV[2])) + tonumber(ARGV[1])
+if tonumber(ARGV[3]) >= 0 and sum > tonumber(ARGV[3]) then return 0 end
+redis.call('SET', KEYS[1], string.format('%d', math.max(0, sum)), 'EX', ARGV[4])
+return 1
+"""
+"""Runs in the server, which may have forgotten what we know of."""
+
+
+class Counter(Protocol):
+    """A sum of tokens for each day. Thread-safe."""
+
+    def add(self, day: str, tokens: int, *, least: int, most: int | None) -> bool:
+        """Add tokens to the day's sum; False: it would be above `most`, and nothing is added.
+
+        Args:
+            least: the sum before is at least this, whatever was kept of it.
+
+        Raises:
+            Unavailable: the sum is not known, or can't be changed.
+        """
+        ...
+
+
+class RedisCounter:
+    """The sums of all workers of a group, in Redis. They are kept for two days.
+
+    Args:
+        prefix: of the sums' keys, which end with the day.
+    """
+
+    def __init__(self, client: redis.Redis, prefix: str) -> None:
+        self._prefix = prefix
+        self._add = client.register_script(_ADD)
+
+    def add(self, day: str, tokens: int, *, least: int, most: int | None) -> bool:
+        asked = [tokens, least, -1 if most is None else most, _KEPT_S]
+        try:
+            return bool(self._add(keys=[self._prefix + day], args=asked))
+        except (redis.exceptions.RedisError, OSError, ValueError, LookupError) as error:
+            detail = f"the day's tokens can't be counted in Redis ({printable(str(error))})"
+            raise Unavailable("redis", detail) from None
+
+
+class FileCounter:
+    """The last day's sum, in a file of one machine."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def add(self, day: str, tokens: int, *, least: int, most: int | None) -> bool:
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            with open(descriptor, "r+b", buffering=0) as file:
+                fcntl.flock(file, fcntl.LOCK_EX)  # closing it unlocks it
+                last, kept = _read(file.read(_LINE_BYTES + 1))
+                if last > day:
+                    if most is None:
+                        return True  # a call of the day before has ended
+                    day = last
+                total = max(kept if last == day else 0, least) + tokens
+                if most is not None and total > most:
+                    return False
+                os.pwrite(descriptor, f"{day} {max(0, total):020d}\n".encode(), 0)
+                return True
+        except OSError as error:
+            detail = f"the day's tokens can't be counted in {self._path}: {error.strerror}"
+            raise Unavailable("budget", detail) from None
+        except ValueError:
+            raise Unavailable("budget", f"{self._path} holds no day's tokens: remove it") from None
+
+
+def _read(line: bytes) -> Reserved:
+    """The day and its sum. Raises ValueError: it is no such line."""
+    if not line:
+        return Reserved("", 0)
+    found = re.fullmatch(rb"([0-9]{4}-[0-9]{2}-[0-9]{2}) ([0-9]{20})\n", line)
+    if found is None:
+        raise ValueError("no day and sum")
+    return Reserved(found[1].decode(), int(found[2]))
+
+
+class Reserved(NamedTuple):
+    """Tokens of a day that a call may cost."""
+
+    day: str
+    tokens: int
+
+
+def utc_day() -> str:
+    """Today in UTC, such as 2026-12-01."""
+    return datetime.now(UTC).date().isoformat()
+
+
+class Budget:
+    """The tokens of a day. Thread-safe. What was reserved and never settled stays spent.
+
+    Args:
+        per_day: tokens.
+        counter: None: there is no limit.
+    """
+
+    def __init__(self, per_day: int, counter: Counter | None, today: Callable[[], str] = utc_day) -> None:
+        self.per_day = per_day
+        self._counter = counter
+        self._today = today
+        self._lock = threading.Lock()
+        self._own = Reserved("", 0)
+
+    def reserve(self, tokens: int) -> Reserved | None:
+        """Take tokens of today; None: there are not so many left.
+
+        Raises:
+            Unavailable: it is not known how many are left.
+        """
+        asked = Reserved(self._today(), tokens)
+        return asked if self._add(asked, self.per_day) else None
+
+    def settle(self, reserved: Reserved, spent: int) -> None:
+        """Count what a call has cost in place of what was reserved.
+
+        Where the counter is away, the reservation stays.
+        """
+        with suppress(Unavailable):
+            self._add(Reserved(reserved.day, spent - reserved.tokens), None)
+
+    def _add(self, change: Reserved, most: int | None) -> bool:
+        if self._counter is None:
+            return True
+        with self._lock:
+            least = self._own.tokens if self._own.day == change.day else 0
+        if not self._counter.add(change.day, change.tokens, least=least, most=most):
+            return False
+        with self._lock:
+            if change.day > self._own.day:
+                self._own = change
+            elif change.day == self._own.day:
+                self._own = Reserved(change.day, self._own.tokens + change.tokens)
+        return True
