@@ -399,10 +399,45 @@ MACHINE = Row(
     ],
 )
 
+CAPTIONS = Row(
+    "Captions of a service",
+    [
+        graph(
+            "Requests for captions",
+            "By result. Unavailable: the service was away; misplaced: a wrong key, model or path, or no money.",
+            "reqps",
+            (rates("tagstream_caption_requests_total", "result"), "{{result}}"),
+            needs="TAGSTREAM_CAPTIONER is an address",
+        ),
+        graph(
+            "Seconds of a caption",
+            "One request with its answer.",
+            "s",
+            (quantile(0.5, "tagstream_caption_seconds"), "median"),
+            (quantile(0.95, "tagstream_caption_seconds"), "95 %"),
+            needs="TAGSTREAM_CAPTIONER is an address",
+        ),
+        graph(
+            "Tokens",
+            "As the service counts them; reserved: it did not say.",
+            "short",
+            (rates("tagstream_caption_tokens_total", "kind"), "{{kind}}/s"),
+            needs="TAGSTREAM_CAPTIONER is an address",
+        ),
+        graph(
+            "Images without their caption",
+            "By reason. `tagstream retag plan --reason` completes them.",
+            "images/s",
+            (rates("tagstream_captions_missing_total", "reason"), "{{reason}}"),
+            needs="TAGSTREAM_CAPTIONER is an address",
+        ),
+    ],
+)
+
 OVERVIEW = Dashboard(
     "tagstream-overview",
     "tagstream: overview",
     "Whether the work is done, how fast, what bounds it, what goes wrong and what it costs.",
-    [NOW, WORK, LATENCY, LAG, TRANSACTIONS, BATCHES, CACHE, FAULTS, INDEX, MACHINE],
+    [NOW, WORK, LATENCY, LAG, TRANSACTIONS, BATCHES, CACHE, CAPTIONS, FAULTS, INDEX, MACHINE],
     [Choice("price", "Price of a worker-hour", ["1"])],
 )

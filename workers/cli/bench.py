@@ -48,6 +48,8 @@ def bench(
     from workers.assembly.bench_measures import measured
 
     settings, images = with_models(model, captioner, device), _some(photos or [], most)
+    if settings.captioner_address is not None:
+        note(f"captions come from {settings.captioner_address}, which is not measured: `capacity --caption-s` adds it.")
     if output is not None and not os.access(output.parent, os.W_OK):
         raise Misconfigured(f"{output} can't be written: its folder is missing, or may not be written to")
     with bars() as tell:

@@ -216,7 +216,7 @@ TaggerOption = Annotated[
 CaptionerOption = Annotated[
     str | None,
     typer.Option(
-        metavar="BUNDLE|template|none", help="The captioner. Default: TAGSTREAM_CAPTIONER.", show_default=False
+        metavar="BUNDLE|ADDRESS|template|none", help="The captioner. Default: TAGSTREAM_CAPTIONER.", show_default=False
     ),
 ]
 DeviceOption = Annotated[
