@@ -14,6 +14,7 @@ from pydantic_core import to_json
 
 from schemas.enriched_image import ModelRef
 from schemas.options import Want
+from schemas.result_kinds import ResultKind
 from schemas.stored_scores import encode_pairs
 from workers.models.bundle import Bundle
 from workers.models.dual.config import KINDS, space_of, vectors_digest
@@ -23,6 +24,7 @@ from workers.pipeline.captioning import Template
 from workers.pipeline.kind_role import KindRole
 from workers.pipeline.profiles import Profile
 from workers.pipeline.roles import ModelsByUse, Roles, make_roles
+from workers.ports import RemoteCaptioner
 from workers.types import Transform
 
 NONE: Final = "none"
@@ -92,21 +94,24 @@ class CurrentSettings:
     """The settings that change outcomes.
 
     Args:
+        captioner: one of an address is never asked: it tells its digest and its guide.
         template: writes captions if there is no captioner.
         profiles: the tagger's profiles by name.
         want: for events that can't say what they want.
         added: the roles of TAGSTREAM_ROLES.
+        fields: the kind of the fields that the answers of an address have; None: they have none.
     """
 
     tagger: UnloadedModel | None
-    captioner: UnloadedModel | None
+    captioner: UnloadedModel | RemoteCaptioner | None
     template: Template | None
     profiles: Mapping[str, Profile]
     want: tuple[Want, ...]
     added: tuple[KindRole, ...] = ()
+    fields: ResultKind | None = None
 
     @property
-    def models(self) -> Mapping[str, UnloadedModel | None]:
+    def models(self) -> Mapping[str, UnloadedModel | RemoteCaptioner | None]:
         """The models by use, as in an event's `models`."""
         return {"tagger": self.tagger, "captioner": self.captioner}
 
@@ -125,12 +130,14 @@ class CurrentSettings:
 
     def roles(self) -> Roles:
         """The roles of a worker with these settings. They render, and can't run a model."""
-        models = ModelsByUse()
+        models, remote = ModelsByUse(), None
         if self.tagger is not None:
             models["tagger"] = self.tagger
-        if self.captioner is not None:
+        if isinstance(self.captioner, UnloadedModel):
             models["captioner"] = self.captioner
-        return make_roles(models, self.template, added=self.added)
+        else:
+            remote = self.captioner
+        return make_roles(models, self.template, added=self.added, remote=remote, fields=self.fields)
 
 
 def differences(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:

@@ -18,7 +18,7 @@ from schemas import writing
 from schemas.correction import Word
 from schemas.enriched_image import USES, CaptionText, EventRef, ImageFacts, ModelRef, Models, Source
 from schemas.image_event import ImageEvent
-from schemas.options import Options
+from schemas.options import WANTS, Options
 from schemas.stored_scores import EMBEDDING_HEADER, SCORES_HEADER
 from schemas.text import READS, first_fault, subject
 from workers.pipeline.annotation import Annotation
@@ -160,7 +160,7 @@ class Remaker:
         self._roles = settings.roles()
         self._renderer = Renderer(self._roles, WorkerOptions(), {}, clock)
         self._tagging = next((role for role in self._roles.models if isinstance(role, Tagging)), None)
-        self._added = {role.name: role.model.digest for role in settings.added}
+        self._added = {role.name: role.model.digest for role in self._roles.kept if role.name not in WANTS}
         self._cases: dict[tuple[Any, ...], _Case] = {}
 
     def remake(self, outcome: StoredOutcome, scores: bytes | None = None, *, facts: bool = False) -> Remade:
@@ -323,7 +323,7 @@ class Remaker:
         if (tags := parts["tags"]) != (old := fields["tags"]):
             alike = len(tags) == len(old) and _untranslated(tags) == _untranslated(old)
             changes.append("translations" if alike else "tags")
-        changes += [name for name in _OTHER_PARTS if parts.get(name) != fields.get(name)]
+        changes += [name for name in _OTHER_PARTS if parts.get(name) != _unpaid(fields.get(name))]
         if {*case.options.results} != {*(fields.get("results") or ())}:
             changes.append("results")
         if case.other:
@@ -403,6 +403,11 @@ def _fill(image: Annotation, roles: Sequence[KeptRole], outcome: StoredOutcome) 
     except NotStored as lack:
         return lack.reason
     return None
+
+
+def _unpaid(part: Fields | None) -> Fields | None:
+    """A part without its usage: what is kept costs nothing again."""
+    return part if part is None else {name: value for name, value in part.items() if name != "usage"}
 
 
 def _stored(outcome: StoredOutcome, *, shown: bool) -> Headers:

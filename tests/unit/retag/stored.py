@@ -16,6 +16,7 @@ from schemas.options import Options
 from schemas.stored_scores import EMBEDDING_HEADER, SCORES_HEADER, StoredEmbedding, StoredScores
 from tagstream_testing.memory import ManualClock
 from tests.support.kinds import BrightnessKind
+from tests.support.remote import AnyFields
 from workers.models.bundle import Bundle
 from workers.models.manifest import FileFacts, Manifest, Provenance
 from workers.models.template import TemplateCaptioner
@@ -24,8 +25,9 @@ from workers.pipeline.kind_role import KindRole
 from workers.pipeline.options import WorkerOptions
 from workers.pipeline.profiles import read_profiles
 from workers.pipeline.rendering import Renderer
+from workers.ports import RemoteCaptioner
 from workers.retag.current import CurrentSettings, UnloadedModel
-from workers.types import Caption, Coordinates, Facts, Headers, LabelScores, Transform
+from workers.types import Caption, Coordinates, Facts, Headers, LabelScores, RemoteAnswer, Transform
 
 LABELS = ("red", "green", "blue", "teal", "grey")
 GERMAN = ("rot", "grün", "blau", "petrol", "grau")
@@ -79,26 +81,29 @@ def today(
     allowed: Sequence[str] | None = None,
     want: tuple[Any, ...] = ("tags", "caption"),
     brightness: str | None = None,
+    service: RemoteCaptioner | None = None,
     **changes: Any,
 ) -> CurrentSettings:
     """Settings.
 
     Args:
         captioner: template, none, or the digest of a captioner.
+        service: a captioner elsewhere, in its place.
         brightness: digest of the model of an added role; None: there is no such role.
         changes: of the tagger's manifest.
     """
     tagger = UnloadedModel(bundle(folder / "tagger", **changes), allowed)
-    model = captioner not in ("template", "none")
+    model = service is None and captioner not in ("template", "none")
     return CurrentSettings(
         tagger,
-        UnloadedModel(bundle(folder / "captioner", captioner)) if model else None,
-        TemplateCaptioner() if captioner == "template" else None,
+        UnloadedModel(bundle(folder / "captioner", captioner)) if model else service,
+        TemplateCaptioner() if service is None and captioner == "template" else None,
         read_profiles(tagger, profiles or {}, None if allowed is None else set(allowed)),
         want,
         ()
         if brightness is None
         else (KindRole(BrightnessKind(), UnloadedModel(bundle(folder / "brightness", brightness))),),
+        AnyFields() if service is not None and service.fields is not None else None,
     )
 
 
@@ -116,6 +121,7 @@ def outcome(
     failures: Sequence[Failure] = (),
     stored: bool = True,
     brightness: float | None = None,
+    answer: RemoteAnswer | None = None,
     **options: Any,
 ) -> tuple[dict[str, Any], Headers]:
     """The outcome of an image with these scores, from a worker with these settings.
@@ -126,6 +132,7 @@ def outcome(
         floor, labels: of the stored scores.
         stored: whether the record carries headers.
         brightness: what the model of the added role gave.
+        answer: that of the service.
     """
     tagger, asked = settings.tagger, Options(**options)
     assert tagger is not None
@@ -139,6 +146,8 @@ def outcome(
     if brightness is not None:
         (role,) = settings.added
         results[role.name] = role.unpack(b'{"mean":%f,"text":"","about":["png",8,8,1]}' % brightness)
+    if answer is not None:
+        results |= {role.name: role.taken(answer) for role in settings.roles().waiting}
     image = Annotation(
         event, settings.profiles[asked.profile or "default"], SHA256, results, word=word, word_asked=True
     )
