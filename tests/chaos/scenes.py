@@ -31,12 +31,7 @@ BUSY = {
 
 
 def behind_proxy(broker: BrokerBehindProxy, **more: str) -> dict[str, str]:
-    return {
-        "TAGSTREAM_KAFKA_SERVERS": broker.proxied,
-        "TAGSTREAM_REDIS_URL": "",
-        "transaction_outcomes": "4",
-        **more,
-    }
+    return {"TAGSTREAM_KAFKA_SERVERS": broker.proxied, "TAGSTREAM_REDIS_URL": "", "transaction_outcomes": "4", **more}
 
 
 def load(site: Site, records: int, images: int = 12, side: int = 96) -> None:

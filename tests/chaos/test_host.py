@@ -181,10 +181,7 @@ def test_a_worker_sleeps_for_twenty_seconds_with_all_its_decoders(
     steady_site: Site, account: Account, tmp_path: Path
 ) -> None:
     """Guard: a decoder's clock stops while it is not watched; by the plain clock it would be killed on waking."""
-    settings = BUSY | {
-        "decode_timeout_s": str(2 * DAWDLES_S),
-        "PYTHONPATH": str(BROKEN_CODEC),
-    }
+    settings = BUSY | {"decode_timeout_s": str(2 * DAWDLES_S), "PYTHONPATH": str(BROKEN_CODEC)}
     steady_site.upload("slow.png", png_that("dawdles", "at first"))
     steady_site.send([(steady_site.own("slow.png"), ())])
     load(steady_site, 300, images=40, side=700)

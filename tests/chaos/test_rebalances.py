@@ -11,17 +11,7 @@ import pytest
 from confluent_kafka.admin import AdminClient
 
 from tests.chaos.account import Account
-from tests.chaos.scenes import (
-    BUSY,
-    SESSION_S,
-    behind_proxy,
-    come_through,
-    failed,
-    load,
-    published,
-    reads,
-    settled,
-)
+from tests.chaos.scenes import BUSY, SESSION_S, behind_proxy, come_through, failed, load, published, reads, settled
 from tests.chaos.shared_worker import is_committed
 from tests.chaos.unruly import Unruly
 from tests.support.broker import BrokerBehindProxy

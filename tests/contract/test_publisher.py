@@ -11,12 +11,7 @@ import pytest
 
 from tests.contract.conftest import opened
 from tests.fixtures import Unique
-from tests.support.kafka_worlds import (
-    MAX_MESSAGE_BYTES,
-    OwnTopics,
-    assignments_of,
-    poll_until,
-)
+from tests.support.kafka_worlds import MAX_MESSAGE_BYTES, OwnTopics, assignments_of, poll_until
 from workers.backends.kafka.types import Delivery, OffsetReset
 from workers.errors import Broken, Misconfigured, Unpublished
 from workers.ports import Publisher

@@ -4,14 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.support.kafka_worlds import (
-    OwnTopics,
-    assignments_of,
-    partition_of,
-    poll_for,
-    poll_until,
-    records_of,
-)
+from tests.support.kafka_worlds import OwnTopics, assignments_of, partition_of, poll_for, poll_until, records_of
 from tests.support.waiting import eventually
 from workers.errors import Broken, Misconfigured
 from workers.ports import RecordSource

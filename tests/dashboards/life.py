@@ -19,9 +19,7 @@ from tests.support.waiting import eventually
 from tests.support.worker_process import Site, WorkerProcess, photo
 from tests.unit.models.photographs import SKIMAGE
 
-SETTINGS = {
-    "self_test_s": "2",
-}
+SETTINGS = {"self_test_s": "2"}
 PATIENCE_S = 240.0
 """On a busy machine a worker needs a minute to start."""
 

@@ -20,12 +20,7 @@ pytestmark = [pytest.mark.dashboards, pytest.mark.timeout(1_500)]
 
 BY = 3_600
 WEEK_S = 7 * 24
-DRIFT = {
-    "TagstreamTagsDrifted",
-    "TagstreamUntaggedImages",
-    "TagstreamScoresDrifted",
-    "TagstreamCaptionsDrifted",
-}
+DRIFT = {"TagstreamTagsDrifted", "TagstreamUntaggedImages", "TagstreamScoresDrifted", "TagstreamCaptionsDrifted"}
 
 
 @pytest.fixture

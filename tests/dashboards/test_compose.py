@@ -10,12 +10,7 @@ from tagstream_testing.local.scratch import Scratch
 from tagstream_testing.local.seaweedfs import SeaweedFS
 from tests.dashboards.composed import ComposedCollector, ComposedPrometheus
 from tests.fixtures import up_or_skip
-from tests.integration.deploy.composed import (
-    ComposedKafka,
-    ComposedWorker,
-    composed_servers,
-    send_a_photo,
-)
+from tests.integration.deploy.composed import ComposedKafka, ComposedWorker, composed_servers, send_a_photo
 from tests.support.otlp import Received, otlp_receiver
 from tests.support.waiting import eventually
 

@@ -100,11 +100,7 @@ class Fuzzer:
     """
 
     def __init__(
-        self,
-        target: Target,
-        seed: int,
-        before: Callable[[Parts], None] = lambda parts: None,
-        shrink_s: float = 10.0,
+        self, target: Target, seed: int, before: Callable[[Parts], None] = lambda parts: None, shrink_s: float = 10.0
     ) -> None:
         self.target = target
         self._shrink_s = shrink_s

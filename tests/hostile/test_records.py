@@ -74,10 +74,7 @@ GRAVES = 60_000
 
 
 def notification(scene: Scene, key: str, name: str = "ObjectCreated:Put") -> bytes:
-    event = {
-        "eventName": f"s3:{name}",
-        "s3": {"bucket": {"name": scene.site.name}, "object": {"key": key}},
-    }
+    event = {"eventName": f"s3:{name}", "s3": {"bucket": {"name": scene.site.name}, "object": {"key": key}}}
     return json.dumps({"Records": [event] * EVENTS}).encode()
 
 

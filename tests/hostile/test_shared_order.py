@@ -101,10 +101,7 @@ def test_two_contents_under_one_etag_are_distinguished(stack: Stack, unique: Uni
     site = Site(stack, unique("etag"))
     etag = "0" * 32
     port = int(stack.s3.endpoint_url.rpartition(":")[2])
-    with (
-        LyingStore(lambda: port) as store,
-        worker(site, "w", tmp_path, TAGSTREAM_S3_ENDPOINT=store.url) as process,
-    ):
+    with LyingStore(lambda: port) as store, worker(site, "w", tmp_path, TAGSTREAM_S3_ENDPOINT=store.url) as process:
         for number in (1, 2):
             store.lies["a.jpg"] = serves(photo(number), etag)
             event = notification(site, PUT, "a.jpg", eTag=etag, sequencer=f"18EB1FF02124DB{number:02X}")
@@ -130,10 +127,7 @@ def test_where_a_worker_may_not_look_a_removal_is_of_its_events_time(
     site = Site(stack, unique("denied"))
     port = int(stack.s3.endpoint_url.rpartition(":")[2])
     keys = [f"{number}.jpg" for number in range(100)]
-    with (
-        LyingStore(lambda: port) as store,
-        worker(site, "w", tmp_path, TAGSTREAM_S3_ENDPOINT=store.url) as process,
-    ):
+    with LyingStore(lambda: port) as store, worker(site, "w", tmp_path, TAGSTREAM_S3_ENDPOINT=store.url) as process:
         store.lies |= dict.fromkeys(keys, denies)
         events = [notification(site, REMOVED, key) for key in keys]
         answered(site, process, events)

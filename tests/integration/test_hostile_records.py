@@ -151,12 +151,7 @@ def test_a_store_that_refuses_us_costs_time_and_no_object(site: Site, tmp_path: 
     with (
         LyingStore(lambda: port) as store,
         worker(
-            site,
-            "w",
-            tmp_path,
-            TAGSTREAM_S3_ENDPOINT=store.url,
-            retry_s="0.5",
-            unreadable_s=f"{UNREADABLE_S:g}",
+            site, "w", tmp_path, TAGSTREAM_S3_ENDPOINT=store.url, retry_s="0.5", unreadable_s=f"{UNREADABLE_S:g}"
         ) as process,
     ):
         _refused(site, store, process)

@@ -106,11 +106,7 @@ def test_rams_tags_or_the_events_own_guide_tag2texts_captions_on_one_decode(
         site.own("2.png", id="caption alone", options={"want": ["caption"]}),
     ]
     found = enriched(
-        site,
-        tmp_path,
-        events,
-        TAGSTREAM_TAGGER=str(bundles / "ram"),
-        TAGSTREAM_CAPTIONER=str(bundles / "tag2text"),
+        site, tmp_path, events, TAGSTREAM_TAGGER=str(bundles / "ram"), TAGSTREAM_CAPTIONER=str(bundles / "tag2text")
     )
     for image in found.values():
         expected = directly.tags(image.source.key)

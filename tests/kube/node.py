@@ -297,12 +297,7 @@ class Pod:
         phase = "Running" if self._process is not None or self.exits else "Pending"
         if self._done:
             phase = "Failed" if self.exits[-1] else "Succeeded"
-        status = {
-            "phase": phase,
-            "conditions": conditions,
-            "containerStatuses": [container],
-            **_now("startTime"),
-        }
+        status = {"phase": phase, "conditions": conditions, "containerStatuses": [container], **_now("startTime")}
         try:
             self._api.patch(f"{self._path}/status", {"status": status})
         except ApiError as error:

@@ -55,8 +55,7 @@ class Patch:
 
 
 ONE_PROCESSOR = Patch(
-    "Deployment",
-    [{"op": "replace", "path": "/spec/template/spec/containers/0/resources/requests/cpu", "value": "1"}],
+    "Deployment", [{"op": "replace", "path": "/spec/template/spec/containers/0/resources/requests/cpu", "value": "1"}]
 )
 """For machines on which all workers share two processors."""
 
@@ -72,12 +71,7 @@ class Rollout:
         self._folder = folder
 
     def apply(
-        self,
-        *,
-        overlay: str = "cpu",
-        components: Sequence[str] = (),
-        patches: Sequence[Patch] = (),
-        **settings: str,
+        self, *, overlay: str = "cpu", components: Sequence[str] = (), patches: Sequence[Patch] = (), **settings: str
     ) -> None:
         """Apply it; other settings (TAGSTREAM_* of the ConfigMap) roll it out again."""
         self._folder.mkdir(exist_ok=True)

@@ -79,27 +79,13 @@ CASES = [
     Case(
         "cpu",
         ("kafka-oauth", "web-identity", "fixed-size", "index", "search-page"),
-        {
-            "kafka": {"login": "oauth"},
-            "webIdentity": ON,
-            "keda": {"enabled": False},
-            "index": ON,
-            "page": PAGE,
-        },
+        {"kafka": {"login": "oauth"}, "webIdentity": ON, "keda": {"enabled": False}, "index": ON, "page": PAGE},
     ),
     Case("cpu", ("kafka-oauth", "topics-job"), {"kafka": {"login": "oauth"}, "topicsJob": ON}),
-    Case(
-        "cpu",
-        ("kafka-msk-iam", "index", "search-page"),
-        {"kafka": {"login": "msk-iam"}, "index": ON, "page": PAGE},
-    ),
+    Case("cpu", ("kafka-msk-iam", "index", "search-page"), {"kafka": {"login": "msk-iam"}, "index": ON, "page": PAGE}),
     Case("cpu", ("kafka-sasl-tls", "fixed-size"), {"kafka": {"login": "sasl-tls"}, "keda": {"enabled": False}}),
     Case("cpu", ("dashboards", "pod-monitor"), {"dashboards": ON, "podMonitor": ON}),
-    Case(
-        "cpu",
-        ("bundles", "bundles-job"),
-        {"bundles": {"claim": "tagstream-bundles", "job": ON}},
-    ),
+    Case("cpu", ("bundles", "bundles-job"), {"bundles": {"claim": "tagstream-bundles", "job": ON}}),
     Case(
         "gpu",
         ("kafka-mtls", "index", "search-page", "egress", "otlp", "pod-monitor"),

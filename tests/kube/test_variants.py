@@ -22,12 +22,7 @@ VARIANTS = [
     ("gpu", ("gpu-time-slicing", "backfill")),
 ]
 OF_THE_CLUSTER = [
-    {
-        "apiVersion": "node.k8s.io/v1",
-        "kind": "RuntimeClass",
-        "metadata": {"name": "nvidia"},
-        "handler": "nvidia",
-    },
+    {"apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass", "metadata": {"name": "nvidia"}, "handler": "nvidia"},
     {
         "apiVersion": "scheduling.k8s.io/v1",
         "kind": "PriorityClass",

@@ -166,10 +166,7 @@ class KafkaWorld:
         self._publishers: dict[Publisher, KafkaPublisher] = {}
         self._admin: Any = KafkaAdminClient(bootstrap_servers=servers)
         self._producer: Any = KafkaProducer(bootstrap_servers=servers)
-        ensure_topics(
-            servers,
-            {self.input: (2, {}), self.output: (1, {"max.message.bytes": str(MAX_MESSAGE_BYTES)})},
-        )
+        ensure_topics(servers, {self.input: (2, {}), self.output: (1, {"max.message.bytes": str(MAX_MESSAGE_BYTES)})})
 
     def source(self, *, topic: str | None = None, session_timeout_s: float = 6) -> KafkaRecordSource:
         source = KafkaRecordSource(

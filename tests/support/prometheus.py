@@ -44,11 +44,7 @@ class Prometheus(Server):
 
     def prepare(self) -> None:
         settings: Json = {
-            "global": {
-                "scrape_interval": self._every,
-                "scrape_timeout": self._every,
-                "evaluation_interval": "1s",
-            },
+            "global": {"scrape_interval": self._every, "scrape_timeout": self._every, "evaluation_interval": "1s"},
             "rule_files": [str(self._rules)] if self._rules else [],
             "scrape_configs": [
                 {"job_name": job, "static_configs": [{"targets": list(targets)}]}

@@ -118,13 +118,7 @@ class FaultProxy:
         """The bytes to forward on the two sides of one connection, piece by piece."""
         return _chunks(client), _chunks(server)
 
-    def _pump(
-        self,
-        pieces: Iterator[bytes],
-        source: socket.socket,
-        sink: socket.socket,
-        way: threading.Event,
-    ) -> None:
+    def _pump(self, pieces: Iterator[bytes], source: socket.socket, sink: socket.socket, way: threading.Event) -> None:
         with contextlib.suppress(OSError):
             for chunk in pieces:
                 way.wait()

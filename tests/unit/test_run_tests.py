@@ -10,15 +10,7 @@ from typing import Any, cast
 import pytest
 
 from scripts import run_tests
-from scripts.run_tests import (
-    CHECKOUT,
-    COMMON,
-    HOMES,
-    WITHOUT_SERVERS,
-    Home,
-    changed_files,
-    unaffected,
-)
+from scripts.run_tests import CHECKOUT, COMMON, HOMES, WITHOUT_SERVERS, Home, changed_files, unaffected
 from tests import fixtures
 
 

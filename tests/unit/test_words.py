@@ -67,11 +67,7 @@ def test_the_table_of_rams_modules_names_all_of_them() -> None:
 
 @pytest.mark.parametrize(
     ("line", "word"),
-    [
-        ("The Canary dies", "Canary"),
-        ("def test_nobody_waits():", "nobody"),
-        ("    for letter in found:", "for letter"),
-    ],
+    [("The Canary dies", "Canary"), ("def test_nobody_waits():", "nobody"), ("    for letter in found:", "for letter")],
 )
 def test_a_banned_word_is_found_with_its_line(line: str, word: str) -> None:
     faults = runpy.run_path(str(SCRIPT))["faults"]

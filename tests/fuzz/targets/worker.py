@@ -140,11 +140,9 @@ def _published(messages: Iterable[Message]) -> dict[tuple[int, int], list[str]]:
                 kinds.setdefault((dead_letter.offset, failure.index), []).append(failure.reason)
             continue
         output = read_output(message.value or b"")
-        name = {
-            EnrichedImage: "enriched-image-1.json",
-            Retraction: "image-retraction-1.json",
-            Skip: "skipped-1.json",
-        }[type(output)]
+        name = {EnrichedImage: "enriched-image-1.json", Retraction: "image-retraction-1.json", Skip: "skipped-1.json"}[
+            type(output)
+        ]
         validator(name).validate(json.loads(message.value or b""))
         place = output.event.offset, output.event.index
         kinds.setdefault(place, []).append(type(output).__name__)

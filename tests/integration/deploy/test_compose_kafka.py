@@ -39,10 +39,7 @@ def test_clients_outside_are_sent_back_to_the_address_outside(broker: ComposedKa
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_the_worker_tags_an_image_on_these_servers(broker: ComposedKafka, s3: SeaweedFS, tmp_path: Path) -> None:
-    with (
-        composed_servers(broker, s3, tmp_path) as addresses,
-        ComposedWorker(tmp_path / "worker", addresses) as worker,
-    ):
+    with composed_servers(broker, s3, tmp_path) as addresses, ComposedWorker(tmp_path / "worker", addresses) as worker:
         send_a_photo(addresses, s3, "cat.jpg")
 
         def enriched() -> float:

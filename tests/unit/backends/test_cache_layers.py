@@ -113,11 +113,7 @@ def cached(
 
 @pytest.mark.parametrize("kind", ["unix", "tls"])
 def test_a_real_server_is_used(
-    kind: str,
-    valkey: Valkey,
-    tmp_path: Path,
-    certificates: tuple[Path, Path, Path],
-    unique: Unique,
+    kind: str, valkey: Valkey, tmp_path: Path, certificates: tuple[Path, Path, Path], unique: Unique
 ) -> None:
     large = bytes(range(256)) * 3000
     with cached(kind, tmp_path, certificates, relayed(valkey.ports[0]), 5.0) as cache:

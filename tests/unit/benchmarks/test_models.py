@@ -30,12 +30,7 @@ def printed(console: Console) -> str:
 
 
 @pytest.mark.parametrize(
-    ("kind", "stages"),
-    [
-        ("ram", TAGGING),
-        ("ram_plus", TAGGING),
-        ("tag2text", [*TAGGING, "tag encoder", "decode"]),
-    ],
+    ("kind", "stages"), [("ram", TAGGING), ("ram_plus", TAGGING), ("tag2text", [*TAGGING, "tag encoder", "decode"])]
 )
 def test_every_stage_of_every_precision_is_timed_and_compared(kind: Kind, stages: list[str], tmp_path: Path) -> None:
     bundle = small_bundle(kind, tmp_path / kind)

@@ -48,11 +48,7 @@ def test_another_packages_file_becomes_a_bundle(tagstream: Tagstream, tmp_path: 
 @pytest.mark.usefixtures("_importers")
 @pytest.mark.parametrize(
     ("content", "more"),
-    [
-        (b"something else", ()),
-        (b"tiny weights", ("--sha256", "0" * 64)),
-        (b"tiny weights", ("--licence", "MIT")),
-    ],
+    [(b"something else", ()), (b"tiny weights", ("--sha256", "0" * 64)), (b"tiny weights", ("--licence", "MIT"))],
     ids=["known to no importer", "another sha256", "an option of ours"],
 )
 def test_other_files_are_refused(content: bytes, more: tuple[str, ...], tagstream: Tagstream, tmp_path: Path) -> None:

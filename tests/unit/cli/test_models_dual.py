@@ -93,10 +93,7 @@ def _with(name: str, tensor: torch.Tensor) -> Callable[[Files], None]:
 BAD: dict[str, tuple[Callable[[Files], object], str]] = {
     "a missing tensor": (_without("visual_projection.weight"), "image.head.weight is missing"),
     "no scale": (_without("logit_scale"), "logit_scale is missing"),
-    "a tensor of another shape": (
-        _with("text_model.final_layer_norm.weight", torch.ones(63)),
-        "should have",
-    ),
+    "a tensor of another shape": (_with("text_model.final_layer_norm.weight", torch.ones(63)), "should have"),
     "an unknown tensor": (_with("text_model.extra.weight", torch.ones(3)), "'text_model.extra.weight'"),
     "patches that are no square": (
         _with("vision_model.embeddings.position_embedding.weight", torch.ones(16, 128)),

@@ -101,8 +101,7 @@ def test_what_ends_a_process_is_no_images_fault() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "more"),
-    [("jpeg", 100), ("png", 100), ("webp", 400), ("avif", 400), ("tiff", 100 + 16 * MIB), (None, 100)],
+    ("name", "more"), [("jpeg", 100), ("png", 100), ("webp", 400), ("avif", 400), ("tiff", 100 + 16 * MIB), (None, 100)]
 )
 def test_a_header_is_counted_by_how_often_its_decoder_copies_the_file(name: str | None, more: int) -> None:
     assert Limits(inspect_bytes=5 * MIB).inspect_held_bytes(name, 100) == 5 * MIB + more

@@ -67,10 +67,7 @@ def test_the_hash_is_as_defined_in_every_orientation(size: tuple[int, int]) -> N
 
 
 def test_the_definition_stays_as_it_was_published() -> None:
-    assert hashes_of(Raster(drawn(640, 480), (640, 480))) == (
-        "255356244d6b566b",
-        "VvcRHYqwZni1lmeXhmeHdmAEpgO5",
-    )
+    assert hashes_of(Raster(drawn(640, 480), (640, 480))) == ("255356244d6b566b", "VvcRHYqwZni1lmeXhmeHdmAEpgO5")
 
 
 def test_a_flat_image_has_no_perceptual_hash() -> None:

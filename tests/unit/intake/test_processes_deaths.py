@@ -59,11 +59,7 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[.
     monkeypatch.setattr("workers.intake.processes.intake._LEAST_S", 100.0)  # the clock is `decode_s` here
 
     def build(
-        *,
-        self_test_image_dies: bool = False,
-        children: int = 1,
-        decode_s: float = 2.0,
-        decode_bytes: int = 256 * MIB,
+        *, self_test_image_dies: bool = False, children: int = 1, decode_s: float = 2.0, decode_bytes: int = 256 * MIB
     ) -> ProcessIntake:
         made.append(
             ProcessIntake(
@@ -114,11 +110,7 @@ def test_a_deadly_image_costs_itself_and_no_other(make: Callable[..., ProcessInt
 
 @pytest.mark.parametrize(
     ("width", "verdict"),
-    [
-        (HEADER_HANGS, "decode-timeout"),
-        (HEADER_SEGFAULTS, "kills-decoder"),
-        (HEADER_GROWS, "decode-memory"),
-    ],
+    [(HEADER_HANGS, "decode-timeout"), (HEADER_SEGFAULTS, "kills-decoder"), (HEADER_GROWS, "decode-memory")],
 )
 def test_a_deadly_header_costs_its_image_and_no_other(
     make: Callable[..., ProcessIntake], width: int, verdict: str

@@ -73,10 +73,7 @@ def webp_of(chunks: int) -> bytes:
 TOO_COMPLEX = {
     "jpeg of segments": (greedy.jpeg(8, 8, extra=jpeg_segment(0xE5) * 1_000_000), "4097 segments"),
     "jpeg of comments": (greedy.jpeg(8, 8, extra=jpeg_segment(0xFE, b"x") * 1_000_000), "4097 segments"),
-    "jpeg of tables": (
-        greedy.jpeg(8, 8, extra=jpeg_segment(0xDB, bytes((0, *[1] * 64)) * 999) * 3),
-        "bytes of tables",
-    ),
+    "jpeg of tables": (greedy.jpeg(8, 8, extra=jpeg_segment(0xDB, bytes((0, *[1] * 64)) * 999) * 3), "bytes of tables"),
     "jpeg of beginnings": (b"\xff\xd8" * 5_000_000, "4097 segments"),
     "jpeg of beginnings after its image": (
         greedy.jpeg(8, 8, progressive=True)[:-2] + b"\xff\xd8" * 5_000_000,

@@ -185,14 +185,7 @@ def _replace(name: str, old: str, new: str) -> Callable[[Path], None]:
         (_replace("model.json", '"floor": 0.1', '"floor": 1.1'), "floor: "),
         (_replace("model.json", "tagstream-bundle/1", "tagstream-bundle/2"), "format: "),
         (_replace("model.json", '"kind"', '"kid": 1, "kind"'), "kid: "),
-        (
-            _replace(
-                "model.json",
-                "{",
-                "",
-            ),
-            "the document: ",
-        ),
+        (_replace("model.json", "{", ""), "the document: "),
         (_replace("model.json", '"weights.safetensors"', '"weights.bin"'), r"does not list weights\.safetensors"),
         (_replace("model.json", '"digest": "', '"digest": "0'), "its digest does not match"),
     ],

@@ -143,12 +143,7 @@ class Torch:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("kind", "counts", "buckets"),
-    [
-        ("ram", (1, 5, 6), 2),
-        ("ram_plus", (5, 6), 1),
-        ("tag2text", (5, 6), 1),
-    ],
+    ("kind", "counts", "buckets"), [("ram", (1, 5, 6), 2), ("ram_plus", (5, 6), 1), ("tag2text", (5, 6), 1)]
 )
 def test_encoder_and_head_are_each_one_graph_for_every_bucket_and_no_other_shape(
     kind: Kind,

@@ -11,14 +11,7 @@ from torch import nn
 
 from workers.errors import Misconfigured
 from workers.models import device
-from workers.models.device import (
-    PRECISIONS,
-    Device,
-    Precision,
-    choose_device,
-    cpu_name,
-    normaliser,
-)
+from workers.models.device import PRECISIONS, Device, Precision, choose_device, cpu_name, normaliser
 from workers.types import Pixels
 
 CPU = choose_device("cpu")
@@ -128,8 +121,7 @@ def test_images_are_normalised_by_channel_in_fp32() -> None:
     expected = (pixels / 255 - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
     torch.testing.assert_close(normaliser(mean, std, CPU, torch.float32)(pixels), expected, atol=2e-6, rtol=0)
     assert torch.equal(
-        normaliser(mean, std, CPU, torch.bfloat16)(pixels),
-        normaliser(mean, std, CPU, torch.float32)(pixels).bfloat16(),
+        normaliser(mean, std, CPU, torch.bfloat16)(pixels), normaliser(mean, std, CPU, torch.float32)(pixels).bfloat16()
     )
 
 

@@ -111,13 +111,7 @@ def watch(
 ) -> Watchdog:
     """`stacks` must be a real file: faulthandler writes to its descriptor."""
     return Watchdog(
-        alive,
-        unready=ends.reasons.append,
-        every_s=0.02,
-        patience=patience,
-        silence=silence,
-        leave=ends,
-        stream=stacks,
+        alive, unready=ends.reasons.append, every_s=0.02, patience=patience, silence=silence, leave=ends, stream=stacks
     )
 
 

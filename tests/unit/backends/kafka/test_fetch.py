@@ -30,11 +30,7 @@ class Fetches:
     """A consumer's fetcher without its network: answers are put in by hand."""
 
     def __init__(
-        self,
-        *,
-        bounded: bool = True,
-        poll_bytes: int = 1 << 20,
-        partitions: Sequence[TopicPartition] = (HERE, THERE),
+        self, *, bounded: bool = True, poll_bytes: int = 1 << 20, partitions: Sequence[TopicPartition] = (HERE, THERE)
     ) -> None:
         self.subscriptions = SubscriptionState("none")
         self.subscriptions.assign_from_user(partitions)

@@ -59,12 +59,7 @@ def store_of(server: Loopback, *, retry_s: float = 2.0, connections: int = 2) ->
 
 
 def get(
-    answer: Answer,
-    *,
-    etag: str | None = None,
-    max_bytes: int = 1000,
-    deadline_s: float = 5.0,
-    retry_s: float = 2.0,
+    answer: Answer, *, etag: str | None = None, max_bytes: int = 1000, deadline_s: float = 5.0, retry_s: float = 2.0
 ) -> StoredObject:
     with loopback(answer) as server:
         store = store_of(server, retry_s=retry_s)
@@ -133,10 +128,7 @@ def test_a_store_that_does_not_know_if_match_is_caught_by_its_own_etag() -> None
     [
         (NOT_FOUND, Gone),
         (fault("404 Not Found", "NoSuchVersion"), Gone),
-        (
-            message("405 Method Not Allowed", "Content-Type: application/xml", "x-amz-delete-marker: true"),
-            Gone,
-        ),
+        (message("405 Method Not Allowed", "Content-Type: application/xml", "x-amz-delete-marker: true"), Gone),
         (fault("405 Method Not Allowed", "MethodNotAllowed"), Gone),
         (
             message(
