@@ -54,10 +54,7 @@ class RecordSource(Protocol):
         """
 
     def joined(self) -> bool:
-        """Whether every topic exists and we are a member of the group.
-
-        A member may have no partition.
-        """
+        """Whether every topic exists and we are a member of the group. A member may have no partition."""
 
     def poll(self, timeout_s: float) -> Polled:
         """Return all records that arrived, waiting at most `timeout_s` for the first.
@@ -97,10 +94,7 @@ class RecordSource(Protocol):
         """
 
     def held_up(self) -> Mapping[Partition, float]:
-        """Seconds since when an open transaction blocks each partition of ours.
-
-        Partitions without one are omitted.
-        """
+        """Seconds since when an open transaction blocks each partition of ours. Partitions without one are omitted."""
 
     def close(self) -> None:
         """Leave the group (ends every assignment). Bounded in time."""

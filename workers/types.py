@@ -176,10 +176,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class ReadRecord:
-    """One committed record as read outside of any consumer group.
-
-    `Record` explains the fields from `offsets` on.
-    """
+    """One committed record as read outside of any consumer group. `Record` explains the fields from `offsets` on."""
 
     topic: str
     partition: int

@@ -19,7 +19,7 @@ from workers.models.bundle import Bundle
 from workers.models.calibration import DEFAULT_SHARE, LEAST_IMAGES, Calibrated, calibrate
 from workers.models.dual.config import KINDS
 from workers.models.dual.text import open_text
-from workers.models.label_file import LabelFile, read_examples, read_label_file
+from workers.models.labels import LabelFile, read_examples, read_label_file
 from workers.models.load import load_tagger
 from workers.models.manifest import LabelSource
 from workers.models.own_labels import (

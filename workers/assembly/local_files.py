@@ -1,7 +1,4 @@
-"""Runs local files through the worker's intake and models.
-
-Needs neither Kafka nor a store.
-"""
+"""Runs local files through the worker's intake and models. Needs neither Kafka nor a store."""
 
 from __future__ import annotations
 

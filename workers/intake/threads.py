@@ -74,10 +74,7 @@ class LargeImages:
         return bool(self._waiting)
 
     def decode(self, future: Future[Any], submit: Callable[[], None]) -> None:
-        """Call `submit` on another thread once the lock is held.
-
-        The lock is released when `future` is done.
-        """
+        """Call `submit` on another thread once the lock is held. The lock is released when `future` is done."""
         self._waiting.add(future)
         threading.Thread(target=self._in_turn, args=(future, submit), name="large-image", daemon=True).start()
 

@@ -39,10 +39,7 @@ class Turns(Generic[Item]):
         self._now = 0.0
 
     def add(self, partition: Partition | None, item: Item, rank: int = 0, *, first: bool = False) -> None:
-        """Queue an item at the end of its partition and rank.
-
-        `first`: at their beginning.
-        """
+        """Queue an item at the end of its partition and rank. `first`: at their beginning."""
         if partition not in self._queues:
             self._queues[partition] = tuple(deque() for _ in range(self._ranks))
             self._turns[partition] = max(self._now, self._turns.get(partition, 0.0))
@@ -51,10 +48,7 @@ class Turns(Generic[Item]):
         (queue.appendleft if first else queue.append)(item)
 
     def next(self, from_rank: int = 0, passed: Collection[Partition | None] = ()) -> Item | None:
-        """The next item of this rank or above; it stays queued.
-
-        `passed`: partitions that are passed over.
-        """
+        """The next item of this rank or above; it stays queued. `passed`: partitions that are passed over."""
         found = self._next(from_rank, passed)
         return None if found is None else found[1][0]
 

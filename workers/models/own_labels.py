@@ -25,7 +25,7 @@ from workers.models.dual.adapters import BACKGROUND, VECTORS, A, B
 from workers.models.dual.config import KINDS, space_of
 from workers.models.dual.importer import FLOOR, Labels, with_labels
 from workers.models.dual.text import TextEncoder
-from workers.models.label_file import LabelFile
+from workers.models.labels import LabelFile
 from workers.models.manifest import LabelSource
 from workers.models.ram.config import CLIP_SPACE, PUBLISHED
 from workers.models.ram.relabel import THRESHOLD, with_matrix

@@ -216,10 +216,7 @@ def _digest(wanted: HubFile, path: Path, progress: Callable[[int, int], None]) -
 
 
 def _stated(wanted: HubFile, endpoint: str | None) -> str:
-    """The sha256 that the hub states for a large file.
-
-    For a small one it states the content's name in git.
-    """
+    """The sha256 that the hub states for a large file. For a small one it states the content's name in git."""
     etag = _metadata(wanted, endpoint).etag or ""
     if not re.fullmatch(r"[0-9a-f]{64}|[0-9a-f]{40}", etag):
         raise Unavailable("hub", f"{wanted.url(endpoint)} has no known sha256, and the hub states none for it.")

@@ -66,10 +66,7 @@ def closing(footer: str) -> str:
 
 
 def model_note(tagger: str, labels: int | None = None) -> str:
-    """A note on how many names a tagger knows.
-
-    So a name that it does not know is not taken for a fault.
-    """
+    """A note on how many names a tagger knows. So a name that it does not know is not taken for a fault."""
     if tagger == "compact":
         return "The compact model knows a thousand names, those of ImageNet; RAM knows 4,585 tags."
     return "" if labels is None else f"{tagger} knows {counted(labels, 'tag')}."

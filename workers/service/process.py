@@ -75,10 +75,7 @@ def observed(
 
 
 def leave_at_once(number: int) -> NoReturn:
-    """End without draining, with exit code 130 or 143.
-
-    Safe at any moment: uncommitted work comes again.
-    """
+    """End without draining, with exit code 130 or 143. Safe at any moment: uncommitted work comes again."""
     flush_logs()
     os._exit(128 + number)
 

@@ -21,7 +21,7 @@ from workers.errors import Misconfigured
 from workers.models.bundle import LABELS, MANIFEST, WEIGHTS, Bundle
 from workers.models.dual import text as text_tower
 from workers.models.dual.config import KINDS
-from workers.models.label_file import read_examples, read_label_file
+from workers.models.labels import read_examples, read_label_file
 from workers.models.manifest import GOLDEN, PARENTS, Manifest, digest_of
 from workers.pipeline.journal import Journal
 from workers.settings import PREFIX, Settings

@@ -24,7 +24,7 @@ from workers.backends.kafka import (
     Reach,
     ensure_topics,
 )
-from workers.backends.kafka.group import GroupMember
+from workers.backends.kafka.topics import GroupMember
 from workers.cli import terminal
 from workers.cli.status import document, page
 from workers.cli.terminal import duration

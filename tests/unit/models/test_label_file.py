@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workers.errors import Misconfigured
-from workers.models.label_file import BACKGROUND, MOST_LABELS, TEMPLATES, read_label_file
+from workers.models.labels import BACKGROUND, MOST_LABELS, TEMPLATES, read_label_file
 
 WHOLE = """
 templates = ["a photo of a {}."]

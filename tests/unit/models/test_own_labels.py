@@ -17,7 +17,7 @@ from workers.models.device import choose_device
 from workers.models.dual.adapters import BACKGROUND, VECTORS, A, B, build_tagger
 from workers.models.dual.config import KINDS
 from workers.models.dual.text import TextEncoder, open_text
-from workers.models.label_file import read_label_file
+from workers.models.labels import read_label_file
 from workers.models.load import load_tagger
 from workers.models.manifest import LabelSource
 from workers.models.own_labels import GUESSES, by_rank, uncalibrated, with_calibration, with_own_labels

@@ -1,15 +1,18 @@
 """Apache Kafka by kafka-python: what other packages import of the Kafka modules."""
 
 from workers.backends.kafka.emitter import KafkaEmitter
-from workers.backends.kafka.group import GroupState, GroupWatch, Reach, group_watch
 from workers.backends.kafka.publisher import KafkaPublisher
 from workers.backends.kafka.reader import Extent, Tail, between, extents, first_times, offsets_at, tail
 from workers.backends.kafka.source import KafkaRecordSource
 from workers.backends.kafka.topics import (
+    GroupState,
+    GroupWatch,
+    Reach,
     TopicState,
     brokers,
     describe_topics,
     ensure_topics,
+    group_watch,
     max_message_bytes,
     require_topics,
 )

@@ -83,10 +83,7 @@ def plan(subsets: Sequence[Subset | None], every: Ids) -> list[Pass]:
 
 
 def _add(passes: list[Pass], new: Pass) -> None:
-    """Join the pass that grows least, or begin one.
-
-    Passes with more labels are there already.
-    """
+    """Join the pass that grows least, or begin one. Passes with more labels are there already."""
     shared = [(one.joined(new).rows - one.rows, place) for place, one in enumerate(passes)]
     extra, place = min(shared, default=(PASS_ROWS + new.rows, -1))
     if extra < PASS_ROWS + new.rows:

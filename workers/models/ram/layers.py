@@ -72,10 +72,7 @@ class SelfAttention(nn.Module):
         self.norm = nn.LayerNorm(width, eps=EPS)
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(rows, tokens, width) → query, key and value.
-
-        Each is (rows, heads, tokens, head width).
-        """
+        """(rows, tokens, width) → query, key and value. Each is (rows, heads, tokens, head width)."""
         rows, tokens, width = x.shape
         parts = self.qkv(x).view(rows, tokens, 3, self.heads, width // self.heads)
         query, key, value = parts.permute(2, 0, 3, 1, 4)

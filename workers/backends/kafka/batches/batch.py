@@ -152,10 +152,7 @@ def batches(data: bytes | bytearray | memoryview) -> Iterator[memoryview]:
 
 
 def _marked(record: ReadRecord, before: ReadRecord) -> ReadRecord:
-    """Mark a record that differs from the last in its key alone.
-
-    It shares the value of the one before.
-    """
+    """Mark a record that differs from the last in its key alone. It shares the value of the one before."""
     if record.offset != before.offset + 1 or record.value != before.value or record.headers != before.headers:
         return record
     if record.unreadable != before.unreadable:

@@ -59,10 +59,7 @@ def decompress(codec: int, data: bytes, limit: int) -> bytes | bytearray:
 
 
 def _gzip(data: bytes, _limit: int) -> Iterator[bytes]:
-    """Decompress in pieces: a member's rest is copied, and there are many.
-
-    A megabyte may have 50,000 members.
-    """
+    """Decompress in pieces: a member's rest is copied, and there are many. A megabyte may have 50,000 members."""
     view, at = memoryview(data), 0
     while at < len(view):
         member = zlib.decompressobj(wbits=31)
