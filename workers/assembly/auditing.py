@@ -14,16 +14,7 @@ from workers.assembly.topic_reading import drain
 from workers.audit.judge import CLOCKS_MS, OFFSETS, Judge, Reached, Topics
 from workers.audit.report import AuditReport
 from workers.audit.seen import Seen
-from workers.backends.kafka import (
-    Extent,
-    Reach,
-    TopicState,
-    between,
-    describe_topics,
-    extents,
-    group_watch,
-    offsets_at,
-)
+from workers.backends.kafka import Extent, Reach, TopicState, between, describe_topics, extents, group_watch, offsets_at
 from workers.backends.kafka.types import Isolation
 from workers.errors import Misconfigured
 from workers.settings import Settings

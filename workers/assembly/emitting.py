@@ -10,8 +10,7 @@ from contextlib import closing
 from schemas.printable import counted, printable
 from workers.assembly.clients import object_store, security, servers
 from workers.assembly.image_sources import BATCH, ImageSource, Outcome, StoredImage, batches, event_for
-from workers.assembly.pace import Pace
-from workers.assembly.progress import Counting, uncounted
+from workers.assembly.progress import Counting, Pace, uncounted
 from workers.backends.kafka import KafkaEmitter, require_topics
 from workers.errors import TagstreamError
 from workers.settings import Settings

@@ -32,7 +32,7 @@ from workers.pipeline.kind_role import KindRole
 from workers.pipeline.options import WorkerOptions
 from workers.pipeline.published import version_in
 from workers.ports import CorrectionLog, SystemClock
-from workers.republish.hidden import ReadTopic, Spans
+from workers.republish.passes import ReadTopic, Spans
 from workers.retag.changes import ChangesWriter, Numbering, PlannedChanges
 from workers.retag.current import CurrentSettings, UnloadedModel
 from workers.retag.plan_file import PlanFile, PlanHead, write_plan
@@ -132,7 +132,7 @@ def _head(report: PlanReport, current: CurrentSettings, state: TopicState, ends:
 def read_enriched(
     settings: Settings, take: Callable[[ReadRecord], None], spans: Spans | None, counting: Counting = uncounted
 ) -> None:
-    """`workers.republish.hidden.ReadTopic` on Kafka."""
+    """`workers.republish.passes.ReadTopic` on Kafka."""
     address, login, topic = servers(settings), security(settings), settings.output_topic
     if spans is None:
         reading = tail(address, [topic], start="beginning", follow=False, security=login)

@@ -36,10 +36,7 @@ def audit(
     ] = None,
     since: Annotated[
         str | None,
-        typer.Option(
-            metavar="TIME",
-            help="Begin at this time: 2026-01-31, 2026-01-31T08:00Z, or 90m, 12h, 7d ago.",
-        ),
+        typer.Option(metavar="TIME", help="Begin at this time: 2026-01-31, 2026-01-31T08:00Z, or 90m, 12h, 7d ago."),
     ] = None,
     until: Annotated[str | None, typer.Option(metavar="TIME", help="End at this time.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The report as one JSON document.")] = False,

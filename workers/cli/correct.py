@@ -34,14 +34,12 @@ def correct(
     ] = None,
     withdraw: Annotated[bool, typer.Option("--withdraw", help="Withdraw all corrections of the image.")] = False,
     sha256: Annotated[
-        str | None,
-        typer.Option(help="Hash of the image seen; other uploads under this key are not corrected."),
+        str | None, typer.Option(help="Hash of the image seen; other uploads under this key are not corrected.")
     ] = None,
     model: Annotated[str | None, typer.Option(metavar="DIGEST", help="Digest of the corrected tagger.")] = None,
     by: Annotated[str | None, typer.Option(metavar="NAME", help="Name of the person.")] = None,
     file: Annotated[
-        Path | None,
-        typer.Option("--file", "-f", help="File of JSON lines in the schema image-correction/1; -: stdin."),
+        Path | None, typer.Option("--file", "-f", help="File of JSON lines in the schema image-correction/1; -: stdin.")
     ] = None,
     topic: Annotated[
         str | None, typer.Option(help=f"Default: TAGSTREAM_CORRECTIONS_TOPIC, or {DEFAULT_TOPIC}.")

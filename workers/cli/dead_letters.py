@@ -40,8 +40,7 @@ Since = Annotated[
 ]
 Until = Annotated[str | None, typer.Option(metavar="TIME", help="Only before this time.")]
 Keys = Annotated[
-    str | None,
-    typer.Option("--key", metavar="GLOB", help="Only keys that match, such as 'photos/2024/*'."),
+    str | None, typer.Option("--key", metavar="GLOB", help="Only keys that match, such as 'photos/2024/*'.")
 ]
 
 
@@ -257,11 +256,7 @@ def send_back(settings: Settings, dead_letters: Sequence[DeadLetterRecord], rate
 
 
 def _choice(
-    reasons: Sequence[str] | None,
-    wants: Sequence[str] | None,
-    since: str | None,
-    until: str | None,
-    key: str | None,
+    reasons: Sequence[str] | None, wants: Sequence[str] | None, since: str | None, until: str | None, key: str | None
 ) -> Choice:
     from schemas.dead_letter import REASONS
     from workers.assembly.replay import Choice

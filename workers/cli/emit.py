@@ -37,8 +37,7 @@ def emit(
     bucket: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME",
-            help="Default: the only one of TAGSTREAM_BUCKETS. With a folder, a missing bucket is made.",
+            metavar="NAME", help="Default: the only one of TAGSTREAM_BUCKETS. With a folder, a missing bucket is made."
         ),
     ] = None,
     prefix: Annotated[str, typer.Option(metavar="P", help="Beginning of the keys.")] = "",
@@ -76,7 +75,7 @@ def emit(
     """
     from workers.assembly.emitting import Emission
     from workers.assembly.image_sources import OTHER_CONTENT, BucketSource, FolderSource
-    from workers.assembly.pace import Pace, require_rate
+    from workers.assembly.progress import Pace, require_rate
 
     settings = needed("kafka_servers", "s3_endpoint")
     require_rate(rate)

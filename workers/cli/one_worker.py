@@ -99,10 +99,7 @@ class _Process:
             uses = {use: getattr(self._settings, use) for use in USES} | {**self._settings.roles}
             logger.info("loading the models: %s", ", ".join(f"{use} {bundle}" for use, bundle in uses.items()))
             worker = compose(
-                self._settings,
-                transactional_id=transactional_id,
-                stopping=self._stopping.is_set,
-                models=self._models,
+                self._settings, transactional_id=transactional_id, stopping=self._stopping.is_set, models=self._models
             )
             self._worker = worker
             set_apart_what_is_loaded()

@@ -135,7 +135,7 @@ def go(
     [dim]Accepted images only:[/]  tagstream retag go plan.jsonl --only choices.jsonl
     """
     from workers.assembly.choices import Choices
-    from workers.assembly.pace import Pace, require_rate
+    from workers.assembly.progress import Pace, require_rate
     from workers.assembly.retagging import carry_out, chosen
     from workers.retag.plan_file import PlanFile
 

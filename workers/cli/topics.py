@@ -25,8 +25,7 @@ divisors."""
 app = typer.Typer(help="Make the settings' topics, and check existing ones.", no_args_is_help=True)
 
 Replication = Annotated[
-    int | None,
-    typer.Option(metavar="N", min=1, max=100, help="Copies of each partition. Default: 3, or one a broker."),
+    int | None, typer.Option(metavar="N", min=1, max=100, help="Copies of each partition. Default: 3, or one a broker.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document.")]
 
@@ -91,10 +90,7 @@ def check(
     partitions: Annotated[
         int | None,
         typer.Option(
-            metavar="N",
-            min=1,
-            max=10_000,
-            help="Least partitions of input and output topics. Default: any number.",
+            metavar="N", min=1, max=10_000, help="Least partitions of input and output topics. Default: any number."
         ),
     ] = None,
     replication: Replication = None,
@@ -129,11 +125,7 @@ def _document(topic: WantedTopic, state: TopicState | None) -> dict[str, Any]:
     known = {"topic": topic.name, "role": topic.role, "exists": state is not None}
     if state is None:
         return known
-    return known | {
-        "partitions": state.partitions,
-        "replication": state.replication,
-        "settings": dict(state.settings),
-    }
+    return known | {"partitions": state.partitions, "replication": state.replication, "settings": dict(state.settings)}
 
 
 def _table(wanted: Sequence[WantedTopic], found: dict[str, TopicState], made: Sequence[str] | None = None) -> Table:

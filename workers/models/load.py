@@ -8,12 +8,16 @@ group `tagstream.models`, whose name is the kind and whose value is a module wit
 
 and, where not every bundle has all these uses, `uses_of(bundle) -> Collection[str]`. An added role
 (`schemas.result_kinds`) is a use too, which its kind builds.
+
+A package makes bundles of files that it knows, such as wheels, by an entry point of the group `tagstream.importers`;
+its value is a function as `Importer`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -25,8 +29,10 @@ from workers.models.compact import compact_bundle
 from workers.models.device import Device, Execution, Precision, choose_device
 from workers.models.dual.config import KINDS
 from workers.models.execution import keep_in
+from workers.models.files import require_sha256
 from workers.models.labels import label_ids
 from workers.models.precision import Tuned, resolve
+from workers.models.pull import Progress
 from workers.models.ram.config import PUBLISHED
 from workers.models.result_kinds import added_kinds, kind_of
 from workers.models.tune import USES, Agreement, Trial, tune, use_named
@@ -205,3 +211,44 @@ def _module(kind: str) -> object:
         return point.load()
     except ImportError as error:
         raise Misconfigured(f"The builder of {kind!r} ({point.value}) does not import: {error}.") from error
+
+
+IMPORTERS = "tagstream.importers"
+
+
+class Importer(Protocol):
+    def __call__(self, file: Path, out: Path, *, progress: Progress, replace_existing: bool) -> Bundle | None:
+        """Make a bundle of a file; None: the file is not one of this importer's.
+
+        Args:
+            file: any file at all; ask its name, size or sha256 before reading it whole.
+            out: the bundle's folder, for `Bundle.write`.
+
+        Raises:
+            Misconfigured: the file is this importer's and damaged, or of another version. Nothing is left behind.
+        """
+
+
+def import_added(
+    file: Path, out: Path, *, sha256: str | None, progress: Progress, replace_existing: bool
+) -> Bundle | None:
+    """The bundle of the first importer that knows the file, or None.
+
+    Raises:
+        Misconfigured: no such file, another sha256, a package that does not import, or as `Importer`.
+    """
+    points = sorted(entry_points(group=IMPORTERS), key=lambda point: point.name)
+    if not points:
+        return None
+    if not file.is_file():
+        raise Misconfigured(f"{file} is no file.")
+    if sha256 is not None:
+        require_sha256(file, sha256, partial(progress, "reading the file"))
+    for point in points:
+        try:
+            importer: Importer = point.load()
+        except ImportError as error:
+            raise Misconfigured(f"The importer {point.name!r} ({point.value}) does not import: {error}.") from error
+        if (made := importer(file, out, progress=progress, replace_existing=replace_existing)) is not None:
+            return made
+    return None

@@ -13,8 +13,7 @@ from workers.pipeline.commit.work import close_quietly
 from workers.pipeline.options import WorkerOptions
 from workers.pipeline.stages.stage import StageQueue
 from workers.ports import Clock, Publisher, RecordSource
-from workers.republish.hidden import ReadTopic, publish_hidden
-from workers.republish.passes import Bounds
+from workers.republish.passes import Bounds, ReadTopic, publish_hidden
 from workers.retag.plan_file import PlanFile
 from workers.retag.planned_work import FATES, Pacing, PlannedWork
 from workers.retag.remake import Remaker

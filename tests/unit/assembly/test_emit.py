@@ -9,7 +9,7 @@ import pytest
 from schemas.image_event import ImageEvent, parse_message
 from tests.unit.cli.conftest import Tagstream
 from workers.assembly.image_sources import FolderSource, StoredImage, batches, event_for
-from workers.assembly.pace import Pace
+from workers.assembly.progress import Pace
 from workers.cli.terminal import counting
 from workers.errors import Misconfigured
 

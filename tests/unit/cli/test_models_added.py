@@ -13,7 +13,7 @@ from sharpness.model import make_bundle
 from tests.unit.cli.conftest import Tagstream
 from tests.unit.models.tiny import tiny_bundle
 from workers.errors import MISCONFIGURED
-from workers.models import importers, result_kinds, tune
+from workers.models import load, result_kinds, tune
 from workers.models.bundle import Bundle
 from workers.models.files import sha256_of
 from workers.models.pull import Progress
@@ -32,8 +32,9 @@ def _importers(monkeypatch: pytest.MonkeyPatch) -> None:
 
     module.of_none, module.of_tiny = of_none, of_tiny  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    points = [EntryPoint(name, f"{module.__name__}:{name}", importers.GROUP) for name in ("of_tiny", "of_none")]
-    monkeypatch.setattr(importers, "entry_points", lambda group: EntryPoints(points))
+    points = [EntryPoint(name, f"{module.__name__}:{name}", load.IMPORTERS) for name in ("of_tiny", "of_none")]
+    found = {load.IMPORTERS: EntryPoints(points)}
+    monkeypatch.setattr(load, "entry_points", lambda group, **_: found.get(group, EntryPoints()))
 
 
 @pytest.mark.usefixtures("_importers")

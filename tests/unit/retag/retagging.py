@@ -16,9 +16,9 @@ from tagstream_testing.memory import ManualClock, MemoryCorrections
 from tagstream_testing.memory_kafka import MemoryBroker, MemoryPublisher
 from tests.support.harness import QuickSource
 from tests.unit.retag.stored import outcome, retraction, today
-from workers.assembly.pace import Pace
+from workers.assembly.progress import Pace
 from workers.pipeline.options import WorkerOptions
-from workers.republish.hidden import Spans
+from workers.republish.passes import Spans
 from workers.retag.current import CurrentSettings
 from workers.retag.plan_file import PlanFile, PlanHead, write_plan
 from workers.retag.plan_run import PlanRun, RunReport

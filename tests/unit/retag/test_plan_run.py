@@ -17,7 +17,7 @@ from tagstream_testing.memory_kafka import Fault
 from tests.unit.retag.retagging import EVENTS, TOPIC, Retagging, V
 from tests.unit.retag.stored import outcome, today
 from workers.errors import Broken, Misconfigured
-from workers.republish.hidden import Stale
+from workers.republish.passes import Stale
 from workers.retag.plan_run import PlanRun
 from workers.retag.planned_work import event_id
 from workers.types import Partition
