@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import pytest
 
 from schemas.dead_letter import Failure, Reason
 from schemas.enriched_image import EnrichedImage, PaidTokens
+from tagstream_testing.memory import MemoryResultCache
 from tests.support.harness import BUCKET, POISON, Harness, png
 from tests.support.manual_pipeline import ManualPipeline
 from tests.support.measured import measuring
@@ -84,6 +85,13 @@ def test_a_waiting_image_holds_its_jpeg_alone_and_is_no_suspect(tmp_path: Path) 
     captioner.asked[0].future.set_result(an_answer())
     manual.turn()
     assert (sorted(manual.done), manual.in_flight, budget.used) == ([(0, 0, 0), (0, 1, 0)], {}, 0)
+
+
+def test_a_suspect_that_waits_has_come_through(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    Journal(path).enter(Coordinates("images", 0, 0, 0))
+    send(ManualPipeline(remote=PlayedCaptioner(), journal=path), "a")
+    assert Journal(path).suspects == frozenset()
 
 
 def test_images_of_other_partitions_do_not_wait_and_those_behind_keep_their_order() -> None:
@@ -181,12 +189,24 @@ def test_an_answer_is_cached_and_costs_nothing_again() -> None:
     assert [(hit, caption and caption.usage is None) for hit, caption in found] == [("miss", False), ("hit", True)]
 
 
-def test_a_late_answer_is_cached() -> None:
-    captioner = PlayedCaptioner(AWAY)
-    manual = ManualPipeline(remote=captioner)
+class _Watched(MemoryResultCache):
+    def __init__(self) -> None:
+        super().__init__()
+        self.written: list[str] = []
+
+    def remember(self, values: Mapping[str, bytes], fields: Mapping[tuple[str, str], bytes]) -> None:
+        self.written += [key.split(":")[1] for key in values]
+        super().remember(values, fields)
+
+
+def test_a_late_answer_is_cached_and_nothing_else() -> None:
+    captioner, cache = PlayedCaptioner(AWAY), _Watched()
+    manual = ManualPipeline(remote=captioner, cache=cache)
     send(manual, "a")
+    cache.written.clear()
     captioner.asked[0].late(an_answer("a late dog"))
     manual.turn()
+    assert cache.written == ["caption"]
     send(manual, "b")
     partial, whole = enriched(manual)
     assert (partial.status, whole.status, len(captioner.asked)) == ("partial", "complete", 1)
@@ -211,10 +231,11 @@ def test_a_prompt_without_tags_needs_none_and_names_none() -> None:
     manual = ManualPipeline(remote=captioner)
     send(manual, "a", options={"want": ["caption"]})
     send(manual, "b", options={"want": ["caption"], "guide_tags": ["beagle"]})
-    first, second = enriched(manual)
+    send(manual, "c", BLUE, options={"want": ["caption"], "guide_tags": ["beagle"]})
+    first, second, _ = enriched(manual)
     assert first.caption is not None
     assert (first.caption.guided_by, second.cache.caption) == ((), "hit")
-    assert ([asked.tags for asked in captioner.asked], manual.tagger.batches) == ([()], [])
+    assert ([asked.tags for asked in captioner.asked], manual.tagger.batches) == ([(), ()], [])
 
 
 def test_an_image_that_lacks_its_caption_alone_goes_past_the_device() -> None:
@@ -222,8 +243,9 @@ def test_an_image_that_lacks_its_caption_alone_goes_past_the_device() -> None:
     manual = ManualPipeline(remote=captioner)
     send(manual, "a")
     captioner.answer = an_answer()
-    send(manual, "b")
-    assert manual.tagger.batches == [1]
+    with measuring(metrics.BATCHES) as measured:
+        send(manual, "b")
+        assert measured.total(metrics.BATCHES) is None
     assert [image.status for image in enriched(manual)] == ["partial", "complete"]
 
 

@@ -103,7 +103,6 @@ class WaitStage(QueueStage):
         unanswered = [
             Failure(index=image.event.index, stage="caption", reason=why.reason, detail=why.detail, want=role.name)
             for role in self._roles.awaited(image)
-            if role.name in image.event.options.want
         ]
         self._finish((replace(known, unanswered=tuple(unanswered)),))
 
