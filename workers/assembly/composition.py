@@ -12,6 +12,7 @@ from schemas.enriched_image import USES
 from workers import __version__
 from workers.assembly.clients import corrections, object_store, publisher, record_source, result_cache
 from workers.assembly.decoders import allowed_names, intake, judge, limits, profiles, scale_of_facts
+from workers.assembly.remote import kind_of_fields, remote_captioner
 from workers.errors import Unavailable
 from workers.models.device import choose_device
 from workers.models.load import load
@@ -50,8 +51,18 @@ def compose(
     said = corrections(settings)
     template = TemplateCaptioner() if settings.captioner == "template" else None
     added = added_roles(settings, models)
-    roles = make_roles(models, template, said, keep_scores=settings.keep_scores, facts=settings.facts, added=added)
-    transforms = list(dict.fromkeys(role.model.transform for role in roles.models))
+    remote = remote_captioner(settings)
+    roles = make_roles(
+        models,
+        template,
+        said,
+        keep_scores=settings.keep_scores,
+        facts=settings.facts,
+        added=added,
+        remote=remote,
+        fields=kind_of_fields(remote),
+    )
+    transforms = list(dict.fromkeys(role.model.transform for role in roles.kept))
     device = choose_device(settings.device, threads=settings.part.threads, share=1 / settings.part.of).name
     store = object_store(settings)
     options = worker_options(settings, models.get("tagger"), transactional_id)
@@ -126,8 +137,10 @@ def patiently(make: Callable[[], Made], stopping: Callable[[], bool]) -> Made:
 def banner(settings: Settings, models: ModelsByUse, device: str) -> str:
     """One log line: version, models, device, topics, group and delivery."""
     by_use: Any = models
+    elsewhere = {"captioner": f"{settings.caption_model} at {settings.captioner}"} if settings.captioner_address else {}
     used = ", ".join(
-        f"{use} {_model(by_use[use]) if use in by_use else getattr(settings, use)}" for use in (*USES, *settings.roles)
+        f"{use} {_model(by_use[use]) if use in by_use else elsewhere.get(use) or getattr(settings, use)}"
+        for use in (*USES, *settings.roles)
     )
     if settings.sample < 1:
         used += f", a sample of {settings.sample:.2%} of the objects"

@@ -12,9 +12,11 @@ from sharpness import SharpnessKind
 from sharpness.model import make_bundle
 from tests.support.harness import ColourTagger, EchoCaptioner
 from tests.support.images import encoded
+from tests.support.kinds import given_kinds
+from tests.support.remote import AnyFields, Counted, PlayedCaptioner
 from tests.unit.intake.deadly import job
 from workers import __version__
-from workers.assembly import clients, composition, decoders
+from workers.assembly import clients, composition, decoders, remote
 from workers.assembly.composition import banner
 from workers.backends.scoped_cache import NoCache, ScopedCache
 from workers.errors import Misconfigured, Unavailable
@@ -228,6 +230,38 @@ def test_roles_are_loaded_in_order_and_named(tmp_path: Path, monkeypatch: pytest
     assert [role.model for role in composition.added_roles(chosen, models)] == [models["first"], models["second"]]
     said = banner(chosen, models, "Some CPU")
     assert f"captioner template, first sharpness {bundle.digest[:12]} (fp32, batches of up to 5), second " in said
+
+
+ELSEWHERE = {"captioner": "https://captions.example/v1", "caption_model": "Qwen3-VL-8B"}
+
+
+def test_an_address_is_named_with_its_model_and_loads_none() -> None:
+    said = banner(settings(**ELSEWHERE), ModelsByUse(tagger=ColourTagger()), "Some CPU")
+    assert ", captioner Qwen3-VL-8B at https://captions.example/v1, on Some CPU; " in said
+    assert settings(**ELSEWHERE).bundles().keys() == {"tagger"}
+
+
+def test_an_address_alone_brings_a_captioner_from_elsewhere_and_its_kind_of_fields(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = PlayedCaptioner(fields=Counted)
+    given: list[Settings] = []
+
+    def make(chosen: Settings) -> PlayedCaptioner:
+        given.append(chosen)
+        return made
+
+    points = [SimpleNamespace(load=lambda: make)]
+    monkeypatch.setattr(remote, "entry_points", lambda group, name: points if name == "address" else [])
+    assert remote.remote_captioner(settings()) is None
+    assert remote.remote_captioner(settings(**ELSEWHERE)) is made
+    assert given == [settings(**ELSEWHERE)]
+    with given_kinds(AnyFields):
+        assert isinstance(remote.kind_of_fields(made), AnyFields)
+        assert remote.kind_of_fields(PlayedCaptioner()) is remote.kind_of_fields(None) is None
+    points.clear()
+    with pytest.raises(Misconfigured, match="tagstream-remote is not installed"):
+        remote.remote_captioner(settings(**ELSEWHERE))
 
 
 def test_a_sample_is_named_with_its_share() -> None:

@@ -1,0 +1,36 @@
+"""The captioner of an address, from the package that asks it."""
+
+from __future__ import annotations
+
+from importlib.metadata import entry_points
+from typing import Final
+
+from schemas.result_kinds import ResultKind
+from workers.errors import not_installed
+from workers.models.result_kinds import added_kinds
+from workers.ports import RemoteCaptioner
+from workers.settings import FIELDS_KIND, Settings
+
+GROUP: Final = "tagstream.captioners"
+
+
+def remote_captioner(settings: Settings) -> RemoteCaptioner | None:
+    """The captioner of TAGSTREAM_CAPTIONER; None: that is no address.
+
+    It asks nothing before its first `ask`.
+
+    Raises:
+        Misconfigured: the package is not installed, or one of its settings is wrong.
+    """
+    if settings.captioner_address is None:
+        return None
+    points = entry_points(group=GROUP, name="address")
+    if not points:
+        raise not_installed("tagstream-remote")
+    captioner: RemoteCaptioner = next(iter(points)).load()(settings)
+    return captioner
+
+
+def kind_of_fields(captioner: RemoteCaptioner | None) -> ResultKind | None:
+    """The kind of the fields of its answers; None: they have none."""
+    return None if captioner is None or captioner.fields is None else added_kinds().get(FIELDS_KIND)
