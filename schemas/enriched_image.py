@@ -225,9 +225,7 @@ class CaptionText(_Exact):
     """A sentence about the image."""
 
     text: str
-    score: float | None = Field(
-        default=None, description="Mean log-probability of its tokens; null for a template and a service."
-    )
+    score: float | None = Field(default=None, description="Mean log-probability of its tokens; null: it has none.")
     method: str = Field(description="How it was made: template, greedy, beam, or remote, by a service.")
     guided_by: tuple[str, ...] = Field(
         default=(), fail_fast=True, description="The tag names that it was written under."
@@ -381,8 +379,7 @@ class EnrichedImage(_Output):
     missing: Annotated[tuple[MissingResult, ...], Field(fail_fast=True)] | None = Field(
         default=None,
         exclude_if=lambda value: value is None,
-        description="All results that a partial image lacks; the first has its `reason`. Absent: it is complete, or an "
-        "older message.",
+        description="All results that a partial image lacks. Absent: it is complete, or an older message.",
     )
     event: EventRef
     source: Source
@@ -422,8 +419,6 @@ class EnrichedImage(_Output):
     def _coherent(self) -> Self:
         if (self.status == "partial") != (self.reason is not None):
             raise ValueError("a partial image has a reason, a complete one has none")
-        if self.missing is not None and self.status == "complete":
-            raise ValueError("a complete image lacks no result")
         scores = [tag.score for tag in self.tags]
         if scores != sorted(scores, reverse=True):
             raise ValueError("tags come by score, best first")
@@ -522,11 +517,7 @@ def output_of(document: object) -> EnrichedImage | Retraction | Skip:
 def reasons_in(document: Mapping[str, Any]) -> frozenset[Any]:
     """Why a partial image lacks results; empty for other outcomes.
 
-    Args:
-        document: an outcome as JSON values, unchecked.
-
-    Raises:
-        KeyError, TypeError: `reason` or `missing` is of another shape.
+    The document is unchecked JSON values. Raises KeyError, TypeError: it is of another shape.
     """
     if document.get("status") != "partial":
         return frozenset()

@@ -11,10 +11,8 @@ from tests.unit.retag.retagging import Retagging
 from tests.unit.retag.stored import outcome, today
 from tests.unit.retag.test_remake import SCORES, changes, need, new_event, remade
 from workers.errors import Unanswered
-from workers.retag.current import differences
 from workers.retag.remake import SAME
 
-WANT = ("tags", "caption", "fields")
 FIELDS = {"people": 2, "place": "a beach"}
 
 
@@ -38,6 +36,7 @@ def test_a_services_caption_of_today_is_unchanged_though_its_outcome_was_paid_fo
     document, headers = made(tmp_path, Service())
     assert document["caption"]["usage"] == {"prompt": 72, "completion": 9}
     assert remade(today(tmp_path, service=Service()), (document, headers)) is SAME
+    assert changes(today(tmp_path, service=Service(), parents=True), (document, headers)) == ("tags",)
 
 
 def test_a_services_caption_is_kept_under_new_tags_and_costs_nothing_again(tmp_path: Path) -> None:
@@ -50,18 +49,11 @@ def test_a_services_caption_is_kept_under_new_tags_and_costs_nothing_again(tmp_p
     assert service.asked == []
 
 
-def test_a_caption_whose_tags_change_nothing_that_is_shown_stays(tmp_path: Path) -> None:
-    now = today(tmp_path, service=Service(), thresholds=0.55)
-    assert remade(now, made(tmp_path, Service())) is SAME
-    assert changes(today(tmp_path, service=Service(), parents=True), made(tmp_path, Service())) == ("tags",)
-
-
 @pytest.mark.parametrize(
     ("then", "now", "thresholds", "reason"),
     [
         (Service(), Service(), 0.3, "guide"),
         (unguided(), unguided("8" * 64), 0.5, "captioner"),
-        (unguided(fields=Counted), unguided("8" * 64, fields=Counted), 0.5, "captioner"),
     ],
 )
 def test_another_model_prompt_or_guide_needs_the_image(
@@ -72,28 +64,14 @@ def test_another_model_prompt_or_guide_needs_the_image(
     assert now.asked == []
 
 
-def test_a_service_takes_over_from_a_template_by_the_image_and_a_template_from_a_service_without_it(
-    tmp_path: Path,
-) -> None:
-    assert need(today(tmp_path, service=unguided()), outcome(today(tmp_path / "then"), SCORES)) == "captioner"
-    event = new_event(today(tmp_path), made(tmp_path, unguided()))
-    assert event.caption is not None
-    assert (event.caption.method, event.caption.model, event.models.captioner) == ("template", None, None)
-
-
 def test_fields_of_the_same_answer_are_kept_and_others_need_the_image(tmp_path: Path) -> None:
-    with_fields: Any = {"answer": an_answer(fields=FIELDS), "want": WANT}
-    found = made(tmp_path, unguided(fields=Counted), **with_fields)
+    answer = an_answer(fields=FIELDS)
+    found = made(tmp_path, unguided(fields=Counted), answer=answer, want=("tags", "caption", "fields"))
     event = new_event(today(tmp_path, service=unguided(fields=Counted), thresholds=0.3), found)
     assert event.results is not None
     assert event.results["fields"].value == FIELDS
-    alone = made(tmp_path, unguided(fields=Counted), **with_fields | {"want": ("tags", "fields")})
+    alone = made(tmp_path, unguided(fields=Counted), answer=answer, want=("tags", "fields"))
     assert need(today(tmp_path, service=unguided("8" * 64, fields=Counted)), alone) == "results"
-
-
-def test_a_plan_tells_another_service_by_its_digest(tmp_path: Path) -> None:
-    then, now = today(tmp_path, service=Service()), today(tmp_path, service=Service("8" * 64))
-    assert differences(then.parts, now.parts) == [f"captioner was {'9' * 12} and is {'8' * 12}"]
 
 
 def test_a_plan_asks_for_the_images_without_a_caption_and_keeps_all_others(tmp_path: Path) -> None:
