@@ -44,7 +44,7 @@ class ResultKind(ABC):
     result: ClassVar[type[BaseModel]]
     """The result as outcomes publish it: a JSON object."""
     bundle_kind: ClassVar[str]
-    """The `kind` of the bundles that `build` takes."""
+    """The `kind` of the bundles that `build` takes; empty: no bundle makes it, and `build` says what does."""
     template: ClassVar[str] = ""
     """A part of a Jinja template in SVG, drawn over the picture on its page. It gets `result` as JSON values. Lengths
     are pixels of the stored file; the page turns them as the image's orientation says. Empty: nothing is drawn."""

@@ -22,7 +22,7 @@ class FieldsKind(ResultKind):
 
     name: ClassVar[str] = FIELDS_KIND
     result: ClassVar[type[BaseModel]] = CaptionFields
-    bundle_kind: ClassVar[str] = "caption-fields"
+    bundle_kind: ClassVar[str] = ""
 
     def words(self, result: dict[str, Any]) -> str:
         return "\n".join(value for value in result.values() if isinstance(value, str))

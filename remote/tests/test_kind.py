@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 from tagstream_remote.kind import CaptionFields, FieldsKind
 
+from tests.unit.models.tiny import tiny_bundle
 from workers.errors import Misconfigured
-from workers.models.result_kinds import added_kinds
+from workers.models.result_kinds import added_kinds, kind_of
 
 VALUE = {"colour": "red", "people": 3, "copy": "a sign"}
 
@@ -31,6 +33,6 @@ def test_other_values_are_invalid(wrong: Any) -> None:
         CaptionFields.model_validate(wrong)
 
 
-def test_no_bundle_makes_fields() -> None:
+def test_no_bundle_makes_fields(tmp_path: Path) -> None:
     with pytest.raises(Misconfigured, match="TAGSTREAM_CAPTIONER"):
-        FieldsKind().build(None, None, None)
+        kind_of("fields", tiny_bundle(tmp_path / "tiny"))

@@ -180,7 +180,7 @@ def open_bundle(name_or_folder: str | Path, cache_dir: Path | None = None) -> Bu
 def kinds() -> list[str]:
     """Every kind of bundle that can be built here."""
     others = {point.name for point in entry_points(group=GROUP)}
-    return sorted({*BUILDERS, *others, *(kind.bundle_kind for kind in added_kinds().values())})
+    return sorted({*BUILDERS, *others, *(kind.bundle_kind for kind in added_kinds().values())} - {""})
 
 
 def _builder(bundle: Bundle, use: str) -> Build:

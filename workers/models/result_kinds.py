@@ -22,7 +22,7 @@ def kind_of(role: str, bundle: Bundle) -> ResultKind:
     """The kind of a role, which builds this bundle's model.
 
     Raises:
-        Misconfigured: no package adds the role, or it takes bundles of another kind.
+        Misconfigured: no package adds the role, or it takes bundles of another kind, or none.
     """
     known = added_kinds()
     if role not in known:
@@ -31,6 +31,8 @@ def kind_of(role: str, bundle: Bundle) -> ResultKind:
             f"{nearest(role, known)}"
         )
     kind = known[role]
+    if not kind.bundle_kind:
+        kind.build(bundle, None, None)  # which says what gives this result
     if bundle.manifest.kind != kind.bundle_kind:
         raise Misconfigured(
             f"{setting_of(role)}: {bundle.folder} is a bundle of the kind {bundle.manifest.kind!r}; this role "
