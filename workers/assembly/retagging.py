@@ -20,6 +20,7 @@ from workers.assembly.choices import Choices
 from workers.assembly.clients import corrections, own_publisher, record_source, security, servers
 from workers.assembly.decoders import allowed_names, profiles
 from workers.assembly.progress import Counting, uncounted
+from workers.assembly.remote import kind_of_fields, remote_captioner
 from workers.assembly.requirements import opened
 from workers.assembly.topic_reading import Foreign, drain, read_topic
 from workers.assembly.topics import state_of
@@ -47,10 +48,10 @@ from workers.types import Partition, ReadRecord
 
 
 def current_settings(settings: Settings) -> CurrentSettings:
-    """The settings of a retag, from the bundles' files.
+    """The settings of a retag, from the bundles' files. An address tells its digest, and is not called.
 
     Raises:
-        Misconfigured: a bundle, or a file of labels or profiles, can't be used.
+        Misconfigured: a bundle, an address's setting, or a file of labels or profiles, can't be used.
     """
     models: dict[str, UnloadedModel] = {}
     added: list[KindRole] = []
@@ -60,10 +61,11 @@ def current_settings(settings: Settings) -> CurrentSettings:
         models[use] = UnloadedModel(bundle, allowed_names(settings) if use == "tagger" else None)
         if use in settings.roles:
             added.append(KindRole(kind_of(use, bundle), models[use]))
-    tagger = models.get("tagger")
+    tagger, remote = models.get("tagger"), remote_captioner(settings)
     template = TemplateCaptioner() if settings.captioner == "template" else None
     want = Options.model_validate({"want": settings.want}).want
-    return CurrentSettings(tagger, models.get("captioner"), template, profiles(settings, tagger), want, tuple(added))
+    captioner, thresholds = models.get("captioner", remote), profiles(settings, tagger)
+    return CurrentSettings(tagger, captioner, template, thresholds, want, tuple(added), kind_of_fields(remote))
 
 
 def make_plan(

@@ -6,12 +6,15 @@ from typing import Any
 import pytest
 
 from schemas.dead_letter import Failure, Reason
-from tests.support.remote import Counted, PlayedCaptioner, an_answer
+from tests.support.kinds import given_kinds
+from tests.support.remote import AnyFields, Counted, PlayedCaptioner, an_answer
 from tests.unit.retag.retagging import Retagging
-from tests.unit.retag.stored import outcome, today
+from tests.unit.retag.stored import bundle, outcome, today
 from tests.unit.retag.test_remake import SCORES, changes, need, new_event, remade
+from workers.assembly import retagging
 from workers.errors import Unanswered
 from workers.retag.remake import SAME
+from workers.settings import Settings
 
 FIELDS = {"people": 2, "place": "a beach"}
 
@@ -72,6 +75,19 @@ def test_fields_of_the_same_answer_are_kept_and_others_need_the_image(tmp_path: 
     assert event.results["fields"].value == FIELDS
     alone = made(tmp_path, unguided(fields=Counted), answer=answer, want=("tags", "fields"))
     assert need(today(tmp_path, service=unguided("8" * 64, fields=Counted)), alone) == "results"
+
+
+def test_a_plan_reads_the_digest_of_an_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    service, address = unguided(fields=Counted), "http://127.0.0.1:9/v1"
+    monkeypatch.setattr(retagging, "opened", {"tiny": bundle(tmp_path)}.__getitem__)
+    monkeypatch.setattr(retagging, "remote_captioner", lambda settings: service if settings.captioner_address else None)
+    settings = Settings(tagger="tiny", captioner=address, caption_model="vlm", caption_wait_s=1)
+    with given_kinds(AnyFields):
+        current = retagging.current_settings(settings)
+    assert (current.parts["captioner"], current.template) == (service.digest, None)
+    assert [role.name for role in current.roles().waiting] == ["caption", "fields"]
+    assert retagging.current_settings(Settings(tagger="tiny")).parts["captioner"] == "template"
+    assert service.asked == []
 
 
 def test_a_plan_asks_for_the_images_without_a_caption_and_keeps_all_others(tmp_path: Path) -> None:
