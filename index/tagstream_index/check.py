@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from psycopg import Cursor, IsolationLevel, sql
+from psycopg.rows import dict_row
 
 from schemas.printable import counted
 from tagstream_index import left_out
@@ -79,7 +80,9 @@ _UNREADABLE: Final = f"""
 insert into differing select subject, 'last_modified can''t be read'
 from {{schema}}.image where not gone and not {readable("last_modified")}
 """
-_SUBJECTS: Final = "select subject, array_agg(field order by field) from differing group by 1 order by 1 limit %s"
+_SUBJECTS: Final = b"""
+select subject, array_agg(field order by field) as fields from differing group by 1 order by 1 limit %s
+"""
 
 
 @dataclass
@@ -111,8 +114,8 @@ class Check:
             self._connection.execute(STAGING)
             self._execute(_TABLES)
             before = self._indexed(state.id)
-            loader = self._loader()
-            self._read(loader, {}, before)
+            self._loader = loader = Loader(self._spaces(), self._keep)
+            self._read({}, before)
             self._connection.isolation_level = IsolationLevel.REPEATABLE_READ
             with self._connection.transaction():
                 # In this snapshot the tables are at these offsets.
@@ -121,7 +124,7 @@ class Check:
                 if loader.spaces.beside != beside:
                     raise Unavailable("postgresql", "the tables were swapped meanwhile", advice="Check again.")
                 if indexed != before:
-                    self._read(loader, before, indexed)
+                    self._read(before, indexed)
                 return self._compare(loader.records, compacted=state.settings.get("cleanup.policy") == "compact")
 
     def _execute(self, statements: str, values: Mapping[str, Any] | None = None, number: int = 0) -> Cursor[Any]:
@@ -148,28 +151,23 @@ class Check:
             self._vectors.add(number)
         return spaces
 
-    def _loader(self) -> Loader:
-        def keep(row: Row) -> Row:
-            known = row.vector is not None and row.vector[:2] in loader.spaces.known
-            return row._replace(outcome=None, stored_scores=None, vector=row.vector if known else None)
+    def _keep(self, row: Row) -> Row:
+        known = row.vector is not None and row.vector[:2] in self._loader.spaces.known
+        return row._replace(outcome=None, stored_scores=None, vector=row.vector if known else None)
 
-        loader = Loader(self._spaces(), keep)
-        return loader
-
-    def _read(self, loader: Loader, begin: Mapping[Partition, int], end: Mapping[Partition, int]) -> None:
+    def _read(self, begin: Mapping[Partition, int], end: Mapping[Partition, int]) -> None:
         def take(record: ReadRecord) -> None:
             if record.offset < end.get(Partition(record.topic, record.partition), 0):
-                loader.take(record)
+                self._loader.take(record)
 
         foreign = read_topic(self.settings, self._topic, take, at=begin, counting=self.counting)
         for line in foreign.notes("not outcomes"):
             self.note(line)
-        loader.finish()
+        self._loader.finish()
 
     def _compare(self, records: int, *, compacted: bool) -> dict[str, Any]:
-        alone = self._connection.execute("select from progress where topic <> %s limit 1", (self._topic,)).rowcount == 0
-        whole = compacted and alone
-        values = {"whole": whole, "columns": list(_COLUMNS)}
+        others = self._connection.execute("select from progress where topic <> %s limit 1", (self._topic,)).rowcount
+        values = {"whole": (whole := compacted and not others), "columns": list(_COLUMNS)}
         self._execute(_IMAGES_DIFFER, values)
         for number in self._vectors:
             self._execute(_VECTORS_DIFFER, values, number)
@@ -183,10 +181,7 @@ class Check:
             "compared": compared,
             "rows_explained": whole,
             "differing": differing,
-            "subjects": [
-                {"subject": subject, "fields": fields}
-                for subject, fields in self._connection.execute(_SUBJECTS, (SHOWN,)).fetchall()
-            ],
+            "subjects": self._connection.cursor(row_factory=dict_row).execute(_SUBJECTS, (SHOWN,)).fetchall(),
             "left_out": left_out.told(self._connection, self._topic),
         }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,19 +22,32 @@ app = typer.Typer(
 )
 
 
+def _named(metavar: str, meaning: str) -> Any:
+    """An option that takes a value."""
+    return typer.Option(metavar=metavar, help=meaning, dir_okay=metavar != "FILE")
+
+
+_LANGUAGE = "PostgreSQL's text search configuration for new tables: english (the default), simple, german, …"
+_READER = "Let this role of PostgreSQL read the tables: for the search page."
+_EDITORS = "With --user-header: names that may correct, one a line, # for comments; read again when it changes."
+_BUNDLES = "Folder of bundles, whose thresholds are shown. Default: the cache, which has compact."
+_CHANGES = "A file of `tagstream retag plan --changes` or `tagstream compare --changes`, shown under /changes."
+_TEXT = "Dual encoder whose text tower lets words rank by their meaning too."
+
+
+def _show(report: Mapping[str, Any], lines: Iterable[str], as_json: bool) -> None:
+    """The report as JSON, or as lines for people."""
+    if as_json:
+        terminal.show_json(report)
+        return
+    for line in lines:
+        terminal.say(line)
+
+
 @app.command("init")
 def init(
-    language: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="PostgreSQL's text search configuration for new tables: english (the default), simple, german, …",
-        ),
-    ] = None,
-    reader: Annotated[
-        str | None,
-        typer.Option(metavar="ROLE", help="Let this role of PostgreSQL read the tables: for the search page."),
-    ] = None,
+    language: Annotated[str | None, _named("NAME", _LANGUAGE)] = None,
+    reader: Annotated[str | None, _named("ROLE", _READER)] = None,
 ) -> None:
     """Make the tables in PostgreSQL, or bring them to this version. Safe to repeat.
 
@@ -100,11 +114,7 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = F
     ends = extents(servers(settings), [settings.output_topic], security=security(settings))
     with closing(connected(settings)) as connection, limited(connection):
         found = read_status(connection, settings.output_topic, ends)
-    if as_json:
-        terminal.show_json(found)
-        return
-    for line in lines(found):
-        terminal.say(line)
+    _show(found, lines(found), as_json)
 
 
 @app.command("rebuild")
@@ -130,16 +140,14 @@ def rebuild(
     run = Rebuild(settings, partial=partial, counting=terminal.counting, note=terminal.note)
     report = run.run() if go else run.try_first()
     images = f"{counted(report['images'], 'image')} and {counted(report['gone'], 'removed one')}"
-    if as_json:
-        terminal.show_json(report)
-    elif go:
+    if go:
         unreadable = f", {report['unreadable']:,} can't be read" if report["unreadable"] else ""
         read = f"{counted(report['records'], 'record')} of {report['topic']}{unreadable}"
-        terminal.say(f"schema {report['schema']}: {images} from {read}, in {terminal.duration(report['seconds'])}")
+        told = [f"{images} from {read}, in {terminal.duration(report['seconds'])}"]
     else:
         new = f"new tables from {counted(report['offsets'], 'offset')} of {report['topic']}"
-        terminal.say(f"schema {report['schema']}: {new} would take the place of {images}")
-        terminal.say(terminal.NOTHING_YET)
+        told = [f"{new} would take the place of {images}", terminal.NOTHING_YET]
+    _show(report, [f"schema {report['schema']}: {told[0]}", *told[1:]], as_json)
 
 
 @app.command("check")
@@ -156,11 +164,7 @@ def check(as_json: Annotated[bool, typer.Option("--json", help="The report as JS
 
     settings = needed_of(IndexSettings, "kafka_servers", "index_dsn")
     report = Check(settings, terminal.counting, terminal.note).run()
-    if as_json:
-        terminal.show_json(report)
-    else:
-        for line in lines(report):
-            terminal.say(line)
+    _show(report, lines(report), as_json)
     if report["differing"]:
         raise typer.Exit(FOUND)
 
@@ -170,9 +174,7 @@ def review(
     label: Annotated[str | None, typer.Argument(metavar="LABEL", help="The tag whose pictures are drawn.")] = None,
     count: Annotated[int, typer.Option("-n", min=1, max=1_000, help="Most pictures to draw.")] = 50,
     out: Annotated[Path, typer.Option("-o", metavar="FILE", help="File to write the draw to.")] = Path("review.jsonl"),
-    result: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Instead: what the verdicts in this file say.")
-    ] = None,
+    result: Annotated[Path | None, _named("FILE", "Instead: what the verdicts in this file say.")] = None,
     accepted: Annotated[bool, typer.Option("--accepted", help="Correct accepted pictures too.")] = False,
     go: Annotated[bool, typer.Option("--go", help=f"With --result: send the corrections. {WITHOUT_GO}")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="With --result: as JSON.")] = False,
@@ -220,11 +222,7 @@ def _show_result(path: Path, *, accepted: bool, go: bool, as_json: bool) -> None
 
     found = Review.read(path)
     records = list(found.corrections(accepted=accepted))
-    if as_json:
-        terminal.show_json(document(found) | {"corrections": len(records)})
-    else:
-        for line in lines(found):
-            terminal.say(line)
+    _show(document(found) | {"corrections": len(records)}, lines(found), as_json)
     if go and records:
         from workers.assembly.corrections import send_corrections
 
@@ -283,53 +281,20 @@ def serve(
         bool, typer.Option("--behind-proxy", help="A proxy in front asks who people are; needs --name.")
     ] = False,
     name: Annotated[
-        list[str] | None,
-        typer.Option(metavar="HOST", help="Name by which people open the page; repeatable. Others get 421."),
+        list[str] | None, _named("HOST", "Name by which people open the page; repeatable. Others get 421.")
     ] = None,
     user_header: Annotated[
-        str | None,
-        typer.Option(metavar="HEADER", help="With --behind-proxy: header that names the person, X-Forwarded-User."),
+        str | None, _named("HEADER", "With --behind-proxy: header that names the person, X-Forwarded-User.")
     ] = None,
-    editors: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            dir_okay=False,
-            help="With --user-header: names that may correct, one a line, # for comments; read again when it changes.",
-        ),
-    ] = None,
-    bundles: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER",
-            help="Folder of bundles, whose thresholds are shown. Default: the cache, which has compact.",
-        ),
-    ] = None,
+    editors: Annotated[Path | None, _named("FILE", _EDITORS)] = None,
+    bundles: Annotated[Path | None, _named("FOLDER", _BUNDLES)] = None,
     cache_mb: Annotated[int, typer.Option(min=1, help="Most megabytes of thumbnails in a temporary file.")] = 1_000,
-    changes: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            dir_okay=False,
-            help="A file of `tagstream retag plan --changes` or `tagstream compare --changes`, shown under /changes.",
-        ),
-    ] = None,
+    changes: Annotated[Path | None, _named("FILE", _CHANGES)] = None,
     choices: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            dir_okay=False,
-            help="With --changes: keep verdicts here, for `tagstream retag go --only FILE`.",
-        ),
+        Path | None, _named("FILE", "With --changes: keep verdicts here, for `tagstream retag go --only FILE`.")
     ] = None,
-    review: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", dir_okay=False, help="A draw of `tagstream index review`, judged under /review."),
-    ] = None,
-    text: Annotated[
-        Path | None,
-        typer.Option(metavar="BUNDLE", help="Dual encoder whose text tower lets words rank by their meaning too."),
-    ] = None,
+    review: Annotated[Path | None, _named("FILE", "A draw of `tagstream index review`, judged under /review.")] = None,
+    text: Annotated[Path | None, _named("BUNDLE", _TEXT)] = None,
 ) -> None:
     """Serve the search page: type words, see pictures.
 

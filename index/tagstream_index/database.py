@@ -74,12 +74,8 @@ def connected(settings: IndexSettings | None = None, *, statement_s: float = CAL
     """
     settings = settings or needed_of(IndexSettings, "index_dsn")
     try:
-        connection = psycopg.connect(
-            settings.index_dsn.get_secret_value(),
-            autocommit=True,
-            connect_timeout=CONNECT_S,
-            application_name="tagstream-index",
-        )
+        dsn, name = settings.index_dsn.get_secret_value(), "tagstream-index"
+        connection = psycopg.connect(dsn, autocommit=True, connect_timeout=CONNECT_S, application_name=name)
     except psycopg.ProgrammingError as error:
         raise Misconfigured("TAGSTREAM_INDEX_DSN can't be read: see PostgreSQL's connection URIs") from error
     except psycopg.Error as error:
@@ -143,16 +139,10 @@ def require_tables(connection: Connection, schema: str) -> None:
         raise Misconfigured(f"the schema {schema!r} has no tables of the index: run `tagstream index init`")
     (there,) = connection.execute("select max(number) from migration").fetchone() or (None,)
     newest = migrations()[-1][0]
-    if there is None or there < newest:
-        raise Misconfigured(
-            f"the tables in the schema {schema!r} are of version {there}, and {newest} is needed: "
-            "run `tagstream index init`"
-        )
-    if there > newest:
-        raise Misconfigured(
-            f"the tables in the schema {schema!r} are of version {there}, and this program knows {newest}: "
-            "run the newer version of tagstream"
-        )
+    if there != newest:
+        remedy = "run the newer version of tagstream" if there and there > newest else "run `tagstream index init`"
+        has = f"the tables in the schema {schema!r} are of version {there}, and this program needs {newest}"
+        raise Misconfigured(f"{has}: {remedy}")
     register_vector(connection)
 
 
@@ -197,18 +187,15 @@ def init(connection: Connection, schema: str, language: str | None) -> list[int]
             raise Misconfigured(f"PostgreSQL has no text search configuration {language!r}: {', '.join(sorted(known))}")
         connection.execute(sql.SQL("create schema if not exists {}").format(sql.Identifier(schema)))
         connection.execute("create extension if not exists vector with schema public")
-        connection.execute(
-            "create table if not exists migration (number integer primary key, at timestamptz not null default now())"
-        )
+        columns = "number integer primary key, at timestamptz not null default now()"
+        connection.execute(f"create table if not exists migration ({columns})")
         become_owner(connection)
         there = {number for (number,) in connection.execute("select number from migration")}
         chosen = language or "english"
         if there:
             (chosen,) = connection.execute("select language::text from state").fetchone() or ("",)
             if language not in (None, chosen):
-                raise Misconfigured(
-                    f"the tables were made with --language {chosen}: leave that out, or drop the schema"
-                )
+                raise Misconfigured(f"the tables were made with --language {chosen}: leave it out, or drop the schema")
         missing = [(number, text) for number, text in migrations() if number not in there]
         for number, text in missing:
             connection.execute(text.replace("{language}", chosen).encode())

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Iterable
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
 import psycopg
 from psycopg import sql
@@ -56,7 +56,7 @@ class IndexRows:
             Misconfigured, Unavailable: the tables can't be read.
         """
         count = sql.SQL("select count(*) from {} join chosen using (subject)")
-        with self._connected() as connection, connection.transaction():
+        with closing(connected(self._settings, statement_s=0)) as connection, mapped(), connection.transaction():
             self._choose(connection, chosen, ())
             counts = {
                 ".".join(table): connection.execute(count.format(sql.Identifier(*table))).fetchall()[0][0]
@@ -65,9 +65,7 @@ class IndexRows:
         return {place: count for place, count in counts.items() if count}
 
     def forget(self, chosen: Subjects, newest: Iterable[tuple[str, int]]) -> None:
-        """Delete the images' rows, and keep hashes of their names.
-
-        A hash has the newest version, against which late records lose.
+        """Delete the images' rows, and keep hashes of their names with the newest version: late records lose.
 
         Args:
             newest: subjects and their newest version in the topics.
@@ -76,14 +74,13 @@ class IndexRows:
             Misconfigured, Unavailable: the tables can't be written, or are being rebuilt.
         """
         schema = self._settings.index_schema
-        with self._connected() as connection, connection.transaction():
+        with closing(connected(self._settings, statement_s=0)) as connection, mapped(), connection.transaction():
             connection.execute("select set_config('lock_timeout', %s, true)", (f"{_WAIT_S}s",))
             try:
                 connection.execute("select pg_advisory_xact_lock(%s, hashtext(%s))", (LOCK, schema))
             except psycopg.errors.LockNotAvailable:
-                raise Unavailable(
-                    "postgresql", "`index rebuild` is running", advice="Run this again when it has ended."
-                ) from None
+                advice = "Run this again when it has ended."
+                raise Unavailable("postgresql", "`index rebuild` is running", advice=advice) from None
             connection.execute("set local lock_timeout = 0; lock table gone_version in share row exclusive mode")
             connection.execute(sql.SQL("drop schema if exists {} cascade").format(sql.Identifier(f"{schema}-new")))
             self._choose(connection, chosen, newest)
@@ -101,11 +98,6 @@ class IndexRows:
             Beyond("PostgreSQL's dead rows, log and backups", "VACUUM, checkpoints and you end them"),
         ]
 
-    @contextmanager
-    def _connected(self) -> Iterator[Connection]:
-        with closing(connected(self._settings, statement_s=0)) as connection, mapped():
-            yield connection
-
     def _tables(self, connection: Connection) -> list[tuple[str, str]]:
         """Schema and name of each table with subjects."""
         schema = self._settings.index_schema
@@ -114,9 +106,8 @@ class IndexRows:
     @staticmethod
     def _choose(connection: Connection, chosen: Subjects, newest: Iterable[tuple[str, int]]) -> None:
         connection.execute(_CHOSEN)
-        versions: Mapping[str, Any] = dict.fromkeys(chosen.named) | {
-            subject: version if version >= 0 else None for subject, version in newest
-        }
+        versions: dict[str, int | None] = dict.fromkeys(chosen.named)
+        versions |= {subject: version if version >= 0 else None for subject, version in newest}
         with connection.cursor() as cursor, cursor.copy("copy chosen from stdin") as copy:
             for subject, version in versions.items():
                 if storable(subject) == subject:  # no row can have another

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 import psycopg
-from psycopg import sql
 
 from tagstream_index import left_out
 from tagstream_index.database import Connection, is_of_a_record, limited
@@ -213,12 +212,11 @@ class Spaces:
         """Drop a space without images. A young one stays: its images may be on the way, or it is one of a flood."""
         old = "select number from space where made_at < now() - interval '1 hour' order by number"
         for (number,) in self.connection.execute(old).fetchall():
-            table = sql.Identifier(f"embedding_{number}")
-            any_image = sql.SQL("select from {} limit 1").format(table)
+            any_image = f"select from embedding_{number} limit 1".encode()
             if self.connection.execute(any_image).rowcount == 0:
-                self.connection.execute(sql.SQL("lock table {} in access exclusive mode").format(table))
+                self.connection.execute(f"lock table embedding_{number} in access exclusive mode".encode())
                 if self.connection.execute(any_image).rowcount == 0:
-                    self.connection.execute(sql.SQL("drop table {}").format(table))
+                    self.connection.execute(f"drop table embedding_{number}".encode())
                     self.connection.execute("delete from space where number = %s", (number,))
                     self._read()
                     return True
@@ -227,17 +225,15 @@ class Spaces:
     def _make(self, name: str, dimensions: int) -> None:
         new = "insert into space (name, dimensions) values (%s, %s) returning number"
         (number,) = self.connection.execute(new, (name, dimensions)).fetchone() or (0,)
-        table = sql.Identifier(f"embedding_{number}")
-        columns = 'subject text collate "C" primary key, model text not null, vector halfvec({}) not null'
-        self.connection.execute(sql.SQL(f"create table {{}} ({columns})").format(table, sql.Literal(dimensions)))
+        columns = f'subject text collate "C" primary key, model text not null, vector halfvec({dimensions:d}) not null'
+        self.connection.execute(f"create table embedding_{number} ({columns})".encode())
         self.known[name, dimensions] = number
         if self._indexed:
             self.index(number)
 
     def index(self, number: int) -> None:
         """Make the HNSW index of one table."""
-        table = sql.Identifier(f"embedding_{number}")
-        self.connection.execute(sql.SQL("create index on {} using hnsw (vector halfvec_cosine_ops)").format(table))
+        self.connection.execute(f"create index on embedding_{number} using hnsw (vector halfvec_cosine_ops)".encode())
 
 
 def write_records(
@@ -347,16 +343,16 @@ def _vector_of(row: Row, spaces: Mapping[tuple[str, int], int]) -> tuple[object,
 
 def _merge_vectors(connection: Connection, number: int) -> None:
     """Bring one space's table up to the rows that were written; an equal vector is not touched."""
-    table, space = sql.Identifier(f"embedding_{number}"), sql.Literal(number)
     connection.execute(
-        sql.SQL(
-            "with shown as (select distinct on (subject) i.* from incoming i join won w using (subject)"
-            f" where not w.gone and not i.of_version order by subject, {_NEWEST_FIRST}), kept as ("
-            " insert into {table} as e (subject, model, vector) select subject, model, vector from shown"
-            " where space = {space}"
-            " on conflict (subject) do update set model = excluded.model, vector = excluded.vector"
-            " where (e.model, e.vector) is distinct from (excluded.model, excluded.vector))"
-            " delete from {table} e where e.subject = any(array(select subject from won))"
-            " and not exists (select from shown s where s.subject = e.subject and s.space = {space})"
-        ).format(table=table, space=space)
+        f"""with shown as (
+            select distinct on (subject) i.* from incoming i join won w using (subject)
+            where not w.gone and not i.of_version order by subject, {_NEWEST_FIRST}
+        ), kept as (
+            insert into embedding_{number} as e (subject, model, vector)
+            select subject, model, vector from shown where space = {number}
+            on conflict (subject) do update set model = excluded.model, vector = excluded.vector
+            where (e.model, e.vector) is distinct from (excluded.model, excluded.vector)
+        )
+        delete from embedding_{number} e where e.subject = any(array(select subject from won))
+        and not exists (select from shown s where s.subject = e.subject and s.space = {number})""".encode()
     )

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from operator import attrgetter
 from typing import Annotated, Any, Final, Literal, NamedTuple, TypeAlias, get_type_hints
@@ -156,7 +157,9 @@ def read_row(value: bytes, headers: Headers) -> Row:
     Raises:
         ValueError: the value is no outcome; the message contains nothing of the record.
     """
-    clean = _UNSTORABLE.sub(_storable, value) if b"\\u" in value else value
+    clean = value
+    if b"\\u" in value:
+        clean = _UNSTORABLE.sub(lambda escape: escape[0] if escape[1] is None else b"\\ufffd", value)
     changed = clean != value
     try:
         raw = orjson.loads(clean)
@@ -176,10 +179,6 @@ def read_row(value: bytes, headers: Headers) -> Row:
     return _enriched(output, raw, clean.decode(), headers, flaws)
 
 
-def _storable(escape: re.Match[bytes]) -> bytes:
-    return escape[0] if escape[1] is None else b"\\ufffd"
-
-
 def _header(headers: Headers, wanted: str) -> bytes | None:
     return next((value for name, value in headers if name == wanted), None) if headers else None
 
@@ -191,8 +190,8 @@ def _document(bucket: str, key: str, version_id: str | None) -> bytes | None:
 
 def _retracted(output: Retraction, flaws: tuple[str, ...]) -> Row:
     place, of_version = output.source, output.scope == "version"
-    document = _document(place.bucket, place.key, place.version_id) if of_version else None
     version_id = place.version_id if of_version else None
+    document = _document(place.bucket, place.key, version_id)
     return Row(output.subject, place.bucket, place.key, *order(output), of_version, document, version_id, flaws=flaws)
 
 
@@ -259,10 +258,7 @@ def _of_picture(facts: ImageFacts) -> dict[str, Any]:
 def _texts(output: EnrichedImage, names: list[str]) -> list[str]:
     texts = ["" if output.caption is None else output.caption.text, *names]
     for tag in output.tags:
-        if tag.translations:
-            texts += tag.translations.values()
-        if tag.parents:
-            texts += tag.parents
+        texts += [*(tag.translations or {}).values(), *(tag.parents or ())]
     return texts
 
 
@@ -292,12 +288,10 @@ def _vector(output: EnrichedImage, headers: Headers) -> tuple[Vector | None, tup
     shown, stored = output.embedding, _header(headers, EMBEDDING_HEADER)
     if shown is None and stored is None:
         return None, ()
-    try:
+    with suppress(ValueError):
         if shown is not None:  # an event is checked as a header is
             stored = StoredEmbedding(shown.model, shown.space, base64.b64decode(shown.data, validate=True)).encode()
         found = StoredEmbedding.decode(stored)
-    except ValueError:
-        return None, ("embedding",)
-    if found.dimensions > DIMENSIONS_MAX:
-        return None, ("embedding",)
-    return Vector(found.space, found.dimensions, found.model, found.data), ()
+        if found.dimensions <= DIMENSIONS_MAX:
+            return Vector(found.space, found.dimensions, found.model, found.data), ()
+    return None, ("embedding",)

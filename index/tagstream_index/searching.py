@@ -40,7 +40,6 @@ select language::text, set_config('statement_timeout', '{STATEMENT_S}s', true),
     set_config('hnsw.iterative_scan', 'relaxed_order', true), set_config('hnsw.ef_search', '100', true), results
 from state
 """.encode()
-_SET_LOCAL: Final = "select set_config(name, value, true) from unnest(%s::text[], %s::text[]) as set (name, value)"
 _TSQUERY: Final = "websearch_to_tsquery(%(language)s::regconfig, %(words)s)"
 _RANK: Final = f"ts_rank_cd('{{0.001, 0.1, 0.4, 1}}', words, {_TSQUERY})"
 """Of results' words, keys, captions, tags: a word may be 256 times in a text, and its tag still comes first."""
@@ -69,10 +68,8 @@ select subject, line from websearch_to_tsquery(%(language)s::regconfig, %(words)
 _LINES_S: Final = 0.5
 _DISTANCE: Final = "e.vector <=> %(vector)s"
 _SHOWN: Final = """subject, bucket, key, version_id, sha256, last_modified, format, width, height, bytes, names, scores,
-    caption, dated, taken_local, taken_offset"""
-_OF_OUTCOME: Final = """, provenance->>'status' as status, corrections is not null as corrected, orientation,
-    thumbhash"""
-
+    caption, dated, taken_local, taken_offset, provenance->>'status' as status, corrections is not null as corrected,
+    orientation, thumbhash"""
 
 _Data: TypeAlias = bytes
 """`Found.bytes` hides the type's own name."""
@@ -92,9 +89,9 @@ class Found:
         rank: how well it fits the words, from 0 on; None without words, or if only the sentence found it.
         score: its score in the search, as `Query` defines it; None without a wanted tag.
         distance: cosine distance, 0 to 2; None without embedding, or if only the words found it.
-        status: `complete` or `partial`, for the search page; else None.
-        corrected: whether a person corrected its tags, for the search page; else None.
-        orientation, thumbhash: as the event has them, for the search page; else None.
+        status: `complete` or `partial`.
+        corrected: whether a person corrected its tags.
+        orientation, thumbhash: as the event has them.
         line: the line of a result that fits the words best, if one does.
     """
 
@@ -116,11 +113,11 @@ class Found:
     taken_offset: int | None
     rank: float | None
     score: float | None
+    status: str
+    corrected: bool
+    orientation: int | None
+    thumbhash: _Data | None
     distance: float | None = None
-    status: str | None = None
-    corrected: bool | None = None
-    orientation: int | None = None
-    thumbhash: _Data | None = None
     line: str | None = None
 
     @property
@@ -190,11 +187,8 @@ def search(
 
 
 @contextmanager
-def searching(connection: Connection, *, of_outcome: bool = False) -> Iterator[Searcher]:
+def searching(connection: Connection) -> Iterator[Searcher]:
     """A transaction with the time limits of a search.
-
-    Args:
-        of_outcome: see `Searcher`.
 
     Raises:
         Unavailable: the database is away, or a statement took longer than 2 s (`fault` too-slow).
@@ -203,7 +197,7 @@ def searching(connection: Connection, *, of_outcome: bool = False) -> Iterator[S
         try:
             with connection.transaction():
                 (language, *_, results) = connection.execute(_BEGIN).fetchone() or ("simple", ())
-                yield Searcher(connection, language, results, of_outcome=of_outcome)
+                yield Searcher(connection, language, results)
         except psycopg.errors.QueryCanceled as error:
             advice = "Ask for rarer words, or narrow it by a tag, a bucket, a prefix or a time."
             said = f"the search took longer than {STATEMENT_S} s"
@@ -226,18 +220,14 @@ class Searcher:
     Args:
         language: the text search configuration of the tables.
         results: the names of the results' kinds in the tables.
-        of_outcome: `Found` has status and corrected, which cost a search by rank or score a twentieth.
     """
 
-    def __init__(
-        self, connection: Connection, language: str, results: Sequence[str] = (), *, of_outcome: bool = False
-    ) -> None:
+    def __init__(self, connection: Connection, language: str, results: Sequence[str] = ()) -> None:
         self.connection, self._results = connection, results
         self.results = {*results, *added_kinds()}
         """The names of the results' kinds that can be searched."""
         self._language = language
         self._narrower: dict[str, list[str]] = {}
-        self._shown = _SHOWN + (_OF_OUTCOME if of_outcome else "")
 
     def search(self, query: Query, limit: int, offset: int) -> list[Found]:
         """As the function `search`."""
@@ -370,7 +360,7 @@ class Searcher:
         for name, each in others:
             condition = _condition(each, name, score, values)
             where.append(f"not ({condition})" if each.excluded else condition)
-        shown = f"{self._shown}, {rank} as rank, {score if best else 'null::real'} as score"
+        shown = f"{_SHOWN}, {rank} as rank, {score if best else 'null::real'} as score"
         return Clauses(" and ".join(where), rank, score, shown, values)
 
     def _widened(self, conditions: Sequence[Filter]) -> list[Filter]:
@@ -393,12 +383,8 @@ class Searcher:
     def quick(self, seconds: float = STATEMENT_S) -> Iterator[None]:
         """Limit the statements of the body; many look-ups don't gain by workers and compilation."""
         with self.connection.transaction(force_rollback=True):  # to the settings before
-            limits = {
-                "statement_timeout": f"{seconds * 1000:.0f}",
-                "max_parallel_workers_per_gather": "0",
-                "jit": "off",
-            }
-            self.connection.execute(_SET_LOCAL, ([*limits], [*limits.values()]))
+            limits = f"statement_timeout = {seconds * 1000:.0f}", "max_parallel_workers_per_gather = 0", "jit = off"
+            self.connection.execute("; ".join(f"set local {each}" for each in limits).encode())
             yield
 
     def within(self, seconds: float, text: str, values: Mapping[str, Any]) -> list[Any] | None:

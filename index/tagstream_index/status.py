@@ -6,8 +6,6 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from psycopg import sql
-
 from schemas.printable import counted
 from tagstream_index import left_out
 from tagstream_index.database import Connection, readable
@@ -80,12 +78,11 @@ def lines(status: Mapping[str, Any]) -> Iterator[str]:
 def _spaces(connection: Connection) -> list[dict[str, Any]]:
     """Each space of vectors with its number of images."""
     known = connection.execute("select name, dimensions, number from space order by number").fetchall()
-    count = sql.SQL("select count(*) from {}")
-    return [
-        {"space": name, "dimensions": dimensions, "images": connection.execute(count.format(table)).fetchall()[0][0]}
-        for name, dimensions, number in known
-        for table in [sql.Identifier(f"embedding_{number}")]
-    ]
+    found = []
+    for name, dimensions, number in known:
+        ((images,),) = connection.execute(f"select count(*) from embedding_{number}".encode()).fetchall()
+        found.append({"space": name, "dimensions": dimensions, "images": images})
+    return found
 
 
 def _moment(time: datetime | None) -> str | None:

@@ -6,12 +6,11 @@ import re
 import threading
 import time
 import unicodedata
-from bisect import bisect_right
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import islice
 from typing import Final
 
 from tagstream_index.page.finding import close_names
@@ -66,16 +65,10 @@ class Names:
         """Names that begin so, then names with such a later word; by frequency."""
         self._refresh()
         wanted = _key(text)
-        found = (*self._with(f"\n{wanted}", limit), *self._with(wanted or "\n", limit))
-        return list(dict.fromkeys(found))[:limit]
-
-    def _with(self, wanted: str, limit: int) -> Iterator[Name]:
-        """The first names whose lines have a text. Names come from records: one search in all, in C."""
-        (lines, starts, known), at = self._lines, 0
-        while limit and (at := lines.find(wanted, at)) >= 0:
-            limit, number = limit - 1, bisect_right(starts, at)
-            yield known[number - 1][1]
-            at = starts[number]
+        known = self._known
+        first = islice((each for key, each in known if key.startswith(wanted)), limit)
+        later = islice((each for key, each in known if wanted in key), limit)
+        return list(dict.fromkeys((*first, *later)))[:limit]
 
     def knows(self, searcher: Searcher, name: str) -> bool:
         """Whether a bundle or any picture has the name."""
@@ -117,8 +110,6 @@ class Names:
         known += [Name(name, None) for name in wide if _shown(name)]
         keys = {each.name: key for key, each in self._known}  # to make one takes longer than all else
         self._known = [(keys.get(each.name) or _key(each.name), each) for each in known]
-        lines = [f"\n{key}" for key, _ in self._known]
-        self._lines = "".join(lines), [*accumulate(map(len, lines), initial=0)], self._known
         spelt: dict[str, list[str]] = {}
         for key, each in self._known:
             spelt.setdefault(key, []).append(each.name)

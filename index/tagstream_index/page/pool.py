@@ -37,7 +37,7 @@ class Pool:
     @contextmanager
     def searching(self) -> Iterator[Searcher]:
         """A transaction of searches. Raises as `lent` and `searching`."""
-        with self.lent() as connection, searching(connection, of_outcome=True) as searcher:
+        with self.lent() as connection, searching(connection) as searcher:
             yield searcher
 
     @contextmanager

@@ -73,7 +73,7 @@ def test_facts_are_columns_and_go_with_the_image(tables: Connection) -> None:
     columns = "taken_local::text, taken_offset, orientation, phash, thumbhash, latitude, longitude"
     rows = tables.execute(f"select {columns} from image order by key".encode()).fetchall()
     assert rows == [("2025-06-01 10:00:00", -210, 6, -2, THUMBHASH, -33.5, 151.25), (None,) * 7]
-    with searching(tables, of_outcome=True) as searcher:
+    with searching(tables) as searcher:
         assert [each.thumbhash for each in searcher.search(Query(), 2, 0)] == [None, THUMBHASH]
     written(tables, retraction("a", 2))
     assert tables.execute(f"select dated, {columns} from image where gone".encode()).fetchall() == [(None,) * 8]

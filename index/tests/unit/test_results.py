@@ -22,8 +22,9 @@ from tests.support.kinds import given_kinds
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 LOCAL = NOW.replace(tzinfo=None)
 TILE = Found(
-    "photos/a", "photos", "a", None, "b" * 64, NOW, "jpeg", 4, 3, 9, [], [], None, LOCAL, None, None, None, None
-)
+    "photos/a", "photos", "a", None, "b" * 64, NOW, "jpeg", 4, 3, 9, [], [], None, LOCAL, None, None, None, None,
+    "complete", False, None, None,
+)  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
