@@ -16,8 +16,7 @@ from psycopg.rows import dict_row
 from schemas.printable import counted
 from tagstream_index import left_out
 from tagstream_index.database import connected, mapped, readable
-from tagstream_index.loading import Loader
-from tagstream_index.merge import NO_ID, STAGING, TIME, Spaces, of
+from tagstream_index.merge import NO_ID, STAGING, TIME, Loader, Spaces, of
 from tagstream_index.outcomes import CONTENT, HEAD, Row
 from tagstream_index.settings import IndexSettings
 from workers.assembly.progress import Counting, uncounted
@@ -87,11 +86,7 @@ select subject, array_agg(field order by field) as fields from differing group b
 
 @dataclass
 class Check:
-    """Compares the tables with the topic, up to the indexed offsets.
-
-    Args:
-        note: gets sentences about records that are no outcomes.
-    """
+    """Compares the tables with the topic, up to the indexed offsets. `note` gets sentences about other records."""
 
     settings: IndexSettings
     counting: Counting = uncounted
@@ -105,8 +100,7 @@ class Check:
         """Read and compare; returns what `--json` prints.
 
         Raises:
-            Misconfigured: no tables of this version, or no such topic.
-            Broken: the tables are of another topic of that name.
+            Misconfigured, Broken: no tables of this version, no such topic, or another one of that name.
             Unavailable: the database or a broker is away, or a rebuild swapped the tables.
         """
         state = state_of(self.settings, self._topic)

@@ -203,7 +203,7 @@ def review(
 
 def _draw(label: str, count: int, out: Path) -> None:
     from tagstream_index.database import connected
-    from tagstream_index.drawing import draw
+    from tagstream_index.review import draw
 
     if out.exists():
         raise Misconfigured(f"{out} exists, and may have verdicts: name another file with -o")

@@ -50,10 +50,7 @@ def _band(hash_: str, number: int) -> str:
 
 
 def _near(hash_: str, shown: str) -> str:
-    """SQL of the images `n` near to a hash, each once.
-
-    One of the four bands differs in at most one bit: these 17 values are looked up.
-    """
+    """SQL of the images `n` near to a hash, each once: one of the four bands differs in at most one bit."""
     looks = []
     for number in range(4):
         band = _band(hash_, number)
@@ -83,12 +80,9 @@ select * from (
 
 
 def copies_of(searcher: Searcher, subject: str) -> list[Copy] | None:
-    """The copies of an image, at most 500.
+    """The copies of an image, at most 500; None: there is no such image.
 
     Equal contents come first, then the nearest, of these the largest. Of a flood any 2,000 are compared.
-
-    Returns:
-        None: there is no such image.
     """
     own = searcher.execute(
         f"select sha256, phash from image where subject = %(subject)s and {LIVE}", {"subject": storable(subject)}

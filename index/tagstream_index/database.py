@@ -169,13 +169,10 @@ def grant_reading(connection: Connection, schema: str, role: str) -> None:
 
 
 def init(connection: Connection, schema: str, language: str | None) -> list[int]:
-    """Make the schema and run the migrations that it lacks.
+    """Make the schema and run the migrations that it lacks; returns their numbers.
 
     Args:
         language: text search configuration of new tables; None: english. Existing tables keep theirs.
-
-    Returns:
-        The numbers of the migrations that were run.
 
     Raises:
         Misconfigured: no such text search configuration, or the tables have another one.

@@ -32,8 +32,6 @@ GROUP_ROWS: Final = 20_000
 _GROUP_BYTES: Final = 32 << 20
 """Rows and bytes that are held in memory until they are written as a row group."""
 
-_YEAR_10000_MS: Final = 253_402_300_800_000
-
 _TEXT, _WHOLE, _REAL, _TIME = pa.string(), pa.int64(), pa.float32(), pa.timestamp("us", "UTC")
 _TAG = {"name": _TEXT, "score": _REAL, "label_id": _WHOLE, "source": _TEXT, "translations": pa.map_(_TEXT, _TEXT)}
 _TAG |= {"parents": pa.list_(_TEXT)}
@@ -73,13 +71,10 @@ create index kept_place on kept (partition, place)
 
 
 def export(settings: Settings, folder: Path, *, every: bool = False, counting: Counting = uncounted) -> dict[str, Any]:
-    """Write the newest outcome of each subject into an empty folder.
+    """Write the newest outcome of each subject into an empty folder; returns what `--json` prints.
 
     Args:
         every: write all records that can be read.
-
-    Returns:
-        Files with rows and the next offset, and how many records could not be read, as JSON values.
 
     Raises:
         Misconfigured: the folder is not empty or too small, or the topic does not exist.
@@ -116,8 +111,7 @@ class _Part:
         self.told = {"topic": place.topic, "partition": place.number, "next_offset": span.end}
         self.rows = self.wrong = 0
         self._newest, self._place, self._span = newest, place, span
-        self._held: list[dict[str, Any]] = []
-        self._held_bytes = 0
+        self._held, self._held_bytes = list[dict[str, Any]](), 0
 
     def _writer(self) -> Any:
         self.rows = 0
@@ -190,7 +184,7 @@ def _columns(row: Row) -> dict[str, Any]:
 
 def _time(at_ms: int) -> int | None:
     """A record's time if readers have such a year: any producer sets it."""
-    return at_ms if 0 <= at_ms < _YEAR_10000_MS else None
+    return at_ms if 0 <= at_ms < 253_402_300_800_000 else None  # the year 10000
 
 
 def _scores(stored: bytes) -> dict[str, Any] | None:

@@ -65,7 +65,7 @@ class IndexRows:
         return {place: count for place, count in counts.items() if count}
 
     def forget(self, chosen: Subjects, newest: Iterable[tuple[str, int]]) -> None:
-        """Delete the images' rows, and keep hashes of their names with the newest version: late records lose.
+        """Delete the images' rows, and keep hashes of their names. Records up to their newest version lose.
 
         Args:
             newest: subjects and their newest version in the topics.

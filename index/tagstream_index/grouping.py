@@ -53,24 +53,18 @@ first bits, would need hours."""
 
 
 class Groups(NamedTuple):
-    """Groups of copies, most images first.
-
-    Args:
-        at: place of each image in the table, group by group, the one to keep first.
-        begins: of each group in `at`, and the end.
-        freed: bytes of each group without the one to keep.
-    """
+    """Groups of copies, most images first."""
 
     at: Numbers
+    """Place of each image in the table, group by group, the one to keep first."""
     begins: Numbers
+    """Of each group in `at`, and the end."""
     freed: NDArray[np.float64]
+    """Bytes of each group without the one to keep."""
 
 
 def groups(connection: Connection, counting: Counting = uncounted) -> Groups:
-    """Find all groups of copies, within the caller's transaction.
-
-    Takes 200 bytes of memory an image. Near is transitive: between two images of a group others may be.
-    """
+    """Find all groups of copies, within the caller's transaction. Takes 200 bytes of memory an image."""
     rows = _read(connection, counting)
     hashed = np.flatnonzero(rows["hashed"])
     hashes, first, inverse = np.unique(rows["phash"][hashed].view(np.uint64), return_index=True, return_inverse=True)
@@ -120,10 +114,7 @@ def _join_near(parent: Numbers, hashes: NDArray[np.uint64], images: Numbers, cou
 def _pairs(
     hashes: NDArray[np.uint64], mask: np.uint64, parent: Numbers, images: Numbers
 ) -> Iterator[tuple[Numbers, Numbers]]:
-    """Pairs of near images equal by the mask, some at a time.
-
-    Leaves out pairs of one group, and of a flood of unlike hashes all that lie far apart.
-    """
+    """Pairs of near images of different groups, some at a time. Of a flood, those that lie far apart are left out."""
     keys, found, count, compared = hashes & mask, list[tuple[Numbers, Numbers]](), 0, 0
     new_key = np.append(True, keys[1:] != keys[:-1])
     begins, key = np.flatnonzero(new_key), np.cumsum(new_key) - 1

@@ -38,16 +38,11 @@ _FORGET: Final = (
         select document from gone_version where changed_at < now() - make_interval(secs => %s) limit 10000)""",
 )
 
-_ANEW: Final = (
-    "Run `tagstream index rebuild --go`: the tables serve until new ones of what the topic has take their place."
-)
+_ANEW: Final = "Run `tagstream index rebuild --go`: the tables serve until new ones take their place."
 
 
 class Indexer:
-    """Writes the enriched topic into the tables, as one group member.
-
-    Belongs to the thread of `run`.
-    """
+    """Writes the enriched topic into the tables, as one group member. Belongs to the thread of `run`."""
 
     def __init__(self, settings: IndexSettings, source: KafkaRecordSource) -> None:
         self._settings = settings
@@ -202,8 +197,7 @@ class Indexer:
 
     def _chunk(self) -> list[Record]:
         """The next records of one transaction; records of ended assignments are dropped."""
-        taken: list[Record] = []
-        size = 0
+        taken, size = list[Record](), 0
         while self._pending and len(taken) < self._most and size < CHUNK_BYTES:
             record = self._pending.popleft()
             if record.assignment.current:
@@ -212,24 +206,13 @@ class Indexer:
         return taken
 
     def _write(self, records: Sequence[Record], entries: Sequence[Row | Passed], *, whole: bool) -> None:
-        """Begin to write records and offsets, in one transaction.
-
-        Args:
-            whole: no polled record waits behind these, so offsets move to the source's position.
-        """
+        """Begin to write records and offsets in one transaction; `whole`: no polled record waits behind these."""
         if moves := self._moves(records, whole=whole):
             assert self._spaces is not None
             self._writing = records, moves, self._writer.submit(write_records, self._spaces, records, entries, moves)
 
     def _settle(self, behind: Sequence[Record] = ()) -> bool:
-        """Wait for the running write.
-
-        Args:
-            behind: records that were read during the write.
-
-        Returns:
-            False: nothing was written; its records and `behind` wait again.
-        """
+        """Wait for the running write; False: nothing was written, its records and those `behind` wait again."""
         if self._writing is None:
             return True
         (records, moves, writing), self._writing = self._writing, None
@@ -253,12 +236,9 @@ class Indexer:
         return True
 
     def _leave(self, moved: Moved) -> None:
-        """Give up partitions that another indexer moved; the source renews our own.
-
-        A rebuild may have swapped the tables, so the connection's knowledge of them goes too.
-        """
+        """Give up partitions that another indexer moved; the source renews our own."""
         logger.warning("%s; starting over there", moved)
-        self.close()
+        self.close()  # a rebuild may have swapped the tables, of which it knows
         for place in moved.partitions:
             del self._stored[place]
             self._started.pop(place).end()
@@ -289,8 +269,7 @@ def forget_removed(connection: Connection, after_s: float) -> None:
 
 
 def _count(entries: Sequence[Row | Passed]) -> None:
-    kinds = Counter("outcome" if isinstance(entry, Row) else entry.kind for entry in entries)
-    for kind, number in kinds.items():
+    for kind, number in Counter("outcome" if isinstance(entry, Row) else entry.kind for entry in entries).items():
         metrics.INDEX_RECORDS.add(number, kind=kind)
     for flaw, number in Counter(flaw for entry in entries if isinstance(entry, Row) for flaw in entry.flaws).items():
         metrics.INDEX_FLAWS.add(number, kind=flaw)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final, NamedTuple
 
 import psycopg
 
 from tagstream_index import left_out
 from tagstream_index.database import Connection, is_of_a_record, limited
-from tagstream_index.outcomes import CONTENT, HEAD, OF_ROW, OF_VECTOR, Passed, Row, values_of
+from tagstream_index.outcomes import CONTENT, HEAD, OF_ROW, OF_VECTOR, Passed, Row, read_record, values_of
 from tagstream_index.wider import WiderNames
 from workers.models.result_kinds import added_kinds
 from workers.types import Partition, ReadRecord, Record
@@ -17,6 +18,8 @@ from workers.types import Partition, ReadRecord, Record
 MOST_SPACES: Final = 16
 """Each space has a table, and its name comes from a record."""
 
+_LOADED, _LOADED_BYTES = 1_000, 4 << 20
+"""Records of one transaction of `Loader`, about."""
 _MOST_KINDS: Final = 100
 _NAME_KINDS: Final = b"""
 update state set results = array(select distinct unnest(results || %s) order by 1) where not results @> %s
@@ -149,16 +152,13 @@ returning p.topic, p.partition
 
 
 class Move(NamedTuple):
-    """A partition's next offset: the one that is expected in the tables, and the one to write.
-
-    Args:
-        at_ms: timestamp of the last record before `next`, in ms since 1970; None: no record.
-    """
+    """A partition's next offset: the one that is expected in the tables, and the one to write."""
 
     topic_id: str
     expected: int
     next: int
     at_ms: int | None
+    """Timestamp of the last record before `next`, in ms since 1970; None: no record."""
 
 
 class Moved(Exception):
@@ -170,11 +170,7 @@ class Moved(Exception):
 
 
 class Spaces:
-    """The tables of embeddings, by space and dimensions.
-
-    Args:
-        indexed: new tables get their HNSW index at once.
-    """
+    """The tables of embeddings, by space and dimensions; `indexed`: new ones get their HNSW index at once."""
 
     def __init__(self, connection: Connection, *, indexed: bool = True) -> None:
         self.connection = connection
@@ -242,10 +238,7 @@ def write_records(
     entries: Sequence[Row | Passed],
     moves: Mapping[Partition, Move],
 ) -> list[Row | Passed]:
-    """Write records, read as `entries`, and offsets in one transaction.
-
-    Returns as `store`; raises as `limited` and `advance`.
-    """
+    """Write records, read as `entries`, and offsets in one transaction. Returns as `store`; raises as `advance`."""
     connection = spaces.connection
     rows = [entry for entry in entries if isinstance(entry, Row)]
     with limited(connection):
@@ -262,10 +255,7 @@ def write_records(
 
 
 def advance(connection: Connection, moves: Mapping[Partition, Move], table: int) -> None:
-    """Write the next offsets.
-
-    Args:
-        table: the oid of `progress` when the numbers of spaces were read: `index rebuild` brings other tables.
+    """Write the next offsets, if `progress` has still this oid: `index rebuild` brings other tables.
 
     Raises:
         Moved: the tables were swapped, or have another offset than is expected, or another topic of that name.
@@ -279,11 +269,7 @@ def advance(connection: Connection, moves: Mapping[Partition, Move], table: int)
 def store(
     connection: Connection, entries: Sequence[Row | Passed], spaces: Mapping[tuple[str, int], int]
 ) -> list[Row | Passed]:
-    """Merge the rows that PostgreSQL accepts, within the caller's transaction.
-
-    Returns:
-        The entries; refused ones as `Passed`.
-    """
+    """Merge the rows that PostgreSQL accepts, within the caller's transaction; returns refused ones as `Passed`."""
     try:
         with connection.transaction():
             if rows := [entry for entry in entries if isinstance(entry, Row)]:
@@ -308,11 +294,7 @@ def merge(connection: Connection, rows: Sequence[Row], spaces: Mapping[tuple[str
 
 
 def merge_staged(connection: Connection, spaces: Mapping[tuple[str, int], int], *, retracts: bool) -> None:
-    """Merge the rows of the staging table.
-
-    Args:
-        retracts: some retract one version of an object.
-    """
+    """Merge the rows of the staging table; `retracts`: some retract one version of an object."""
     if retracts:
         connection.execute(_REMEMBER)
     connection.execute(_MERGE)
@@ -329,15 +311,14 @@ def serialise_versions(connection: Connection, rows: Sequence[Row]) -> None:
 
     Two open transactions don't see each other. So retractions of versions, which are rare, wait for all others.
     """
-    if any(row.of_version for row in rows):
-        connection.execute("lock table gone_version in share row exclusive mode")
-    elif rows:
-        connection.execute("lock table gone_version in row exclusive mode")
+    if rows:
+        mode = "share row" if any(row.of_version for row in rows) else "row"
+        connection.execute(f"lock table gone_version in {mode} exclusive mode".encode())
 
 
 def _vector_of(row: Row, spaces: Mapping[tuple[str, int], int]) -> tuple[object, ...]:
     vector = row.vector
-    number = None if vector is None else spaces.get((vector.space, vector.dimensions))
+    number = None if vector is None else spaces.get(vector[:2])
     return (None, None, None) if vector is None or number is None else (number, vector.model, vector.value())
 
 
@@ -356,3 +337,47 @@ def _merge_vectors(connection: Connection, number: int) -> None:
         delete from embedding_{number} e where e.subject = any(array(select subject from won))
         and not exists (select from shown s where s.subject = e.subject and s.space = {number})""".encode()
     )
+
+
+class Loader:
+    """Merges the whole topic in batches: one is read while the database works on the last. `keep` changes rows."""
+
+    def __init__(self, spaces: Spaces, keep: Callable[[Row], Row] = lambda row: row) -> None:
+        self.spaces = spaces
+        self._keep = keep
+        self._waiting: list[tuple[ReadRecord, Row | Passed]] = []
+        self._bytes = 0
+        self._thread = ThreadPoolExecutor(1, "load")
+        self._writing = self._thread.submit(lambda: None)
+        self.records = self.refused = 0
+        self.times_ms: dict[Partition, int] = {}
+        """The time of the last record of each partition, as its producer says."""
+
+    def take(self, record: ReadRecord) -> None:
+        """Raises ValueError: it is no outcome."""
+        self.times_ms[Partition(record.topic, record.partition)] = record.timestamp_ms
+        entry = read_record(record)
+        if isinstance(entry, Passed) and entry.kind == "tombstone":
+            return
+        self._waiting.append((record, self._keep(entry) if isinstance(entry, Row) else entry))
+        self._bytes += record.size
+        if len(self._waiting) >= _LOADED or self._bytes >= _LOADED_BYTES:
+            self._flush()
+        if isinstance(entry, Passed):
+            raise ValueError(entry.why)
+        self.records += 1
+
+    def finish(self) -> None:
+        """Merge the remaining records, and wait for it."""
+        self._flush()
+        self._writing.result()
+
+    def _flush(self) -> None:
+        self._writing.result()
+        self._writing = self._thread.submit(self._write, self._waiting)
+        self._waiting, self._bytes = [], 0
+
+    def _write(self, read: Sequence[tuple[ReadRecord, Row | Passed]]) -> None:
+        records, entries = [record for record, _ in read], [entry for _, entry in read]
+        stored = write_records(self.spaces, records, entries, {})
+        self.refused += sum(new is not old for new, old in zip(stored, entries, strict=True))

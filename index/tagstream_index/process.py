@@ -50,19 +50,12 @@ class IndexProcess:
                     otlp_metrics=self._settings.otlp_metrics,
                 )
             )
-            logger.info(
-                "tagstream index %s: reads %s as group %s; writes the schema %s of %s",
-                __version__,
-                self._settings.output_topic,
-                self._settings.index_group,
-                self._settings.index_schema,
-                self._settings.index_dsn,
-            )
-            source = self._source()
-            if source is None:
-                return
-            cleanup.callback(source.close)
-            self._index(source)
+            ours, doing = self._settings, "tagstream index %s: reads %s as group %s; writes the schema %s of %s"
+            places = ours.output_topic, ours.index_group, ours.index_schema, ours.index_dsn
+            logger.info(doing, __version__, *places)
+            if (source := self._source()) is not None:
+                cleanup.callback(source.close)
+                self._index(source)
 
     def stop(self) -> None:
         if not self._stopping.is_set():

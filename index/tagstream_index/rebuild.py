@@ -12,8 +12,7 @@ import psycopg
 from psycopg import sql
 
 from tagstream_index.database import LOCK, become_owner, connected, init, mapped, require_tables
-from tagstream_index.loading import Loader
-from tagstream_index.merge import BELIEVED, NO_ID, STAGING, TIME, Spaces, merge_staged, of
+from tagstream_index.merge import BELIEVED, NO_ID, STAGING, TIME, Loader, Spaces, merge_staged, of
 from tagstream_index.outcomes import HEAD
 from tagstream_index.settings import IndexSettings
 from tagstream_index.status import COUNTS
@@ -66,12 +65,7 @@ _FIRST: Final = ("gone_version", "progress", "state", "space")
 
 @dataclass
 class Rebuild:
-    """One rebuild. No setting can name the schema of the new tables.
-
-    Args:
-        partial: allow a topic that may lack outcomes.
-        note: gets sentences about records that are no outcomes.
-    """
+    """One rebuild; `partial`: also from a topic that may lack outcomes. `note` gets sentences about other records."""
 
     settings: IndexSettings
     partial: bool
@@ -143,10 +137,9 @@ class Rebuild:
             raise Misconfigured(f"another `index rebuild` of the schema {self._schema!r} is running") from None
         require_tables(connection, self._schema)
         become_owner(connection)
-        others = [
-            topic for (topic,) in connection.execute("select distinct topic from progress") if topic != self._topic
-        ]
-        lacks = f"the images of {', '.join(others)} are not in the topic {self._topic}" if others else ""
+        found = connection.execute("select distinct topic from progress where topic <> %s", (self._topic,)).fetchall()
+        others = ", ".join(topic for (topic,) in found)
+        lacks = f"the images of {others} are not in the topic {self._topic}" if others else ""
         if not compacted:
             lacks = f"the topic {self._topic} is not compacted (cleanup.policy=compact), so it may lack outcomes"
         if lacks and not self.partial:
@@ -204,9 +197,7 @@ class Rebuild:
             merge_staged(self._connection, Spaces(self._connection).known, retracts=False)
 
     def _swap(self, *, rehearse: bool = False) -> None:
-        """
-        Args:
-            rehearse: find out whether it can be done.
+        """Exchange the tables; `rehearse`: only find out whether it can be done.
 
         Raises:
             Misconfigured: something depends on the tables, or they have row security.
@@ -221,10 +212,8 @@ class Rebuild:
             except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
                 time.sleep(_SWAP_WAIT_S)
             except psycopg.errors.DependentObjectsStillExist as error:
-                raise Misconfigured(
-                    f"the tables can't be swapped: {error.diag.message_detail}. Drop it, and make it again after the "
-                    "rebuild"
-                ) from error
+                why = f"the tables can't be swapped: {error.diag.message_detail}"
+                raise Misconfigured(f"{why}. Drop it, and make it again after the rebuild") from error
         raise Unavailable("postgresql", f"other statements hold the tables of the schema {self._schema!r} without end")
 
     def _exchange(self) -> None:
@@ -237,10 +226,8 @@ class Rebuild:
         old = sql.SQL(", ").join(sql.Identifier(self._schema, name) for name in (*_FIRST, *vectors, *rest))
         connection.execute(sql.SQL("lock table {} in access exclusive mode").format(old))
         if guarded := connection.execute(_GUARDED, (self._schema,)).fetchone():
-            raise Misconfigured(
-                f"the table {guarded[0]!r} has row security, and new tables would show readers all rows: disable "
-                "it, and make it again after the rebuild"
-            )
+            why = f"the table {guarded[0]!r} has row security, and new tables would show readers all rows"
+            raise Misconfigured(f"{why}: disable it, and make it again after the rebuild")
         grants = connection.execute(_GRANTS, {"schema": self._schema, "new": new}).fetchall()
         connection.execute(sql.SQL("drop table {}").format(old))
         for name in new:

@@ -36,10 +36,7 @@ def rows_of(results: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def guarded(name: str, part: str, read: Callable[[], _Read]) -> _Read | None:
-    """What a kind reads of a producer's result; None: it raised.
-
-    That is logged once.
-    """
+    """What a kind reads of a producer's result; None: it raised, which is logged once."""
     try:
         return read()
     except Exception as error:  # noqa: BLE001  # another package's code may raise anything

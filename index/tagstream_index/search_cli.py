@@ -22,16 +22,15 @@ if TYPE_CHECKING:
     from tagstream_index.settings import IndexSettings
 
 _TAGS_SHOWN = 8
+_WORDS = 'Such as red car, "red car" as a phrase, car or bus, -- car -red, NAME:word in results.'
+_RERANK = "Order the first 100 by how well they match --about. Reads the images."
+_COPIES = "Copies of this image, such as photos/a.jpg: equal, or near by the hash."
+_WITHIN = "Largest cosine distance. Default: 0.3 for --like, 1 for --about."
+_SORT = "By fit of the words (the default with words), score of the tags, time stored or day taken."
 
 
 def search(
-    words: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="WORDS",
-            help='Such as red car, "red car" as a phrase, car or bus, -- car -red, NAME:word in results.',
-        ),
-    ] = None,
+    words: Annotated[list[str] | None, typer.Argument(metavar="WORDS", help=_WORDS)] = None,
     tags: Annotated[
         list[str] | None, typer.Option("--tag", metavar="NAME", help="A tag that the image has. Repeat it for more.")
     ] = None,
@@ -51,22 +50,10 @@ def search(
     text: Annotated[
         Path | None, typer.Option(metavar="BUNDLE", help="Dual encoder whose text tower reads --about.")
     ] = None,
-    rerank: Annotated[
-        Path | None,
-        typer.Option(metavar="BUNDLE", help="Order the first 100 by how well they match --about. Reads the images."),
-    ] = None,
-    copies_of: Annotated[
-        str | None,
-        typer.Option(metavar="SUBJECT", help="Copies of this image, such as photos/a.jpg: equal, or near by the hash."),
-    ] = None,
-    within: Annotated[
-        float | None,
-        typer.Option(min=0, max=2, help="Largest cosine distance. Default: 0.3 for --like, 1 for --about."),
-    ] = None,
-    sort: Annotated[
-        Literal["rank", "score", "time", "day"] | None,
-        typer.Option(help="By fit of the words (the default with words), score of the tags, time stored or day taken."),
-    ] = None,
+    rerank: Annotated[Path | None, typer.Option(metavar="BUNDLE", help=_RERANK)] = None,
+    copies_of: Annotated[str | None, typer.Option(metavar="SUBJECT", help=_COPIES)] = None,
+    within: Annotated[float | None, typer.Option(min=0, max=2, help=_WITHIN)] = None,
+    sort: Annotated[Literal["rank", "score", "time", "day"] | None, typer.Option(help=_SORT)] = None,
     limit: Annotated[int, typer.Option(min=1, max=1_000, help="Most images.")] = 20,
     offset: Annotated[int, typer.Option(min=0, max=10_000, help="Images to leave out: the next page.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document a line, an image each.")] = False,
@@ -114,9 +101,7 @@ def search(
     )
     if copies_of is not None:
         if query != Query() or about or like or offset:
-            raise Misconfigured(
-                "--copies-of SUBJECT goes with --limit and --json alone: leave the other conditions out"
-            )
+            raise Misconfigured("--copies-of SUBJECT goes with --limit and --json alone: leave other conditions out")
         _show_copies(settings, copies_of, limit, as_json)
         return
     with closing(connected(settings)) as connection:
@@ -134,7 +119,7 @@ def search(
             query = replace(query, like=embedding_of(like, bundle, terminal.note))
         found = searched(query, connection, limit=limit, offset=offset)
     if rerank is not None and about is not None:
-        from tagstream_index.reranking import reranked
+        from tagstream_index.likeness import reranked
 
         found = reranked(found, about, rerank, terminal.note)
     _show(found, ("image", "tags", "caption"), map(_cells, found), as_json)
@@ -177,8 +162,5 @@ def _copy_cells(copy: Copy) -> tuple[str, str, str, str]:
 def _cells(found: Found) -> tuple[str, str, str]:
     best = list(zip(found.names, found.scores, strict=True))[:_TAGS_SHOWN]
     near = "" if found.distance is None else f"  (distance {found.distance:.2f})"
-    return (
-        found.subject + near,
-        ", ".join(f"{tag} {score:.2f}" for tag, score in best),
-        found.line or found.caption or "",
-    )
+    tags = ", ".join(f"{tag} {score:.2f}" for tag, score in best)
+    return found.subject + near, tags, found.line or found.caption or ""

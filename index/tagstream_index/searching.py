@@ -152,15 +152,11 @@ class Place(NamedTuple):
 
 
 class Ranking(NamedTuple):
-    """Images near a sentence, with words as one list: fit and subject, best first.
-
-    Args:
-        cut: there are more, in no order.
-        ranks, distances: by subject.
-    """
+    """Images near a sentence, with words as one list: fit and subject, best first; `ranks`, `distances` by subject."""
 
     order: list[tuple[float, str]]
     cut: bool
+    """There are more, in no order."""
     ranks: Mapping[str, float]
     distances: Mapping[str, float]
 
@@ -215,12 +211,7 @@ class Clauses(NamedTuple):
 
 
 class Searcher:
-    """Runs queries within one transaction.
-
-    Args:
-        language: the text search configuration of the tables.
-        results: the names of the results' kinds in the tables.
-    """
+    """Runs queries within one transaction; the tables have a text search configuration, and kinds of results."""
 
     def __init__(self, connection: Connection, language: str, results: Sequence[str] = ()) -> None:
         self.connection, self._results = connection, results
@@ -266,10 +257,7 @@ class Searcher:
         return self.found(f"{text} limit {limit} offset {offset}", values)
 
     def of_subjects(self, subjects: Sequence[str], query: Query | None = None) -> dict[str, Found]:
-        """Images by subject, with their rank and score in a query.
-
-        They need not meet it.
-        """
+        """Images by subject, with rank and score in a query. They need not meet it."""
         clauses = self.clauses(query or Query())
         text = f"select {clauses.shown} from image where subject = any(%(subjects)s::text[]) and {LIVE}"
         known = [subject for subject in subjects if storable(subject) == subject]
@@ -284,11 +272,7 @@ class Searcher:
         return [replace(each, line=lines.get(each.subject)) for each in found]
 
     def ranking(self, query: Query) -> Ranking:
-        """The images near the query's sentence, with words one list.
-
-        Raises:
-            Misconfigured: the index has no embeddings of that space.
-        """
+        """The images near the query's sentence, with words one list. Raises as `search`."""
         text, values = self._near(query, "subject", FUSED)
         distances = dict(self.execute(f"{text}, subject", values).fetchall())
         ranks: dict[str, float] = {}
@@ -333,10 +317,9 @@ class Searcher:
         if number := next((number for *space, number in spaces if tuple(space) == mine), 0):
             return int(number)
         has = " and ".join(f"{name} ({dimensions:,} dimensions)" for name, dimensions, _ in spaces)
-        raise Misconfigured(
-            f"the embedding is of the space {near.space} ({len(near.vector):,} dimensions), and the index has "
-            + (f"those of {has}" if has else "no embeddings: its images were tagged without (TAGSTREAM_WANT)")
-        )
+        has = f"those of {has}" if has else "no embeddings: its images were tagged without (TAGSTREAM_WANT)"
+        is_of = f"the embedding is of the space {near.space} ({len(near.vector):,} dimensions)"
+        raise Misconfigured(f"{is_of}, and the index has {has}")
 
     def clauses(self, query: Query) -> Clauses:
         """The query as SQL."""

@@ -22,11 +22,10 @@ from schemas.correction import read_correction
 from schemas.version import microseconds
 from tagstream_index.database import Connection
 from tagstream_index.page import process
-from tagstream_index.page.access import LOOPBACK, Access
+from tagstream_index.page.access import LOOPBACK, Access, People
 from tagstream_index.page.changes import Changes
 from tagstream_index.page.correcting import Corrector
 from tagstream_index.page.one import Bundles
-from tagstream_index.page.people import People
 from tagstream_index.page.pictures import Pictures
 from tagstream_index.page.pool import Pool
 from tagstream_index.page.server import Site

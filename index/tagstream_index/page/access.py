@@ -1,15 +1,17 @@
-"""Who may read and who may correct: a token, a signed cookie, a proxy's word, forms that only our pages can send."""
+"""Who may read and who may correct: a token, a signed cookie, people whom a proxy names, forms of our pages alone."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
 import hmac
+import re
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from http import HTTPStatus
-from typing import Final, TypeAlias
+from pathlib import Path
+from typing import Final, NamedTuple, TypeAlias
 from urllib.parse import parse_qsl
 
 from starlette.datastructures import MutableHeaders
@@ -17,7 +19,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tagstream_index.page.people import People, Person
+from tagstream_index.query import require
+from workers.backends.renewal import RenewedFile, why
+from workers.errors import Misconfigured
 
 COOKIE: Final = "tagstream"
 KEPT_S: Final = 30 * 24 * 3600
@@ -32,6 +36,8 @@ API: Final = "/api/"
 PROBLEM: Final = "application/problem+json"
 PROBES: Final = ("/livez", "/readyz")
 LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
+NAME_MAX: Final = 256
+"""Characters of a person's name, as a correction takes them."""
 
 Call: TypeAlias = Callable[[Request], Awaitable[Response]]
 
@@ -45,14 +51,61 @@ HEADERS: Final = {
 }
 
 
-class Access:
-    """The token, its sessions, and the people of a proxy.
+class Person(NamedTuple):
+    """Who asks; `name` is empty if no header names them."""
 
-    Args:
-        token: empty: there is no login.
-        to_read: whether reading needs the token too.
-        people: None: no header names people.
+    name: str
+    editor: bool
+
+
+class People:
+    """The people whom a proxy's header names; a file has those who may correct. Thread-safe.
+
+    Raises:
+        Misconfigured: no header has this name, or the file can't be read.
     """
+
+    def __init__(self, header: str, editors: Path | None) -> None:
+        if not re.fullmatch("[A-Za-z0-9-]{1,100}", header):
+            raise Misconfigured(f"--user-header {header}: name a header, such as X-Forwarded-User")
+        self._header = header.lower().encode()
+        self._editors = None if editors is None else RenewedFile(editors, _names)
+        try:
+            self.may_correct("")
+        except (OSError, ValueError) as error:
+            raise Misconfigured(f"--editors {editors}: {why(error)}") from error
+
+    def name(self, request: Request) -> str:
+        """The name in the header; empty without one, with two, or if it hides characters."""
+        found = [value for name, value in request.headers.raw if name == self._header]
+        if len(found) != 1 or len(found[0]) > 4 * NAME_MAX:
+            return ""
+        try:
+            name = found[0].decode().strip()
+        except UnicodeDecodeError:
+            return ""
+        return name if len(name) <= NAME_MAX and name.isprintable() else ""
+
+    def may_correct(self, name: str) -> bool:
+        return self._editors is not None and name in self._editors()
+
+
+def _names(text: str) -> frozenset[str]:
+    lines = (line.strip() for line in text.removeprefix("\ufeff").splitlines())
+    return frozenset(line for line in lines if line and not line.startswith("#"))
+
+
+def people_of(header: str | None, editors: Path | None, *, behind_proxy: bool) -> People | None:
+    """Raises Misconfigured: as `People`; or any client could send the header."""
+    sent = "--user-header: any client could send it; say --behind-proxy too, where a proxy sets it"
+    require(header is None or behind_proxy, sent)
+    named = "--editors: say --user-header too, the header in which the proxy names people"
+    require(editors is None or header is not None, named)
+    return None if header is None else People(header, editors)
+
+
+class Access:
+    """The token, its sessions, and the people of a proxy. Without a token there is no login."""
 
     def __init__(self, token: str, *, to_read: bool, people: People | None = None) -> None:
         self._token = token.encode()
@@ -116,11 +169,7 @@ class Access:
         return self._sign("form of", person.name) if person is not None and person.name and person.editor else ""
 
     def may_send(self, request: Request, key: str) -> bool:
-        """Whether our page, or a program with the token, sends a change.
-
-        Args:
-            key: the form's; a bearer needs none, because no browser adds a token by itself.
-        """
+        """Whether our page or a program sends a change. No browser adds a token by itself."""
         mine = self.form_key(request)
         return bool(self.bearer(request)) or (bool(mine) and hmac.compare_digest(mine.encode(), key.encode()))
 
@@ -132,16 +181,10 @@ class Access:
 
 
 class Guard:
-    """Around the application: safety headers, known hosts, bounded addresses, and the token.
-
-    Args:
-        hosts: names under which the page is opened, lower-case, so that no foreign name leads here; empty: any.
-    """
+    """Around the application: safety headers, known hosts (lower-case; none: any), bounded addresses, and the token."""
 
     def __init__(self, app: ASGIApp, access: Access, hosts: Collection[str]) -> None:
-        self._app = app
-        self._access = access
-        self._hosts = hosts
+        self._app, self._access, self._hosts = app, access, hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -228,12 +271,7 @@ async def body_of(request: Request, most: int) -> bytes | None:
     return body
 
 
-async def form_of(request: Request, most_fields: int = 10) -> dict[str, str]:
-    """The fields of a form, as `pairs_of`."""
-    return dict(await pairs_of(request, most_fields))
-
-
-async def pairs_of(request: Request, most_fields: int) -> list[tuple[str, str]]:
+async def pairs_of(request: Request, most_fields: int = 10) -> list[tuple[str, str]]:
     """Names and values of a form's fields; empty if it is too large or invalid."""
     body = await body_of(request, _FORM_BYTES) or b""
     try:

@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from tagstream_index.page.finding import Page, Result
-from tagstream_index.page.turns import Busy
+from tagstream_index.page.pool import Busy
 from tagstream_index.page.typed import Typed, read
 from tagstream_index.query import Embedding
 from tagstream_index.searching import Searcher
@@ -29,20 +29,15 @@ _SOME_S: Final = 1.0
 
 
 class Asked(NamedTuple):
-    """The search of an address.
-
-    Args:
-        best: ordered by fit.
-        by: one of `BY`.
-        about: the vector of the words, if they rank by their meaning too.
-        said: a sentence for people if they don't.
-    """
+    """The search of an address; `best`: ordered by fit, `by` one of `BY`."""
 
     typed: Typed
     best: bool = False
     by: str = ""
     about: Embedding | None = None
+    """The vector of the words, if they rank by their meaning too."""
     said: str = ""
+    """A sentence for people if they don't."""
 
     @property
     def shown(self) -> dict[str, Any]:

@@ -37,17 +37,11 @@ class LabelChanges(NamedTuple):
 
 
 class Changes(TemporaryTables):
-    """A file of changes, kept in a temporary one. Use it in a `with`; thread-safe after `load`.
-
-    Args:
-        choices: file of people's verdicts on them, which need not exist; None: they can't be judged.
-    """
+    """A file of changes and people's choices, kept in a temporary one. In a `with`; thread-safe after `load`."""
 
     def __init__(self, path: Path, choices: Path | None = None) -> None:
         super().__init__(_TABLES, f"--changes {path}: it can't be kept")
-        self._path = path
-        self.choices = choices
-        self._lock = threading.Lock()
+        self._path, self.choices, self._lock = path, choices, threading.Lock()
 
     def load(self) -> None:
         """Read the file. Raises Misconfigured: it or the choices can't be used."""

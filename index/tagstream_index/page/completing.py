@@ -47,10 +47,7 @@ class Name:
 
 
 class Names:
-    """The bundles' labels, their wider names and the index's tags. Thread-safe.
-
-    A thread counts tags when a reader asks and the last count is old.
-    """
+    """Labels of the bundles, wider names and tags of the index. Counted when a reader asks. Thread-safe."""
 
     def __init__(self, pool: Pool, bundles: Bundles) -> None:
         self._pool, self._bundles = pool, bundles

@@ -61,16 +61,13 @@ class Pending(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Sending:
-    """The corrections of one tag that were sent together, by subject.
-
-    Args:
-        unseen: subjects whose rows don't show the tag yet.
-    """
+    """The corrections of one tag that were sent together, by subject."""
 
     name: str
     present: bool
     parts: Mapping[str, Applying]
     unseen: set[str]
+    """Subjects whose rows don't show the tag yet."""
     since: float = field(default_factory=time.monotonic)
 
 
@@ -173,15 +170,11 @@ class Corrector:
 
 
 def _applying(picture: Seen, name: str, present: bool, by: str) -> Applying:
+    model = picture.model if re.fullmatch("[0-9a-f]{64}", picture.model or "") else None
+    added, removed = ([name], []) if present else ([], [name])
     try:
         record = correction(
-            picture.bucket,
-            picture.key,
-            added=[name] if present else (),
-            removed=() if present else [name],
-            sha256=picture.sha256,
-            model=picture.model if re.fullmatch("[0-9a-f]{64}", picture.model or "") else None,
-            by=by or None,
+            picture.bucket, picture.key, added=added, removed=removed, sha256=picture.sha256, model=model, by=by or None
         )
     except ValueError as error:
         raise Refused(f"This is no correction: {error}.") from error
@@ -189,10 +182,6 @@ def _applying(picture: Seen, name: str, present: bool, by: str) -> Applying:
 
 
 def missing(settings: IndexSettings, *, by_token: bool = True) -> Collection[str]:
-    """The settings without which nothing can be corrected.
-
-    Args:
-        by_token: False: a proxy says who may.
-    """
+    """The settings without which nothing can be corrected; not `by_token`: a proxy says who may."""
     wanted = ("kafka_servers", "s3_endpoint", "corrections_topic", *(("index_page_token",) if by_token else ()))
     return [f"TAGSTREAM_{name.upper()}" for name in wanted if not getattr(settings, name)]

@@ -19,18 +19,14 @@ _NAME_CHARS: Final = 100
 
 
 class Facet(NamedTuple):
-    """A tag, its number of hits, and the search of its link.
-
-    Args:
-        opened: whether the tags below it are shown; None: there are none.
-        below: these, if it is opened.
-    """
+    """A tag, its number of hits, and the search of its link."""
 
     name: str
     number: int
     text: str
     chosen: bool = False
     opened: bool | None = None
+    """Whether the tags below it are shown; None: there are none."""
     below: Sequence[Facet] = ()
 
 
@@ -44,14 +40,11 @@ def shown(request: Request, result: Result, typed: Typed) -> dict[str, Any]:
 
 
 def facets_of(counts: Counts, typed: Typed, most: int, *, flat: bool = False) -> tuple[list[Facet], bool]:
-    """The tags without wider ones; below a chosen one, and those above it, the narrower ones.
+    """The tags without wider ones, and below chosen ones the narrower ones; also whether some were left out.
 
     Args:
         most: tags of the first level; of a narrower one half as many.
         flat: all tags in one level.
-
-    Returns:
-        also whether some were left out.
     """
     numbers = dict(counts.tags)
     above = {} if flat else {name: _above(name, numbers, counts.parents) for name in numbers}
@@ -92,10 +85,7 @@ def _above(name: str, numbers: Mapping[str, int], parents: Mapping[str, Sequence
 
 
 def _instead(name: str, typed: Typed, above: Mapping[str, Sequence[str]]) -> str:
-    """The search with this tag alone of its line.
-
-    A tag above or below it goes, and it goes itself if it is chosen.
-    """
+    """The search with this tag alone of its line: a tag above or below goes, and a chosen one goes itself."""
     line = above.get(name, ())
     for token in typed.filters:
         if token.wanted and all(each in line or name in above.get(each, ()) for each in token.wanted):

@@ -40,37 +40,30 @@ class Page(NamedTuple):
 
 
 class Counts(NamedTuple):
-    """Numbers of the newest hits: all, by tag, by bucket, by state, by month.
-
-    Args:
-        more: there are older hits too.
-        tags: the most frequent 1,000 tags and wider names; for a wider name a picture counts once.
-        parents: the wider names of these tags, nearest first, where there are some.
-    """
+    """Numbers of the newest hits: all, by tag, by bucket, by state, by month."""
 
     total: int
     more: bool
+    """There are older hits too."""
     tags: list[tuple[str, int]]
+    """The most frequent 1,000 tags and wider names; for a wider name a picture counts once."""
     buckets: list[tuple[str, int]]
     states: list[tuple[str, int]]
     months: Sequence[tuple[str, int]] = ()
     parents: Mapping[str, Sequence[str]] = MappingProxyType({})
+    """The wider names of these tags, nearest first, where there are some."""
 
 
 class Why(NamedTuple):
-    """Why a result is empty.
-
-    Args:
-        indexed: False: the index is empty.
-        nothing: parts that no picture meets.
-        without: the searches with a part less that find something.
-        nearest: tags like these parts, and the searches with them.
-    """
+    """Why a result is empty; `indexed` is False if the whole index is."""
 
     indexed: bool
     nothing: list[str]
+    """Parts that no picture meets."""
     without: list[tuple[str, Typed]]
+    """The searches with a part less that find something."""
     nearest: list[tuple[str, Typed]]
+    """Tags like these parts, and the searches with them."""
 
 
 class Result:
@@ -101,11 +94,7 @@ class Result:
         return Page(found[::-1], more, True) if back else Page(found, place is not None, more)
 
     def counts(self, containing: str = "") -> Counts:
-        """Counts of the newest hits; by meaning, of all that are ranked.
-
-        Args:
-            containing: only tags with this text in their names.
-        """
+        """Counts of the newest hits; by meaning, of all that are ranked. Only tags with this text in their names."""
         query, among = (self.query, None) if self.ranking is None else (Query(), list(self._fits))
         counts = count(self._searcher, query, among, containing=containing)
         more = counts.more if self.ranking is None else self.ranking.cut
@@ -139,27 +128,15 @@ class Result:
     def _ranked(self, ranking: Ranking, place: Place | None, limit: int, *, back: bool) -> list[Found]:
         order, here = ranking.order, place and (place.fit, place.subject)
         if here is not None:
-            order = (
-                [each for each in reversed(order) if each > here] if back else [each for each in order if each < here]
-            )
+            order = [each for each in (order[::-1] if back else order) if (each > here if back else each < here)]
         found = self._searcher.of_subjects([subject for _, subject in order[:limit]])
         return [found[subject] for _, subject in order[:limit] if subject in found]
 
 
 def count(
-    searcher: Searcher,
-    query: Query,
-    among: Sequence[str] | None = None,
-    *,
-    containing: str = "",
-    most: int = _MOST_TAGS,
+    searcher: Searcher, query: Query, among: Sequence[str] | None = None, containing: str = "", most: int = _MOST_TAGS
 ) -> Counts:
-    """Counts of the newest hits, by the time that orders them.
-
-    Args:
-        among: of these subjects alone.
-        containing: only tags with this text in their names.
-    """
+    """Counts of the newest hits, by the time that orders them; `among` these subjects alone."""
     clauses = searcher.clauses(query)
     where = clauses.where if among is None else f"{clauses.where} and subject = any(%(among)s::text[])"
     time = "dated" if query.order == "day" else "last_modified"

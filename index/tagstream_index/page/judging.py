@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from tagstream_index.page.access import form_of
+from tagstream_index.page.access import pairs_of
 from tagstream_index.page.asked import PAGE, field, number
 from tagstream_index.page.changes import SIDES
 from tagstream_index.page.showing import address
@@ -89,7 +89,7 @@ class Judging:
 
     async def judge(self, request: Request) -> Response:
         """Keep verdicts; then the pictures again, or for the script the result alone."""
-        path, form = request.scope["path"], await form_of(request, MOST + 10)
+        path, form = request.scope["path"], dict(await pairs_of(request, MOST + 10))
         if not self._site.judged or not self._site.access.may_send(request, form.get("key", "")):
             return self._site.page(request, "login.html", 403, wrong="", back="/")
         places = {name[1:]: verdict for name, verdict in form.items() if re.fullmatch("v[0-9]{1,9}", name)}

@@ -97,13 +97,8 @@ class Many:
                 return self._refusal(request, str(error))
             shown = asked.shown
             return RedirectResponse(address("/sent", of=made, q=shown["typed"].text, **shown["fields"]), 303)
-        values: dict[str, Any] = {
-            "form": form,
-            "wanted": wanted,
-            "others": len(pictures) - len(wanted),
-            "tiles": list(tiles.values()),
-        }
-        values |= {"after": after, "cut": cut, "new": new, "sure": sure, "refusal": ""}
+        values: dict[str, Any] = {"form": form, "wanted": wanted, "others": len(pictures) - len(wanted), "cut": cut}
+        values |= {"tiles": list(tiles.values()), "after": after, "new": new, "sure": sure, "refusal": ""}
         spellings = self._site.names.spellings(tag) if new else []
         return self._site.page(request, "many.html", **asked.shown, **values, spellings=spellings)
 

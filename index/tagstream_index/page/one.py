@@ -21,6 +21,8 @@ from workers.pipeline.profiles import Profile
 
 _CHANGES: Final = 6
 _RAW_CHARS: Final = 256 * 1024
+_ALIKE: Final = {None: "same file", 0: "looks the same"}
+"""By differing bits of the hashes."""
 _SMALL: Final = 0.01
 """Stages with a smaller share of the time are shown together."""
 _ROW: Final = """
@@ -73,10 +75,7 @@ class One(NamedTuple):
 
 
 class Bundles:
-    """Labels and thresholds of the bundles in a folder, by digest. Reads no weights.
-
-    Args:
-        folder: with a bundle in each subfolder; None: the user's cache, which has `compact` if it was used.
+    """Labels and thresholds of bundles, by digest; in a folder, or the user's cache. Reads no weights.
 
     Raises:
         Misconfigured: no bundle in the folder opens.
@@ -137,16 +136,10 @@ def one(searcher: Searcher, subject: str, bundles: Bundles, query: Query | None 
 
 def copy_rows(tile: Found, copies: Sequence[Copy]) -> list[CopyRow]:
     """A picture and its copies, the largest first; empty without copies."""
-    rows = [(tile, "this picture"), *((each.image, _alike(each.bits)) for each in copies)]
+    rows = [(tile, "this picture"), *((each.image, _ALIKE.get(each.bits, "looks almost the same")) for each in copies)]
     largest = min((image for image, _ in rows), key=largest_first)
     found = [CopyRow(image, how, image is largest) for image, how in rows]
     return sorted(found, key=lambda row: not row.largest) if copies else []
-
-
-def _alike(bits: int | None) -> str:
-    if bits is None:
-        return "same file"
-    return "looks almost the same" if bits else "looks the same"
 
 
 def _raw(text: str) -> str:

@@ -1,19 +1,19 @@
-"""Thumbnails and views, by the intake's decoders."""
+"""Thumbnails and views, by the intake's decoders; kept for a day, each for its subject and content."""
 
 from __future__ import annotations
 
 import io
+import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from typing import Final, Literal, TypeAlias
 
 from PIL import Image
 
 from schemas.image_event import ImageEvent
-from tagstream_index.page.kept import Kept
 from tagstream_index.query import require
 from tagstream_index.searching import Found
 from tagstream_index.settings import IndexSettings
@@ -33,6 +33,7 @@ from workers.errors import (
 )
 from workers.intake.geometry import unpadded
 from workers.ports import Intake
+from workers.tables import TemporaryTables
 from workers.types import Assignment, Coordinates, Job, Partition, Transform
 
 Size: TypeAlias = Literal["thumb", "view", "large"]
@@ -50,6 +51,21 @@ _PATIENCE: Final = {"get_timeout_s": 10.0, "retry_s": 1.0}
 _PLACE: Final = Partition("page", 0)
 _LINK_S: Final = 300
 
+KEPT_S: Final = 24 * 3600.0
+"""A day."""
+_PAGE_BYTES: Final = 4096
+_MAKES_ROOM: Final = 100
+"""The oldest pictures, which go where there is no room."""
+_AT_ONCE: Final = 1_000
+_TABLES: Final = f"""
+pragma page_size = {_PAGE_BYTES}; pragma journal_mode = memory; pragma secure_delete = on;
+create table picture (subject, side, sha256, made_at, jpeg, primary key (subject, side, sha256));
+create index picture_made_at on picture (made_at);
+"""
+
+Current: TypeAlias = Callable[[list[str]], Mapping[str, str]]
+"""Gives the sha256 of the content by subject, for given subjects that the index shows."""
+
 
 def size_of(name: str) -> Size:
     """The size of that name, or a thumbnail's."""
@@ -57,23 +73,57 @@ def size_of(name: str) -> Size:
 
 
 class NoPicture(Exception):
-    """There is no picture to show.
-
-    Args:
-        status: 404; for now: 502, the store fails for this object; 503, it does not answer.
-    """
+    """There is no picture to show: 404; for now: 502, the store fails for this object, 503, it does not answer."""
 
     def __init__(self, why: str, status: HTTPStatus = HTTPStatus.NOT_FOUND) -> None:
         super().__init__(why)
         self.status = status
 
 
-class Pictures:
-    """Makes JPEGs of objects, and keeps them. Thread-safe.
+class Kept(TemporaryTables):
+    """JPEGs in a temporary file, which ends with the process. Thread-safe.
 
-    Raises:
-        Misconfigured: TAGSTREAM_INDEX_STORE_URL lacks a region to sign for.
+    Args:
+        most_bytes: of the file; the oldest pictures go first.
     """
+
+    def __init__(self, most_bytes: int) -> None:
+        super().__init__(_TABLES, "pictures can't be kept")
+        self._stored.execute(f"pragma max_page_count = {most_bytes // _PAGE_BYTES}")
+        self._lock = threading.Lock()
+
+    def read(self, subject: str, sha256: str, side: int) -> bytes | None:
+        """The kept JPEG of this content, if any."""
+        kept = "select jpeg from picture where (subject, side, sha256) = (?, ?, ?) and made_at > ?"
+        with self._lock:
+            found = self._stored.execute(kept, (subject, side, sha256, time.time() - KEPT_S)).fetchone()
+        return None if found is None else bytes(found[0])
+
+    def write(self, subject: str, sha256: str, side: int, jpeg: bytes) -> None:
+        """Keep a picture; without room the next one is."""
+        new = "insert or replace into picture values (?, ?, ?, ?, ?)"
+        with self._lock, suppress(sqlite3.OperationalError):
+            try:
+                self._stored.execute(new, (subject, side, sha256, time.time(), jpeg))
+            except sqlite3.OperationalError:
+                oldest = "select rowid from picture order by made_at limit ?"
+                self._stored.execute(f"delete from picture where rowid in ({oldest})", (_MAKES_ROOM,))
+
+    def sweep(self, current: Current) -> None:
+        """Remove old pictures, and those of other content than the index shows."""
+        with self._lock:
+            self._stored.execute("delete from picture where made_at <= ?", (time.time() - KEPT_S,))
+            kept = self._stored.execute("select distinct subject, sha256 from picture").fetchall()
+        for first in range(0, len(kept), _AT_ONCE):
+            some = kept[first : first + _AT_ONCE]
+            there = current([subject for subject, _ in some])
+            over = [(subject, sha256) for subject, sha256 in some if there.get(subject) != sha256]
+            with self._lock:
+                self._stored.executemany("delete from picture where (subject, sha256) = (?, ?)", over)
+
+
+class Pictures:
+    """Makes JPEGs of objects, and keeps them. Thread-safe. Raises Misconfigured: no region to sign links for."""
 
     def __init__(self, settings: IndexSettings, most_bytes: int) -> None:
         self._settings = settings
@@ -100,11 +150,7 @@ class Pictures:
         return self._linking is not None and tile.bucket in self._settings.buckets
 
     def original(self, tile: Found) -> str:
-        """An address in the store that downloads the original, for five minutes.
-
-        Raises:
-            NoPicture: `has_original` is false, or no link can be made.
-        """
+        """An address that downloads the original for five minutes. Raises NoPicture: no link can be made."""
         if self._linking is None or not self.has_original(tile):
             raise NoPicture("no link leads into this bucket")
         name = tile.key.rpartition("/")[2][-100:]
@@ -151,11 +197,7 @@ class Pictures:
 
     @contextmanager
     def _asking_for(self, subject: str) -> Iterator[None]:
-        """A request for an object; failures of the store are noted.
-
-        Raises:
-            NoPicture: the store fails or rests, for this object or for all.
-        """
+        """A request for an object. Raises NoPicture: the store fails or rests, for this object or for all."""
         began = time.monotonic()
         if self.store_away or self._resting.get(subject, 0.0) > began:
             raise self._no_picture("it failed a moment ago")
@@ -201,15 +243,7 @@ class Pictures:
 
     def _jpeg(self, tile: Found, size: Size) -> bytes:
         made = self._intake(size)
-        event = ImageEvent(
-            id="page",
-            dialect="own",
-            action="enrich",
-            index=0,
-            bucket=tile.bucket,
-            key=tile.key,
-            version_id=tile.version_id,
-        )
+        event = ImageEvent("page", "own", "enrich", 0, tile.bucket, tile.key, tile.version_id)
         job = Job(Coordinates(*_PLACE, 0, 0), Assignment(_PLACE, ""), event)
         held = made.fetch(job, limits(self._settings).max_object_bytes).result()
         try:

@@ -15,15 +15,13 @@ from typing import Any, Final
 import uvicorn
 
 from tagstream_index.database import connected
-from tagstream_index.page.access import LOOPBACK, Access
+from tagstream_index.page.access import LOOPBACK, Access, people_of
 from tagstream_index.page.changes import Changes
 from tagstream_index.page.connections import CONNECTIONS, Connection
 from tagstream_index.page.correcting import Corrector, missing
-from tagstream_index.page.meaning import Sentences
 from tagstream_index.page.one import Bundles
-from tagstream_index.page.people import people_of
 from tagstream_index.page.pictures import Pictures
-from tagstream_index.page.pool import Pool
+from tagstream_index.page.pool import Pool, Sentences
 from tagstream_index.page.server import Site, require_safe
 from tagstream_index.query import require
 from tagstream_index.review import Review

@@ -19,7 +19,7 @@ from starlette.types import ASGIApp
 
 from tagstream_index.copies import copies_of, count_copies
 from tagstream_index.page import finding
-from tagstream_index.page.access import COOKIE, KEPT_S, LOOPBACK, Guard, form_of
+from tagstream_index.page.access import COOKIE, KEPT_S, LOOPBACK, Guard, pairs_of
 from tagstream_index.page.api import Api
 from tagstream_index.page.asked import PAGE, field, subject, trouble, typed
 from tagstream_index.page.completing import NAME_CHARS
@@ -31,7 +31,8 @@ from tagstream_index.page.one import copy_rows, one
 from tagstream_index.page.pictures import NoPicture, size_of
 from tagstream_index.page.showing import address, by_month
 from tagstream_index.page.site import Parts
-from workers.errors import Misconfigured, TagstreamError
+from tagstream_index.query import require
+from workers.errors import TagstreamError
 
 _SWEEP_S: Final = 300.0
 _BOX: Final = b'<svg xmlns="http://www.w3.org/2000/svg" width="1" height="1"/>'
@@ -174,7 +175,7 @@ class Site(Parts):
 
     async def correct(self, request: Request) -> Response:
         """Add or remove a tag; then the picture again."""
-        form = await form_of(request)
+        form = dict(await pairs_of(request))
         if not self.access.may_send(request, form.get("key", "")):
             return self.page(request, "login.html", 403, wrong="", back="/")
         of = subject(request)
@@ -203,7 +204,7 @@ class Site(Parts):
 
     async def login(self, request: Request) -> Response:
         """The token's form."""
-        form = await form_of(request) if request.method == "POST" else {}
+        form = dict(await pairs_of(request)) if request.method == "POST" else {}
         back = form.get("back") or field(request, "back") or "/"
         if not back.startswith("/") or back.startswith(("//", "/\\")):
             back = "/"
@@ -218,7 +219,7 @@ class Site(Parts):
         return answer
 
     async def logout(self, request: Request) -> Response:
-        form = await form_of(request)
+        form = dict(await pairs_of(request))
         answer = RedirectResponse("/", 303)
         if self.access.may_send(request, form.get("key", "")):
             answer.delete_cookie(COOKIE)
@@ -246,23 +247,14 @@ class Site(Parts):
 
 
 def require_safe(host: str, *, token: str, behind_proxy: bool, names: Collection[str]) -> None:
-    """
-    Raises:
-        Misconfigured: any client of the address, or any site in a reader's browser, could read all; or the token can be
-            guessed.
-    """
-    if host not in LOOPBACK and not behind_proxy and not token:
-        raise Misconfigured(
-            f"--host {host}: any client that reaches it could see all pictures. Set TAGSTREAM_INDEX_PAGE_TOKEN, or say "
-            "--behind-proxy if a proxy authenticates them"
-        )
-    if behind_proxy and not names:
-        raise Misconfigured(
-            "--behind-proxy: another site could read the page through a reader's browser. Say --name and the host by "
-            "which people open it, such as --name photos.example"
-        )
+    """Raises Misconfigured: foreign clients, or sites in a reader's browser, could read all, or guess the token."""
+    safe = "Set TAGSTREAM_INDEX_PAGE_TOKEN, or say --behind-proxy if a proxy authenticates them"
+    seen = f"--host {host}: any client that reaches it could see all pictures. {safe}"
+    require(host in LOOPBACK or behind_proxy or bool(token), seen)
+    named = "Say --name and the host by which people open it, such as --name photos.example"
+    foreign = f"--behind-proxy: another site could read the page through a reader's browser. {named}"
+    require(bool(names) or not behind_proxy, foreign)
     for name in names:
-        if "/" in name or name.count(":") == 1:
-            raise Misconfigured(f"--name {name}: say the host alone, such as photos.example")
-    if token and len(token) < 16:
-        raise Misconfigured("TAGSTREAM_INDEX_PAGE_TOKEN must have at least 16 characters")
+        alone = "/" not in name and name.count(":") != 1
+        require(alone, f"--name {name}: say the host alone, such as photos.example")
+    require(not token or len(token) >= 16, "TAGSTREAM_INDEX_PAGE_TOKEN must have at least 16 characters")

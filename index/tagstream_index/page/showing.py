@@ -147,10 +147,7 @@ def by_month(tiles: Sequence[Found]) -> list[tuple[str, list[Found]]]:
 
 
 def bars(months: Sequence[tuple[str, int]]) -> list[tuple[str, str, int, float]]:
-    """The bars of a histogram of months, the newest first.
-
-    Args:
-        months: such as 2026-05, with their numbers; of more than 60 the bars are years.
+    """The bars of a histogram of months, the newest first; of more than 60 they are years.
 
     Returns:
         the period as a search has it and as people say it, its number, and that in hundredths of the largest.

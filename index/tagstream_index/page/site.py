@@ -18,12 +18,10 @@ from tagstream_index.page.asked import Asked, typed
 from tagstream_index.page.changes import Changes
 from tagstream_index.page.completing import Names
 from tagstream_index.page.correcting import Corrector
-from tagstream_index.page.meaning import Sentences
 from tagstream_index.page.one import Bundles
 from tagstream_index.page.pictures import AT_ONCE, NoPicture, Pictures, Size
-from tagstream_index.page.pool import Pool
+from tagstream_index.page.pool import Pool, Sentences, Turns
 from tagstream_index.page.showing import address, templates
-from tagstream_index.page.turns import Turns
 from tagstream_index.page.typed import Typed
 from tagstream_index.searching import Found
 

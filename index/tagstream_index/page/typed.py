@@ -42,11 +42,7 @@ _MOST_ALTERNATIVES: Final = 8
 
 
 class Token(NamedTuple):
-    """A part of the text, as it was typed.
-
-    Args:
-        filter, fault: what it means, or why it means nothing; without both it is a word.
-    """
+    """A part of the text, as it was typed: a filter, or why it is none; without both it is a word."""
 
     text: str
     filter: Filter | None = None
@@ -95,8 +91,7 @@ class Typed:
 
         Args:
             best: ordered by fit: by the rank of the words, or by the score of the tags; else by day, the newest first.
-            about: the embedding of the words, which orders then.
-            by_meaning: the words count only by `about`.
+            about: the embedding of the words, which orders then; `by_meaning`: the words count only by it.
         """
         filters = [token.filter for token in self.tokens if token.filter is not None]
         if about is not None:
@@ -152,10 +147,7 @@ def read(text: str, kinds: Collection[str] = ()) -> Typed:
 
 
 def results_in(text: str, kinds: Collection[str]) -> tuple[str, list[Filter]]:
-    """The words of a text, and its `NAME:word` as filters.
-
-    All other filters stay words.
-    """
+    """The words of a text, and its `NAME:word` as filters. All other filters stay words."""
     tokens = read(text, kinds).tokens if len(text) <= MOST_CHARS else ()
     found = {token.text: token.filter for token in tokens if token.filter is not None and token.filter.of}
     return " ".join(token.text for token in tokens if token.text not in found) if found else text, [*found.values()]

@@ -15,12 +15,11 @@ from index.tests.support import enriched, photo, picture, retraction, vector_of,
 from schemas.enriched_image import EnrichedImage
 from tagstream_index import Query, search
 from tagstream_index.database import Connection
-from tagstream_index.page import api, completing, turns
-from tagstream_index.page.access import PROBLEM, Access
+from tagstream_index.page import api, completing, pool
+from tagstream_index.page.access import PROBLEM, Access, People
 from tagstream_index.page.completing import Name, Names
 from tagstream_index.page.correcting import Corrector, Crowded
 from tagstream_index.page.one import Bundles
-from tagstream_index.page.people import People
 from tagstream_index.page.pictures import NoPicture, Pictures
 from tagstream_index.page.pool import Pool
 from tagstream_index.page.server import Site
@@ -180,8 +179,8 @@ def test_who_finds_no_turn_is_told_when_to_come_again(
     ask: Callable[..., Client], tables: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = ask()
-    monkeypatch.setattr(turns, "AT_ONCE", 0)
-    monkeypatch.setattr(turns, "WAITING", 0)
+    monkeypatch.setattr(pool, "AT_ONCE", 0)
+    monkeypatch.setattr(pool, "WAITING", 0)
     answer = client.get("search")
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
     assert client.get("tags").keys() == {"tags"}

@@ -692,25 +692,6 @@ def test_keys_select_and_all_is_all_of_the_answer(opened: Open, corrected: str) 
     assert len(orjson.loads(told.value.path().read_bytes())) == 9
 
 
-def test_several_are_selected_without_a_script(opened: Open, corrected: str) -> None:
-    page = opened(corrected, java_script_enabled=False)
-    logged_in(page)
-    bar = page.locator("#chosen")
-    expect(bar).to_be_hidden()
-    for place in (0, 2):
-        page.locator(".tile").nth(place).hover()
-        page.locator(".tile > input").nth(place).check()
-    expect(bar).to_be_visible()
-    with page.expect_download() as told:
-        page.get_by_role("button", name="List as CSV").click()
-    assert len(told.value.path().read_text().splitlines()) == 3
-    page.get_by_label("Tag for all of them").fill("quiet")
-    page.get_by_role("button", name="Add tag").click()
-    expect(page.locator("h1")).to_have_text("Add “quiet” to 2 pictures?")
-    page.get_by_role("button", name="Add to 2 pictures").click()
-    expect(page.get_by_role("status")).to_contain_text("2 done", timeout=30_000)
-
-
 @pytest.fixture
 def plan(world: Album, tmp_path: Path) -> Iterator[Changes]:
     """The changes of the photographs by a lower threshold."""
@@ -802,18 +783,6 @@ def test_changes_are_judged_by_key_in_place(opened: Open, world: Album, plan: Ch
         shot(page, "changes-judged-narrow")
         page.reload()
         expect(first.get_by_role("radio", name="Accept")).to_be_checked()
-
-
-def test_changes_are_judged_without_a_script(opened: Open, world: Album, plan: Changes) -> None:
-    with served(world.settings, changes=plan) as address:
-        page = opened(f"{address}/login?back=/changes?label=sky", java_script_enabled=False)
-        page.get_by_label("Token").fill(TOKEN)
-        page.keyboard.press("Enter")
-        page.get_by_role("radio", name="Reject").nth(2).check()
-        page.get_by_role("button", name="Save verdicts").click()
-        expect(page.locator("#told")).to_contain_text("1 rejected")
-        expect(page.get_by_role("radio", name="Reject").nth(2)).to_be_checked()
-        assert "label=sky" in page.url
 
 
 def test_a_review_is_judged_with_mouse_and_keyboard(opened: Open, world: Album, tmp_path: Path) -> None:

@@ -30,18 +30,15 @@ from index.tests.support import Said, enriched, photo, retraction, vector_of, wr
 from schemas.correction import correction
 from tagstream_index import searching
 from tagstream_index.database import Connection
-from tagstream_index.page import finding, kept, many, meaning, pictures, process, server
-from tagstream_index.page.access import LOOPBACK, Access
+from tagstream_index.page import finding, many, pictures, pool, process, server
+from tagstream_index.page.access import LOOPBACK, Access, People
 from tagstream_index.page.asked import PAGE
 from tagstream_index.page.changes import Changes
 from tagstream_index.page.correcting import Corrector, Pending, Refused, Seen, Sending, missing, seen
 from tagstream_index.page.finding import Result
-from tagstream_index.page.kept import Current, Kept
-from tagstream_index.page.meaning import Sentences
 from tagstream_index.page.one import Bundles, One, one
-from tagstream_index.page.people import People
-from tagstream_index.page.pictures import SIDES, NoPicture, Pictures
-from tagstream_index.page.pool import Pool
+from tagstream_index.page.pictures import SIDES, Current, Kept, NoPicture, Pictures
+from tagstream_index.page.pool import Pool, Sentences
 from tagstream_index.page.server import Site, require_safe
 from tagstream_index.page.typed import read
 from tagstream_index.query import Embedding, Query
@@ -531,7 +528,7 @@ def test_a_model_that_is_busy_or_of_another_space_leaves_the_words(
     browse: Browse, tables: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     meant(tables)
-    monkeypatch.setattr(meaning, "_WAIT_S", 0.1)
+    monkeypatch.setattr(pool, "_READ_S", 0.1)
     free = threading.Event()
 
     def slow(_: str) -> Embedding:
@@ -544,7 +541,7 @@ def test_a_model_that_is_busy_or_of_another_space_leaves_the_words(
     assert 'role="status">The model is busy' in page
     assert 'href="/?q=dog"' in page
     free.set()
-    monkeypatch.setattr(meaning, "_WAIT_S", 30)
+    monkeypatch.setattr(pool, "_READ_S", 30)
     assert keys_found(client, "/?q=dog") == ["both", "word", "meaning"]
     other = browse(sentences=Sentences(lambda _: toward(1, space="siglip2-b16-384")))
     assert sorted(keys_found(other, "/?q=dog")) == ["both", "word"]
@@ -1299,7 +1296,7 @@ def test_kept_pictures_are_of_a_subject_and_content_and_have_a_limit_and_an_age(
         assert len(left) * 9_000 < 1_000_000
         made.sweep(lambda subjects: {each: "b" if each == "photos/299" else "c" for each in subjects})
         assert there(300) == [299]
-        monkeypatch.setattr(kept, "KEPT_S", -1.0)
+        monkeypatch.setattr(pictures, "KEPT_S", -1.0)
         assert there(300) == []
         made.sweep(lambda subjects: dict.fromkeys(subjects, "b"))
         monkeypatch.undo()

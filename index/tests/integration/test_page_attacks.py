@@ -14,8 +14,8 @@ from index.tests.browsing import served
 from index.tests.support import Said, enriched, written
 from tagstream_index import searching
 from tagstream_index.database import Connection
-from tagstream_index.page import connections, finding, process, turns
-from tagstream_index.page.people import People
+from tagstream_index.page import connections, finding, pool, process
+from tagstream_index.page.access import People
 from tagstream_index.settings import IndexSettings
 from tests.support.waiting import eventually
 from workers.cli.app import run_command
@@ -162,7 +162,7 @@ def test_two_hundred_readers_delay_no_probe_and_learn_when_to_come_again(
     answers = [each.result() for each in asked]
     served_ones = [each for each in answers if each[0] == 200]
     refused = [headers for status, headers, _ in answers if status == 503]
-    assert len(served_ones) >= turns.AT_ONCE + turns.WAITING
+    assert len(served_ones) >= pool.AT_ONCE + pool.WAITING
     assert len(served_ones) + len(refused) == 200
     assert refused
     assert all("retry-after" in headers for headers in refused)

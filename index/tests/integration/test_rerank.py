@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from index.tests.support import enriched, written
-from tagstream_index import reranking
+from tagstream_index import likeness
 from tagstream_index.database import Connection
 from tagstream_index.sentences import embedding_of, open_text
 from tagstream_testing.local.seaweedfs import SeaweedFS
@@ -102,9 +102,9 @@ def test_the_best_of_a_sentence_are_ordered_by_matching_and_unreadable_images_ke
         assert f"photos/{key} keeps its place: " in shown.err
     assert shown.err.count("keeps its place") == 2
 
-    monkeypatch.setattr(reranking, "MOST", 1)
+    monkeypatch.setattr(likeness, "MOST", 1)
     assert found(*again) == KEYS, "what stands behind the limit is not read"
-    monkeypatch.setattr(reranking, "MOST", 100)
+    monkeypatch.setattr(likeness, "MOST", 100)
     monkeypatch.setenv("TAGSTREAM_BUCKETS", "other")
     assert found(*again) == KEYS, "no bucket is read but those of the settings"
 

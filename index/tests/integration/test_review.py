@@ -13,8 +13,7 @@ from index.tests.world import World
 from schemas.correction import read_correction
 from schemas.stored_scores import StoredScores
 from tagstream_index.database import Connection
-from tagstream_index.drawing import draw
-from tagstream_index.review import Drawn, Review
+from tagstream_index.review import Drawn, Review, draw
 from workers.backends.kafka import ensure_topics, tail
 from workers.cli.app import run_command
 from workers.errors import MISCONFIGURED, Misconfigured

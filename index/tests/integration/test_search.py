@@ -357,7 +357,7 @@ def test_the_command_prints_a_table_or_a_document_a_line(tables: Connection, cap
     assert run_command([*line, "--json"]) == 0
     (document,) = map(json.loads, capfd.readouterr().out.splitlines())
     assert document["tags"] == [{"name": "dog", "score": 0.75}, {"name": "red car", "score": 0.5}]
-    assert document["score"] == 0.75
+    assert (document["score"], document["status"], document["corrected"]) == (0.75, "complete", False)
     assert document["last_modified"] == recent
     assert "distance" not in document
     assert run_command(["search", "zebra", "--json"]) == 0

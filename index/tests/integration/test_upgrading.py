@@ -13,9 +13,9 @@ from index.tests.world import World
 from tagstream_index import Embedding, Query, connected, search
 from tagstream_index.check import Check
 from tagstream_index.database import init
-from tagstream_index.drawing import draw
 from tagstream_index.merge import STAGING
 from tagstream_index.rebuild import Rebuild
+from tagstream_index.review import draw
 
 pytestmark = pytest.mark.servers
 

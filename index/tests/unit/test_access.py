@@ -10,8 +10,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
 
-from tagstream_index.page.access import Access, Guard
-from tagstream_index.page.people import People, Person, people_of
+from tagstream_index.page.access import Access, Guard, People, Person, people_of
 from workers.errors import Misconfigured
 
 TOKEN = "correct horse battery"

@@ -7,8 +7,8 @@ from contextlib import closing
 import numpy as np
 import pytest
 
-from tagstream_index.page import meaning
-from tagstream_index.page.meaning import Sentences
+from tagstream_index.page import pool
+from tagstream_index.page.pool import Sentences
 from tagstream_index.query import Embedding
 from workers.errors import Misconfigured
 
@@ -37,19 +37,19 @@ def test_many_who_ask_at_once_are_answered_one_sentence_at_a_time_and_each_once(
 
 
 def test_what_takes_long_or_comes_behind_eight_others_is_left_and_later_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(meaning, "_WAIT_S", 0.01)
+    monkeypatch.setattr(pool, "_READ_S", 0.01)
     tower = Tower()
     with closing(Sentences(tower)) as made:
         assert [made.vector(f"{number}") for number in range(20)] == [None] * 20
         tower.free.set()
-        monkeypatch.setattr(meaning, "_WAIT_S", 30)
+        monkeypatch.setattr(pool, "_READ_S", 30)
         assert made.vector("7") is not None
         assert tower.read == [f"{number}" for number in range(8)], "the rest was never begun"
         assert made.vector("19") is not None
 
 
 def test_the_last_ones_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(meaning, "_KEPT", 2)
+    monkeypatch.setattr(pool, "_KEPT_SENTENCES", 2)
     tower = Tower()
     tower.free.set()
     with closing(Sentences(tower)) as made:

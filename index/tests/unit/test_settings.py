@@ -18,14 +18,6 @@ def examined(**texts: str) -> tuple[IndexSettings, list[str]]:
     return examine_as(IndexSettings, {f"TAGSTREAM_{name.upper()}": text for name, text in texts.items()}, "index_dsn")
 
 
-def test_they_are_at_most_ten_more_than_the_workers() -> None:
-    own = fields_of(IndexSettings).keys() - FIELDS.keys()
-    assert all(name.startswith("index_") for name in own)
-    assert 1 <= len(own) <= 10
-    settings, wrong = examine_as(IndexSettings, {**OWN, "TAGSTREAM_OUTPUT_TOPIC": "out"}, "index_dsn")
-    assert (wrong, settings.index_batch, settings.output_topic) == ([], 10, "out")
-
-
 def test_the_worker_passes_them_by() -> None:
     assert read(OWN) == read({})
     assert unknown("TAGSTREAM_INDEX_DSN") == ""

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
-from tagstream_index.page.turns import AT_ONCE, OF_READER, WAITING, Busy, Turns
+from tagstream_index.page.pool import AT_ONCE, OF_READER, WAITING, Busy, Turns
 
 
 class Searches:
