@@ -56,11 +56,6 @@ def test_a_folder_without_images_is_a_sentence(tmp_path: Path) -> None:
         photographs(tmp_path)
 
 
-def test_a_missing_folder_is_an_error_of_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(NoPhotographs, match="is no folder"):
-        photographs(tmp_path / "nowhere")
-
-
 class Canned:
     def __init__(self) -> None:
         self.records: list[ReadRecord] = []
@@ -210,11 +205,6 @@ def test_an_image_is_shown_small_with_tags_scores_bars_caption_and_time(page: st
         assert shown in page
 
 
-def test_waiting_for_a_turn_is_shown_as_one(page: str) -> None:
-    assert 'title="waiting 5.0 ms"' in page
-    assert "wait-fetch" not in re.sub(r"<pre>.*?</pre>", "", page, flags=re.DOTALL), "but in the event itself"
-
-
 def test_the_caption_is_the_title_or_else_the_tags_or_the_file_name(image: Path) -> None:
     bare = enriched("bare.png", tags=[], caption=None)
     rows = [row(enriched(), image=image), row(enriched(caption=None), image=image), row(bare, "bare.png", image)]
@@ -238,12 +228,6 @@ def test_each_outcome_is_there_as_json_that_reads_back(page: str) -> None:
     assert found[0] == enriched().model_dump(mode="json")
 
 
-def test_no_colour_carries_meaning_alone(page: str) -> None:
-    """The stages' bar has only colours, so its numbers are next to it."""
-    assert '<div class="stages" aria-hidden="true">' in page
-    assert "35 ms: fetch 10, annotate 25; waiting 5 · PNG, 40 × 30" in page
-
-
 def test_tags_can_be_searched_and_the_page_has_all_elements_of_its_script(page: str) -> None:
     assert page.count('data-tag="tabby cat"') == 1
     (script,) = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
@@ -251,23 +235,6 @@ def test_tags_can_be_searched_and_the_page_has_all_elements_of_its_script(page: 
         assert page.count(f'id="{name}"') == 1
     assert '<div id="find" class="find" role="search" hidden>' in page, "without the script there is nothing to use"
     assert '<label for="words">' in page
-
-
-def test_it_names_the_known_labels_of_the_models(page: str) -> None:
-    assert "The compact model knows a thousand names, those of ImageNet; RAM knows 4,585 tags." in page
-
-
-def test_an_image_without_tags_says_so(page: str) -> None:
-    assert "no tag is sure enough" in page
-
-
-def test_the_second_pass_shows_the_caches_saving(page: str) -> None:
-    assert '<td class="number">35 ms</td><td class="number">2 ms</td><td class="hit">fetch and model</td>' in page
-
-
-def test_dead_letter_and_retraction_are_shown(page: str) -> None:
-    for shown in ("broken-image", "the file ends in the middle", "images:2:9", "retraction", "no image in this file"):
-        assert shown in page
 
 
 FEWER = [{"name": "tabby cat", "score": 0.62, "label_id": 1}]
@@ -306,14 +273,6 @@ def test_a_name_can_not_turn_the_direction_of_the_page(image: Path) -> None:
     assert all(line.isprintable() for line in page.splitlines())
 
 
-def test_it_follows_light_and_dark() -> None:
-    page = render(Scenes([], [], [], 0.0), "")
-    assert "prefers-color-scheme: dark" in page
-
-
-HIT = {"source": "hit", "tags": "hit", "caption": None}
-
-
 def plain() -> tuple[DemoDisplay, io.StringIO]:
     output = io.StringIO()
     return DemoDisplay(Console(file=output, highlight=False)), output
@@ -340,30 +299,6 @@ def test_tags_before_and_after_are_one_line() -> None:
     (line,) = output.getvalue().splitlines()
     assert line.startswith("[b]")
     assert line.endswith("no tag is sure enough → tabby cat 0.62, sofa 0.31")
-
-
-def test_in_a_pipe_a_long_line_is_not_broken() -> None:
-    display, output = plain()
-    display.title("First pass")
-    display.answered(row(enriched("k" * 300), "k" * 300))
-    assert len(output.getvalue().splitlines()) == 3
-
-
-def test_the_caches_saving_is_printed() -> None:
-    display, output = plain()
-    display.title("Second pass")
-    display.answered(row(enriched(cache=HIT)))
-    display.answered(row(enriched(cache=HIT | {"source": "miss"})))
-    assert "cache saved fetch and model" in output.getvalue()
-    assert output.getvalue().rstrip().endswith("cache saved model")
-
-
-def test_a_name_with_brackets_is_shown_unchanged() -> None:
-    display, output = plain()
-    display.say("[red]holiday[/red].png")
-    display.title("[b]")
-    display.answered(row(enriched("[i]cat.png"), "[i]cat.png"))
-    assert "[red]holiday[/red].png\n\n[b]\n[i]cat.png" in output.getvalue()
 
 
 def test_nothing_from_outside_is_markup_or_steers_the_terminal() -> None:

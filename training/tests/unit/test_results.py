@@ -1,11 +1,9 @@
 """Results of a training: memory counted beforehand, a bundle with a card, files of results; and its commands."""
 
-import inspect
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import get_type_hints
 
 import pytest
 import torch
@@ -13,7 +11,6 @@ from torch import Tensor, nn
 
 from examples.learn.__main__ import main, spreads
 from examples.learn.loop import FILE, Learned, Round, gains, means, spread
-from tagstream_train.cli import _COMMANDS
 from tagstream_train.cli.data import SplitOptions, split
 from tagstream_train.cli.fit import FitOptions, _run
 from tagstream_train.data.loader import Batch
@@ -78,11 +75,6 @@ def test_images_that_are_loaded_ahead_are_counted() -> None:
 class _Blind(Parity):
     def losses(self, batch: Batch) -> Mapping[str, Tensor]:
         return super().losses(Batch(batch.images[:, :, :4, :4], batch.samples))
-
-
-def test_what_fits_passes() -> None:
-    check(Estimate(fixed=100 * MIB, image=10 * MIB, batch=4, available=140 * MIB))
-    check(Estimate(fixed=100 * MIB, image=10 * MIB, batch=4, available=None))
 
 
 def test_what_does_not_fit_is_refused_with_the_batch_that_would() -> None:
@@ -190,9 +182,3 @@ def test_a_fit_repeats_its_recorded_options(tmp_path: Path) -> None:
     run = _run(FitOptions(data=data, parent="compact", validation_set=other, what="lora", precision_floor=0.9))
     assert (run.data, run.parent, run.validation_set, run.groups) == (str(data), "compact", str(other), None)
     assert (run.precision_floor, run.plan.epochs, run.plan.lr) == (0.9, 10, 3e-4)
-
-
-@pytest.mark.parametrize("name", sorted(_COMMANDS))
-def test_a_command_takes_one_options_object(name: str) -> None:
-    assert list(inspect.signature(_COMMANDS[name]).parameters) == ["options"]
-    assert inspect.isclass(get_type_hints(_COMMANDS[name])["options"])
