@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
-from workers.errors import Misconfigured
+import logging
+from urllib.parse import quote
+
+from tagstream_remote.asking import Asking
+from tagstream_remote.budget import Budget, Counter, FileCounter, RedisCounter
+from tagstream_remote.caption_file import CaptionFile
+from tagstream_remote.client import Endpoint
+from workers.backends.redis_client import redis_client
+from workers.backends.renewal import Secret
+from workers.backends.scoped_cache import scope
 from workers.ports import RemoteCaptioner
 from workers.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+_COUNTED_WITHIN_S = 1.0
 
 
 def remote_captioner(settings: Settings) -> RemoteCaptioner:
@@ -13,4 +26,28 @@ def remote_captioner(settings: Settings) -> RemoteCaptioner:
     Raises:
         Misconfigured: its settings or TAGSTREAM_CAPTION_FILE are wrong.
     """
-    raise Misconfigured(f"TAGSTREAM_CAPTIONER={settings.captioner}: addresses are not handled yet")
+    file, key, model = CaptionFile.of(settings), _secret(settings, "caption_key"), settings.caption_model
+    endpoint = Endpoint(settings.captioner_address or "", model, key, file)
+    per_day = settings.caption_tokens_per_day
+    budget = Budget(per_day, _counter(settings) if per_day else None)
+    return Asking(endpoint, file, budget, model=model, key=key, wait_s=settings.caption_wait_s)
+
+
+def _secret(settings: Settings, field: str) -> Secret:
+    return Secret(getattr(settings, field).get_secret_value(), settings.secret_files.get(field))
+
+
+def _counter(settings: Settings) -> Counter:
+    """Where the day's tokens are counted: in Redis for the whole group, else for this machine."""
+    url = settings.redis_url.get_secret_value()
+    if url:
+        now = _secret(settings, "redis_url") if "redis_url" in settings.secret_files else None
+        client = redis_client(url, _COUNTED_WITHIN_S, now)
+        return RedisCounter(client, f"{scope(settings.cache_namespace)}tokens:{settings.group}:")
+    path = settings.state_dir / "tokens" / quote(settings.group, safe="")
+    logger.warning(
+        "TAGSTREAM_CAPTION_TOKENS_PER_DAY counts in %s, each machine for itself: set TAGSTREAM_REDIS_URL to count for "
+        "the whole group",
+        path,
+    )
+    return FileCounter(path)

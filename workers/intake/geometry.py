@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 from PIL import Image
 
 from workers.intake.limits import blame
-from workers.types import DecodedImage, Facts, Pixels, Transform
+from workers.types import DecodedImage, Facts, ImageAbout, Pixels, Transform
 
 SCALES: Final = (8, 4, 2)
 """A JPEG can be decoded at one of these parts of its columns and rows: libjpeg then transforms 1, 2 or 4 coefficients
@@ -84,7 +84,7 @@ def scaled(size: tuple[int, int], scale: int) -> tuple[int, int]:
     return -(-size[0] // scale), -(-size[1] // scale)
 
 
-def unpadded(transform: Transform, image: DecodedImage, facts: Facts) -> Pixels:
+def unpadded(transform: Transform, image: DecodedImage, facts: Facts | ImageAbout) -> Pixels:
     """The picture without the black border that "pad" added.
 
     Pixels outside of width × height mean that its EXIF orientation turned it.

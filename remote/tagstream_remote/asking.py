@@ -1,0 +1,418 @@
+"""Asks a service for captions: turns, time limits, outages, and the day's tokens."""
+
+from __future__ import annotations
+
+import io
+import logging
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import Future
+from functools import partial
+from typing import Final
+
+import numpy as np
+from PIL import Image, ImageDraw
+from pydantic import BaseModel
+
+from tagstream_remote.answers import Away, Misplaced
+from tagstream_remote.budget import Budget, Reserved
+from tagstream_remote.caption_file import CaptionFile
+from tagstream_remote.client import MAX_TOKENS, Endpoint
+from tagstream_remote.turns import AskedImage, PartitionTurns
+from workers import metrics
+from workers.breaker import Breaker
+from workers.errors import TagstreamError, Unanswered, Unavailable
+from workers.intake.geometry import unpadded
+from workers.types import DecodedImage, ImageAbout, Partition, Pixels, RemoteAnswer, TokenUsage, Transform
+
+logger = logging.getLogger(__name__)
+
+_QUALITY: Final = 85
+_CALL_S: Final = 120.0
+"""The most that a call takes, its repetitions included."""
+_PROOF_S: Final = 180.0
+"""The most that the proof at the start takes: a service may have to load its model first."""
+_TRIES: Final = 2
+"""Calls for one image that fail without a time to come back at."""
+_PROMPT_TOKENS: Final = 3_000
+"""Reserved for a prompt with its image before any answer said what it takes."""
+_SPENT_S: Final = 10.0
+"""So long after the day's tokens were found spent no image waits; then the next one tries again."""
+_LOOK_S: Final = 1.0
+"""How often a service that can't be asked is looked after: its pause, and a changed key."""
+_BLIND_S: Final = 600.0
+"""Pause between proofs of a service that answers and drops images: each of these costs tokens."""
+_LAST_CALLS: Final = 16
+"""So many calls say how long the next one takes."""
+
+
+class Asking:
+    """`ports.RemoteCaptioner`. Its threads start at the first `ask`.
+
+    Before the first image, and again after an outage, a known picture is asked about with and without its pixels: the
+    service must answer, and the picture must count. Until the first proof images wait; while the service is known to be
+    away they leave at once.
+
+    Args:
+        key: the service's key as it is now; a changed one is tried at once.
+        wait_s: the most that an image waits.
+        breaker: of calls to the service.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        file: CaptionFile,
+        budget: Budget,
+        *,
+        model: str,
+        key: Callable[[], str],
+        wait_s: float,
+        breaker: Breaker | None = None,
+    ) -> None:
+        self.name = model
+        self.digest = file.digest(model)
+        self.transform = Transform(file.side, "pad", interpolation="bicubic", exif_transpose=True)
+        self.guided = file.guided
+        self.fields: type[BaseModel] | None = file.model() if file.fields else None
+        self._endpoint, self._file, self._budget, self._key, self._wait_s = endpoint, file, budget, key, wait_s
+        self._breaker = breaker or Breaker(1.0, 60.0)
+        lock = threading.Lock()
+        self._changed = threading.Condition(lock)
+        """For the asking threads. Its lock is held for whatever follows here, and never while a future is set."""
+        self._waiting_changed = threading.Condition(lock)
+        self._turns = PartitionTurns()
+        self._waiting: dict[AskedImage, None] = {}
+        """All that have not left, which leave in this order."""
+        self._calls: dict[AskedImage, float] = {}
+        """Since when each running call runs."""
+        self._seconds: deque[float] = deque(maxlen=_LAST_CALLS)
+        self._largest_prompt = 0
+        self._proved = self._proving = self._started = self._closed = False
+        self._trouble: str | None = None
+        """Why the service can't be asked; the breaker is open then."""
+        self._unready: str | None = None
+        self._failed_key = ""
+        self._not_before = self._spent_until = 0.0
+
+    def encode(self, pixels: Pixels, about: ImageAbout) -> bytes:
+        return _jpeg(unpadded(self.transform, DecodedImage({self.transform: pixels}), about))
+
+    def ask(
+        self, jpeg: bytes, tags: Sequence[str], partition: Partition, late: Callable[[RemoteAnswer], None]
+    ) -> Future[RemoteAnswer]:
+        now = time.monotonic()
+        image = AskedImage(jpeg, self._file.text(tags), partition, late, now + self._wait_s)
+        with self._changed:
+            if self._closed:
+                image.future.cancel()
+                return image.future
+            refusal = self._refusal(partition, now)
+            if refusal is None:
+                self._start()
+                self._turns.add(image)
+                self._waiting[image] = None
+                self._changed.notify()
+                self._waiting_changed.notify()
+        if refusal is not None:
+            image.leave(refusal)
+        image.future.add_done_callback(partial(self._left, image))
+        return image.future
+
+    def unready(self) -> str | None:
+        return self._unready
+
+    def close(self) -> None:
+        """Cancel what waits. Running calls go on without anyone who waits for them."""
+        with self._changed:
+            self._closed = True
+            left = list(self._waiting)
+            self._changed.notify_all()
+            self._waiting_changed.notify_all()
+        for image in left:
+            image.future.cancel()
+
+    # Before a call: with the lock.
+
+    def _start(self) -> None:
+        if not self._started:
+            self._started = True
+            for work in (self._watch_waiting, *[self._work] * self._file.requests):
+                threading.Thread(target=work, name="captioner", daemon=True).start()
+
+    def _refusal(self, partition: Partition, now: float) -> Unanswered | None:
+        """Why an image need not wait at all, if so."""
+        if self._trouble is not None:
+            return Unanswered("caption-unavailable", self._trouble)
+        if now < self._spent_until:
+            return self._spent()
+        expected_s = self._expected_s(partition, now)
+        if expected_s <= self._wait_s:
+            return None
+        detail = f"its turn would come in {expected_s:.0f} s, and TAGSTREAM_CAPTION_WAIT_S is {self._wait_s:g}"
+        return Unanswered("caption-unavailable", detail)
+
+    def _spent(self) -> Unanswered:
+        per_day = f"{self._budget.per_day:,}"
+        return Unanswered("caption-budget", f"the {per_day} tokens of TAGSTREAM_CAPTION_TOKENS_PER_DAY are spent")
+
+    def _expected_s(self, partition: Partition, now: float) -> float:
+        """Seconds to the turn of the partition's next image."""
+        pause_s = max(0.0, self._not_before - now)
+        if len(self._calls) < self._file.requests and not self._turns:
+            return pause_s
+        mean_s = max(_mean(self._seconds), _mean([now - since for since in self._calls.values()]))
+        return pause_s + mean_s * (self._turns.ahead(partition) + 1) / self._file.requests
+
+    def _must_prove(self, now: float) -> bool:
+        if self._proving:
+            return False
+        if self._trouble is None:
+            return not self._proved and now >= self._spent_until
+        if self._key() != self._failed_key:
+            return True
+        return now >= max(self._not_before, self._spent_until) and self._breaker.may_probe(now)
+
+    def _next(self) -> Callable[[], None] | None:
+        """Wait for something to do; None: there is nothing any more."""
+        with self._changed:
+            while not self._closed:
+                now = time.monotonic()
+                if self._must_prove(now):
+                    self._proving = True
+                    if self._trouble is not None:
+                        self._breaker.probe(now)
+                    return self._prove
+                well = self._proved and self._trouble is None
+                if well and self._turns and now >= self._not_before:
+                    image = self._turns.take()
+                    self._calls[image] = now
+                    return partial(self._call, image)
+                pause_s = self._not_before - now if well and self._turns else _LOOK_S
+                self._changed.wait(None if well and not self._turns else pause_s)
+        return None
+
+    # The threads.
+
+    def _work(self) -> None:
+        while (work := self._next()) is not None:
+            try:
+                work()
+            except Exception as error:  # noqa: BLE001  # a bug of ours ends the worker, by an image's future
+                self._all_leave(error)
+
+    def _watch_waiting(self) -> None:
+        """Let go each image whose time is over."""
+        detail = f"no answer within {self._wait_s:g} s (TAGSTREAM_CAPTION_WAIT_S)"
+        while True:
+            with self._waiting_changed:
+                if self._closed:
+                    return
+                now = time.monotonic()
+                first = next(iter(self._waiting), None)
+                if first is None or first.until > now:
+                    self._waiting_changed.wait(None if first is None else first.until - now)
+                    continue
+            first.leave(Unanswered("caption-unavailable", detail))
+
+    def _left(self, image: AskedImage, _: Future[RemoteAnswer]) -> None:
+        with self._changed:
+            self._waiting.pop(image, None)
+            self._turns.remove(image)
+
+    def _all_leave(self, error: Exception) -> None:
+        """Let go all images that are not being asked about."""
+        with self._changed:
+            images = list(self._turns.drain())
+        for image in images:
+            image.leave(error)
+
+    # A call.
+
+    def _call(self, image: AskedImage) -> None:
+        try:
+            answer = self._paid(image.jpeg, image.text, self._calls[image] + _CALL_S)
+        except Unanswered as error:
+            self._ended(image, alive=error.reason != "caption-budget")
+            image.leave(error)
+        except Misplaced as error:
+            self._ended(image)
+            image.leave(Unanswered("caption-unavailable", error.detail))
+            self._trouble_came(error)
+        except Unavailable as error:
+            self._ended(image)
+            self._unanswered(image, error)
+        except Exception as error:  # noqa: BLE001  # as in `_work`
+            self._ended(image)
+            image.leave(error)
+        else:
+            self._ended(image, alive=True)
+            image.answer(answer)
+
+    def _paid(
+        self, jpeg: bytes | None, text: str, deadline: float, usages: list[TokenUsage | None] | None = None
+    ) -> RemoteAnswer:
+        """Call the service, and count what it cost.
+
+        Args:
+            usages: takes what each request cost.
+
+        Raises:
+            Unanswered, Misplaced, Unavailable: as `Endpoint.call`; and "caption-budget", or the counter is away.
+        """
+        reserved = self._budget.reserve((self._largest_prompt or _PROMPT_TOKENS) + MAX_TOKENS)
+        if reserved is None:
+            with self._changed:
+                self._spent_until = time.monotonic() + _SPENT_S
+            self._all_leave(self._spent())
+            raise self._spent()
+        usages = [] if usages is None else usages
+        began, result = time.monotonic(), "answered"
+        try:
+            return self._endpoint.call(jpeg, text, deadline, usages.append)
+        except Unanswered as error:
+            result = error.reason.removeprefix("caption-")
+            raise
+        except TagstreamError as error:
+            result = "misplaced" if isinstance(error, Misplaced) else "unavailable"
+            raise
+        finally:
+            metrics.CAPTION_REQUESTS.add(result=result)
+            metrics.CAPTION_SECONDS.record(time.monotonic() - began)
+            self._settle(reserved, usages)
+
+    def _settle(self, reserved: Reserved, usages: Sequence[TokenUsage | None]) -> None:
+        """Count what each request has cost; an unknown one counts as reserved."""
+        known, unknown = [each for each in usages if each is not None], reserved.tokens * usages.count(None)
+        prompts, completions = sum(each.prompt for each in known), sum(each.completion for each in known)
+        with self._changed:
+            self._largest_prompt = max([self._largest_prompt, *(each.prompt for each in known)])
+        self._budget.settle(reserved, prompts + completions + unknown)
+        for kind, tokens in (("prompt", prompts), ("completion", completions), ("reserved", unknown)):
+            metrics.CAPTION_TOKENS.add(tokens, kind=kind)
+
+    def _ended(self, image: AskedImage, *, alive: bool = False) -> None:
+        now = time.monotonic()
+        with self._changed:
+            self._seconds.append(now - self._calls.pop(image))
+            back = alive and self._breaker.succeeded(now)
+            if back:
+                self._trouble = self._unready = None
+                self._changed.notify_all()
+        if back:
+            logger.info("captions are answered again")
+
+    def _unanswered(self, image: AskedImage, error: Unavailable) -> None:
+        """Ask again for an image, or let it go."""
+        now = time.monotonic()
+        back_s = error.retry_after_s if isinstance(error, Away) else None
+        with self._changed:
+            if back_s is None:
+                image.tries += 1
+                opens = self._breaker.failed(image, now, at_once=not isinstance(error, Away))
+            else:  # it is there, and says when to come back
+                self._not_before = max(self._not_before, now + back_s * random.uniform(1.0, 1.25))
+                opens = False
+            again = image.tries < _TRIES and image.until > self._not_before and image in self._waiting
+            again = again and not opens and self._trouble is None
+            if again:
+                self._turns.add(image, first=True)
+        if opens:
+            self._trouble_came(error)
+        if not again:
+            image.leave(Unanswered("caption-unavailable", error.detail))
+
+    def _trouble_came(self, error: Misplaced | Unavailable) -> None:
+        """Stop asking: whatever waits leaves, and so does what comes."""
+        reason, unready = error.detail, isinstance(error, Misplaced)
+        now = time.monotonic()
+        with self._changed:
+            before, self._trouble = self._trouble, reason
+            self._breaker.failed("service", now, at_once=True)
+            if self._proving:
+                self._breaker.probe_failed(now)
+            self._unready = reason if unready else None
+            self._failed_key = self._key()
+        if not unready and before is None:  # the worker says why it is unready
+            logger.warning("no captions until the service answers: %s", reason)
+        self._all_leave(Unanswered("caption-unavailable", reason))
+
+    # The proof.
+
+    def _prove(self) -> None:
+        """Ask about a known picture; the images that wait learn the end of it."""
+        try:
+            self._prove_that_pixels_count(time.monotonic() + _PROOF_S)
+        except Unanswered:  # the day's tokens are spent
+            with self._changed:
+                self._breaker.probe_lost()
+        except (Misplaced, Unavailable) as error:
+            if isinstance(error, Away) and error.retry_after_s is not None:
+                self._not_before = time.monotonic() + error.retry_after_s
+            self._trouble_came(error)
+        else:
+            self._proof_passed()
+        finally:
+            with self._changed:
+                self._proving = False
+                self._changed.notify_all()
+
+    def _proof_passed(self) -> None:
+        with self._changed:
+            if back := self._trouble is not None:
+                self._breaker.probe_answered(time.monotonic())
+            self._trouble = self._unready = None
+            self._proved, self._not_before = True, 0.0
+        if back:
+            logger.info("captions are answered again")
+
+    def _prove_that_pixels_count(self, until: float) -> None:
+        seen, told = self._shown(_jpeg(_known_picture(self._file.side)), until)
+        blind, told_blind = self._shown(None, until)
+        if (seen <= blind) if seen and blind else told == told_blind is not None:
+            with self._changed:
+                self._not_before = time.monotonic() + _BLIND_S
+            raise Misplaced(
+                f"the service answers as if it got no image: name a model that sees in TAGSTREAM_CAPTION_MODEL, "
+                f"{self.name!r} does not"
+            )
+
+    def _shown(self, jpeg: bytes | None, until: float) -> tuple[int, str | None]:
+        """Prompt tokens (0: unknown) and the caption (None: refused) of the known picture, or of none.
+
+        Raises:
+            Unanswered: the day's tokens are spent.
+            Misplaced, Unavailable: as a call; or the service takes no picture.
+        """
+        usages: list[TokenUsage | None] = []
+        caption = None
+        try:
+            caption = self._paid(jpeg, self._file.text(()), until, usages).caption.text
+        except Unanswered as error:
+            if error.reason == "caption-budget":
+                raise
+            if error.reason == "caption-failed" and jpeg is not None:
+                with self._changed:
+                    self._not_before = time.monotonic() + _BLIND_S
+                raise Misplaced(f"the service does not take a picture: {error.detail}") from None
+        return max((each.prompt for each in usages if each is not None), default=0), caption
+
+
+def _mean(values: Collection[float]) -> float:
+    return sum(values) / len(values) if values else 0.0
+
+
+def _jpeg(pixels: Pixels) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=_QUALITY)
+    return file.getvalue()
+
+
+def _known_picture(side: int) -> Pixels:
+    """A red disc on white, as large as any other image."""
+    picture = Image.new("RGB", (side, side), "white")
+    ImageDraw.Draw(picture).ellipse((side // 4, side // 4, 3 * side // 4, 3 * side // 4), "red")
+    return np.asarray(picture)
