@@ -119,7 +119,7 @@ def fault_of(
     """Whose fault an error is. With status 200 the body holds it; `sent` are optional fields of the request."""
     code, said = _error(document)
     if status == 200:
-        status = int(code.split()[0]) if re.match(r"[45]\d\d\b", code) else 500
+        status = int(code[:3]) if re.match(r"[45]\d\d\b", code) else 500
     answers = f"the service answers {status}{f' ({_line(said)})' if said else ''}"
     if status == 402 or _NO_MONEY.search(code):
         return Misplaced(f"{answers}: add money or raise the limit at the service", no_money=True)

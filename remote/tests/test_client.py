@@ -31,7 +31,9 @@ from remote.tests.stub import (
     refusing,
 )
 from tagstream_testing.local.ports import free_ports
+from tests.support.logs import restored
 from workers.errors import Unanswered
+from workers.service.logs import start_logging
 from workers.types import TokenUsage
 
 KEY = "sk-secret"
@@ -271,6 +273,22 @@ def test_a_service_on_this_machine_is_reached_by_no_proxy(stub: StubService, mon
     assert len(stub.asked) == 1
 
 
+def test_a_proxy_of_the_environment_is_used_for_other_machines(
+    stub: StubService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", stub.address.removesuffix("/v1"))
+    with pytest.raises(Misplaced, match="404"):  # of the stub, which is no proxy
+        Endpoint("http://captions.invalid/v1", MODEL, lambda: KEY, CaptionFile()).call(JPEG, "", soon())
+
+
+def test_no_cookie_is_kept(stub: StubService, endpoint: Endpoint) -> None:
+    stub.script(refuse(500, set_cookie="a=b; Path=/"))
+    with pytest.raises(Away):
+        endpoint.call(JPEG, "", soon())
+    endpoint.call(JPEG, "", soon())
+    assert "cookie" not in stub.asked[-1].headers
+
+
 def test_tokens_show_whether_a_picture_counts(stub: StubService, endpoint: Endpoint) -> None:
     stub.script("ok", "ok", "drops-images", "drops-images")
     usages = [endpoint.call(jpeg, "", soon()).caption.usage for jpeg in (JPEG, None, JPEG, None)]
@@ -278,6 +296,21 @@ def test_tokens_show_whether_a_picture_counts(stub: StubService, endpoint: Endpo
     assert (seen, unseen) == (TEXT_TOKENS + PICTURE_TOKENS, TEXT_TOKENS)
     assert dropped == also
     assert stub.tokens == sum(usage.prompt + usage.completion for usage in usages if usage)
+
+
+def test_a_request_writes_no_line_at_info(stub: StubService, endpoint: Endpoint) -> None:
+    out = io.StringIO()
+    with restored():
+        start_logging("info", "text", stream=out)
+        endpoint.call(JPEG, "", soon())
+    assert out.getvalue() == ""
+
+
+@pytest.mark.parametrize("code", ["400-odd", "400.5", 10**30, ["400"], None])
+def test_an_error_may_have_any_code(stub: StubService, endpoint: Endpoint, code: object) -> None:
+    stub.always(refuse(200, {"message": "broken", "code": code}))
+    with pytest.raises((Away, Unanswered), match="broken"):
+        endpoint.call(JPEG, "", soon())
 
 
 def test_models_are_listed(stub: StubService, endpoint: Endpoint) -> None:

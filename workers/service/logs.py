@@ -26,7 +26,7 @@ from opentelemetry import trace
 from schemas.printable import escaped
 from workers.types import HasLogFields
 
-_CHATTY = ("urllib3", "asyncio", "opentelemetry", "PIL", "httpx", "httpcore")
+_CHATTY = ("urllib3", "asyncio", "opentelemetry", "PIL", "httpx2", "httpcore2")
 """Libraries with lines at info that are debug lines here."""
 
 _TELL_TALES = {"kafka": logging.INFO, "kafka.protocol.parser": logging.CRITICAL}
