@@ -1,11 +1,9 @@
 """The production locks are enough to tag, and the packages that they leave out are not missed."""
 
 import re
-import site
 import subprocess
 import sys
-from collections import Counter
-from importlib.metadata import distributions, packages_distributions, version
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -61,31 +59,6 @@ def absent_in_production() -> set[str]:
         for module, owners in packages_distributions().items()
         if not {re.sub(r"[-_.]+", "-", owner).lower() for owner in owners} & present
     }
-
-
-def installed_bytes() -> dict[str, int]:
-    """By package of this environment, its files."""
-    found: Counter[str] = Counter()
-    for each in distributions(path=[site.getsitepackages()[0]]):
-        paths = [Path(str(each.locate_file(file))) for file in each.files or ()]
-        sizes = sum(path.stat().st_size for path in paths if path.is_file())
-        found[re.sub(r"[-_.]+", "-", each.metadata["Name"]).lower()] += sizes
-    return found
-
-
-def test_the_readme_says_how_large_the_environments_are() -> None:
-    sizes, text = installed_bytes(), (CHECKOUT / "README.md").read_text()
-    for name in locked("requirements-go.lock"):  # which `make rules` adds
-        sizes.pop(name, None)
-    for_gpus = set(re.findall(r"(?m)^[a-z0-9-]+$", (CHECKOUT / "requirements-torch-gpu.txt").read_text()))
-    if "+cpu" in version("torch") or sizes.keys() & for_gpus:
-        pytest.skip("the README's sizes are those of torch from the package index on a machine without a GPU")
-    demo = {name for lock in ("demo", "torch", "uv", "build") for name in locked(f"requirements-{lock}.lock")}
-    for measured, said in (
-        (sum(sizes.values()), r"they need (\d\.\d) GB"),
-        (sum(sizes[name] for name in sizes.keys() & demo), r"fills `\.venv` with (\d\.\d) GB"),
-    ):
-        assert float(re.findall(said, text)[0]) == pytest.approx(measured / 1e9, rel=0.03), said
 
 
 def test_a_production_install_tags_an_image(tmp_path: Path) -> None:

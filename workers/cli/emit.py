@@ -10,6 +10,7 @@ import typer
 from schemas.printable import counted, printable
 from workers.assembly.lists import subjects_in
 from workers.assembly.needs import needed
+from workers.assembly.progress import Pace, require_rate
 from workers.cli import terminal
 from workers.cli.terminal import DryRunOption
 from workers.errors import MISCONFIGURED, Misconfigured
@@ -75,7 +76,6 @@ def emit(
     """
     from workers.assembly.emitting import Emission
     from workers.assembly.image_sources import OTHER_CONTENT, BucketSource, FolderSource
-    from workers.assembly.progress import Pace, require_rate
 
     settings = needed("kafka_servers", "s3_endpoint")
     require_rate(rate)

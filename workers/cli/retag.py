@@ -10,6 +10,7 @@ import typer
 
 from schemas.printable import counted
 from workers.assembly.needs import needed
+from workers.assembly.progress import Pace, require_rate
 from workers.cli import terminal
 from workers.cli.terminal import moment_ms
 from workers.errors import Misconfigured
@@ -135,7 +136,6 @@ def go(
     [dim]Accepted images only:[/]  tagstream retag go plan.jsonl --only choices.jsonl
     """
     from workers.assembly.choices import Choices
-    from workers.assembly.progress import Pace, require_rate
     from workers.assembly.retagging import carry_out, chosen
     from workers.retag.plan_file import PlanFile
 

@@ -153,16 +153,6 @@ def make() -> Iterator[Make]:
         breaker.close()
 
 
-def test_one_failure_opens_it_and_a_good_probe_closes_it(make: Make) -> None:
-    well = threading.Event()
-    breaker = make(well.wait, first_pause_s=0.02)
-    assert breaker.closed()
-    breaker.failure("why")
-    assert not breaker.closed()
-    well.set()
-    eventually(breaker.closed)
-
-
 def test_it_stays_open_while_probes_fail(make: Make) -> None:
     answers = iter([False, False, True])
     probes: list[float] = []

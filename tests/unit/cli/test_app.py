@@ -26,28 +26,6 @@ from workers.cli.terminal import WITHOUT_GO
 from workers.errors import Broken, Misconfigured, TagstreamError, Unavailable
 from workers.service.logs import start_logging
 
-COMMANDS = [
-    ("run",),
-    ("demo",),
-    *(("stack", word) for word in ("up", "env", "down")),
-    ("emit",),
-    ("tail",),
-    ("check",),
-    ("capacity",),
-    ("bench",),
-    ("settings",),
-    ("dead-letters", "list"),
-    ("dead-letters", "show"),
-    ("dead-letters", "replay"),
-    ("dead-letters", "skip"),
-    *(
-        ("models", word)
-        for word in ("list", "import", "pull", "verify", "tune", "labels", "calibrate", "random", "embed")
-    ),
-    *(("train", word) for word in ("import", "split", "evaluate")),
-    ("schemas", "export"),
-]
-
 ACTS = {
     *(
         "run",
@@ -125,13 +103,6 @@ def test_a_command_that_a_line_begins_with_is_imported_alone_and_is_the_same_amo
         alone, among = ran(*line), ran("--quiet", *line)
         assert alone == (among[0], line[:1])
         assert among[1] == [name for name in app.COMMANDS if name not in app.ELSEWHERE]
-
-
-@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-def test_every_command_explains_itself(command: tuple[str, ...], tagstream: Tagstream) -> None:
-    ran = tagstream(*command, "--help")
-    assert ran.code == 0
-    assert "tagstream" in ran.out
 
 
 def commands(group: Any, *names: str) -> Iterator[tuple[str, Any]]:
@@ -220,28 +191,10 @@ def test_no_help_of_an_option_is_taken_for_markup() -> None:
     assert [name for name, told in helps.items() if Text.from_markup(told).plain != told] == []
 
 
-def test_the_help_of_a_flag_shows_no_value(tagstream: Tagstream) -> None:
-    for command in (["emit"], ["topics"], ["topics", "check"], []):
-        assert "<bool>" not in tagstream(*command, "--help").out
-
-
-def test_a_paragraph_of_help_is_wrapped_for_the_terminal_and_examples_keep_their_lines(
-    tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COLUMNS", "100")
-    lines = [line.strip() for line in tagstream("models", "pull", "--help").out.splitlines()]
-    start = next(number for number, line in enumerate(lines) if line.startswith("The checkpoint comes from"))
-    paragraph = lines[start : lines.index("", start)]
-    assert all(len(line) > 80 for line in paragraph[:-1])
-    examples = [line for line in lines if "tagstream models pull" in line and "Usage" not in line]
-    assert len(examples) == 3
-
-
 def test_the_whole_help_names_the_exit_codes(tagstream: Tagstream) -> None:
     ran = tagstream("--help")
     assert "Exit codes: 0 done" in ran.out
-    for name, *_ in COMMANDS:
-        assert name in ran.out
+    assert [name for name in app.COMMANDS if name not in ran.out] == []
 
 
 def test_the_version_can_be_asked(tagstream: Tagstream) -> None:
@@ -295,12 +248,6 @@ def test_a_command_that_does_not_log_by_itself_does_so_when_asked(
         assert "debug   test: a login with *** was made\n" in ran.err
         monkeypatch.setenv("TAGSTREAM_GRUP", "x")
         assert tagstream("-v", "tail").err.startswith("TAGSTREAM_GRUP is not a setting")
-
-
-def test_an_unknown_option_is_a_wrong_argument(tagstream: Tagstream) -> None:
-    ran = tagstream("tail", "--jsn")
-    assert ran.code == 2
-    assert "No such option: --jsn" in ran.err
 
 
 @pytest.mark.parametrize("command", ["run", "check", "tail", "emit"])
@@ -438,12 +385,6 @@ def test_our_own_error_is_logged_with_where_it_happened_and_ends_with_1(
     assert "ZeroDivisionError" in caplog.text
 
 
-def test_settings_are_listed(tagstream: Tagstream) -> None:
-    ran = tagstream("settings")
-    assert ran.code == 0
-    assert "TAGSTREAM_S3_SECRET_KEY or …_FILE" in ran.out
-
-
 def test_settings_and_the_findings_of_a_check_are_available_as_json(
     tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -507,6 +448,7 @@ def test_a_misplaced_option_is_answered_with_its_place(option: tuple[str, ...], 
 def test_an_unknown_option_is_answered_without_a_place(tagstream: Tagstream) -> None:
     ran = tagstream("check", "--colour")
     assert ran.code == 2
+    assert "No such option: --colour" in ran.err
     assert "--colour …" not in ran.err
 
 
@@ -522,16 +464,6 @@ def test_a_full_disk_is_a_sentence() -> None:
 def test_characters_that_the_output_does_not_have_are_escaped() -> None:
     command = [sys.executable, "-m", "workers", "settings"]
     ran = subprocess.run(command, env=os.environ | {"PYTHONIOENCODING": "ascii"}, capture_output=True, timeout=60)
-    assert (ran.returncode, ran.stderr) == (0, b"")
-    assert rb"host:port,\u2026" in ran.stdout
-
-
-@pytest.mark.slow
-def test_characters_outside_the_locale_are_escaped() -> None:
-    """So it is where Python may not take the C locale for UTF-8, as it does by itself."""
-    bare = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    command = [sys.executable, "-m", "workers", "settings"]
-    ran = subprocess.run(command, env=os.environ | bare, capture_output=True, timeout=60)
     assert (ran.returncode, ran.stderr) == (0, b"")
     assert rb"host:port,\u2026" in ran.stdout
 

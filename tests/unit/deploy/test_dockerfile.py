@@ -6,8 +6,7 @@ import re
 import pytest
 
 from tests.unit.deploy.dockerfile import Dockerfile, Instruction
-from tests.unit.deploy.tools import ROOT, documented, version
-from workers.environment import read
+from tests.unit.deploy.tools import ROOT
 
 TARGETS = ["cpu", "cuda"]
 
@@ -43,17 +42,6 @@ def reaches_the_build(path: str) -> bool:
     return not ignored
 
 
-def test_a_build_without_a_target_makes_the_small_image_for_its_own_platform(dockerfile: Dockerfile) -> None:
-    assert list(dockerfile.stages)[-1] == "cpu"
-    assert {stage.base for stage in dockerfile.stages.values()} - dockerfile.stages.keys() == {"${PYTHON_IMAGE}"}
-    assert re.fullmatch(r"python:3\.13\.\d+-slim-trixie(@sha256:[0-9a-f]{64})?", dockerfile.arguments["PYTHON_IMAGE"])
-    for path in ("Dockerfile", "scripts/install-torch"):
-        code = [line for line in (ROOT / path).read_text().splitlines() if not line.lstrip().startswith("#")]
-        assert re.findall(r"(?i)--platform|amd64|x86[_-]64|arm64|aarch64|linux-gnu", "\n".join(code)) == []
-    built = re.findall(r"docker build +--target (\w+) +-t \S+:(\S+)", documented())
-    assert built == [(target, f"{version()}-{target}") for target in TARGETS]
-
-
 def test_copied_files_exist_and_only_they_reach_the_build(dockerfile: Dockerfile) -> None:
     sources = from_the_repository(dockerfile)
     assert [source for source in sources if not (ROOT / source).exists() or not reaches_the_build(source)] == []
@@ -86,22 +74,3 @@ def test_the_bundle_that_compose_names_is_made_in_the_image_of_a_wheel_with_a_ha
     named = re.search(r"TAGSTREAM_ROLES: ocr=/opt/tagstream(\S+)", (ROOT / "docker-compose.yml").read_text())
     assert named is not None
     assert make.words[-2:] == ["--out", named[1]]
-
-
-def test_its_state_and_caches_lie_in_one_folder_and_its_label_has_the_version(
-    dockerfile: Dockerfile, target: str
-) -> None:
-    """User, signals, rights and the health check are tried on a built image (tests/image)."""
-    environment = dockerfile.environment(target)
-    state = environment["TAGSTREAM_STATE_DIR"]
-    assert environment["HOME"] == dockerfile.last(target, "WORKDIR").value == state
-    assert environment["XDG_CACHE_HOME"].startswith(f"{state}/")
-    read(environment)
-    labels = dict(word.split("=", 1) for word in dockerfile.last(target, "LABEL").words)
-    assert labels["org.opencontainers.image.version"] == version()
-
-
-def test_the_gpu_is_asked_of_the_container_runtime(dockerfile: Dockerfile) -> None:
-    environment = dockerfile.environment("cuda")
-    assert environment["NVIDIA_VISIBLE_DEVICES"] == "all"
-    assert environment["NVIDIA_DRIVER_CAPABILITIES"] == "compute,utility"

@@ -1,13 +1,10 @@
 """Figures in docs/guide/deploying.md, and in linked pages, equal those of the files and of the code."""
 
-import io
 import re
-import struct
 from collections.abc import Sequence
 
 import pytest
 import yaml
-from PIL import Image
 
 from tests.unit.deploy.tools import (
     ROOT,
@@ -17,17 +14,14 @@ from tests.unit.deploy.tools import (
     settings_of,
     the,
 )
-from workers import environment, errors, settings
+from workers import environment, errors
 from workers.assembly import topics
 from workers.cli.topics import PARTITIONS
-from workers.intake import header
-from workers.intake.limits import Limits
 from workers.service.http import ProbeServer
 
 pytestmark = pytest.mark.slow
 
 GIB = 2**30
-UNSET = settings.Settings()
 
 
 def passages() -> list[str]:
@@ -62,32 +56,6 @@ def test_the_table_of_topics_has_the_settings_that_our_command_sets() -> None:
     copies = topics.REPLICATION_MAX
     together = (f"{copies} replicas", f"`min.insync.replicas={wanted[0].settings(copies)['min.insync.replicas']}`")
     assert any(all(part in passage for part in together) for passage in passages())
-
-
-def image(kind: str, marker: bytes, width: int, height: int) -> bytes:
-    """A file with this size in its header, without pixels. Of a progressive JPEG a decoder holds all coefficients."""
-    file = io.BytesIO()
-    Image.new("RGB", (64, 64)).save(file, kind, progressive=True, subsampling=0)
-    body = bytearray(file.getvalue())
-    size = struct.pack(">HH", height, width) if kind == "JPEG" else struct.pack("<HH", width, height)
-    at = body.index(marker) + (5 if kind == "JPEG" else 3)
-    body[at : at + 4] = size
-    return bytes(body)
-
-
-def test_the_decode_memory_of_the_files_holds_the_images_that_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
-    (said,) = [passage for passage in passages() if "progressive JPEG" in passage]
-    gib, jpeg, webp, rejected = map(int, re.findall(r"\b(\d+)(?: GiB| megapixels|\. By)", said))
-    assert settings_of(overlay("cpu"))["TAGSTREAM_MEMORY"] == f"{gib}GiB"
-    assert rejected * 10**6 == UNSET.max_pixels
-    limits = Limits(max_pixels=10**9, decode_bytes=10**12)
-    for kind, marker, megapixels in (("JPEG", b"\xff\xc2", jpeg), ("WEBP", b"\x9d\x01\x2a", webp)):
-        needed = [
-            header.read_header(image(kind, marker, 10_000, size * 100), limits).decode_bytes
-            for size in (megapixels, megapixels * 3 // 2)
-        ]
-        assert needed[0] <= gib * GIB // 2 < needed[1]
 
 
 def claims() -> Sequence[Manifest]:

@@ -137,24 +137,13 @@ def test_on_a_terminal_no_text_from_outside_steers_it_or_makes_up_a_line() -> No
 
 
 def test_a_json_line_reads_back_and_steers_no_terminal() -> None:
-    out, nasty = io.StringIO(), "a\x1b[2J\n\x9b31m\u202egpj ü狗"
+    out, nasty = io.StringIO(), "a\x1b[2J\n\x9b31m\u202e\u2028\U000e0041gpj ü狗"
     start_logging("info", "json", stream=out)
     logging.getLogger("workers.test").info("key %s", nasty)
     (line,) = out.getvalue().splitlines()
     assert line.isprintable()
     assert json.loads(line)["message"] == f"key {nasty}"
     assert "ü狗" in line
-
-
-def test_a_json_line_is_printable_and_still_says_the_same() -> None:
-    out = io.StringIO()
-    start_logging("info", "json", stream=out)
-    key = "a\x1b[2J\x9b31m\u202e\u2028\U000e0041 Zürich 東京"
-    logging.getLogger("workers.test").info("key %s", key)
-    line = out.getvalue().removesuffix("\n")
-    assert line.isprintable()
-    assert "Zürich 東京" in line
-    assert json.loads(line)["message"] == f"key {key}"
 
 
 class Clock:
