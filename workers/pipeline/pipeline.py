@@ -75,9 +75,10 @@ class Pipeline:
         annotate.then(finish=finish.annotated)
         finish.then(keep=lookup.keep, annotate_again=annotate.begin)
         if (captioner := roles.captioner) is not None:
-            wait = WaitStage(roles, captioner, self.progress, endings)
+            wait = WaitStage(roles, captioner, self.progress, clock, endings)
             wait.then(finish=finish.begin, keep_late=lookup.keep_late)
             finish.then_wait(wait.begin)
+            decode.then_wait(wait.leaves)
             self.stages = (*self.stages, wait)
         endings.then(done=finish.complete)
         self._after_commit = AfterCommit(

@@ -246,9 +246,14 @@ class Roles:
         missing, facts = (*self.missing(image), *self.awaited(image)), self.facts
         return missing if facts is None or facts.name in image.results else (*missing, facts)
 
-    def transforms(self, image: Annotation) -> tuple[Transform, ...]:
-        """The transforms to decode the image for: those of the results that it lacks."""
-        needed = [self.decoded_for[result.name] for result in self.lacking(image)]
+    def transforms(self, image: Annotation, *, waiting: bool = True) -> tuple[Transform, ...]:
+        """The transforms to decode the image for: those of the results that it lacks.
+
+        Args:
+            waiting: whether they include those of roles that wait.
+        """
+        lacking = [result for result in self.lacking(image) if waiting or result not in self.waiting]
+        needed = [self.decoded_for[result.name] for result in lacking]
         return tuple(dict.fromkeys(transform for transforms in needed for transform in transforms))
 
     def wants(self, image: Annotation, role: KeptRole) -> bool:

@@ -10,8 +10,9 @@ import pytest
 
 from schemas.dead_letter import Failure, Reason
 from schemas.enriched_image import EnrichedImage, PaidTokens
-from tagstream_testing.memory import MemoryResultCache
+from tagstream_testing.memory import MemoryObjectStore, MemoryResultCache
 from tests.support.harness import BUCKET, POISON, Harness, png
+from tests.support.inline_intake import InlineIntake
 from tests.support.manual_pipeline import ManualPipeline
 from tests.support.measured import measuring
 from tests.support.readers import read
@@ -21,7 +22,7 @@ from workers import metrics
 from workers.errors import Unanswered
 from workers.pipeline.activity import bound_by
 from workers.pipeline.journal import Journal
-from workers.types import Coordinates, Transform
+from workers.types import Coordinates, Facts, Fetched, Transform
 
 AWAY = Unanswered("caption-unavailable", "the service does not answer")
 RED, BLUE = (255, 0, 0), (0, 0, 255)
@@ -124,6 +125,33 @@ def test_an_unanswered_image_is_partial_without_a_dead_letter(reason: Reason) ->
     (image,) = enriched(manual)
     assert (image.status, image.reason, image.caption) == ("partial", reason, None)
     assert ([tag.name for tag in image.tags], failures(manual)) == (["red"], [])
+
+
+def test_an_image_costs_nothing_while_the_service_is_away() -> None:
+    """Guard: larger pixels and JPEGs would slow all images for an answer that never comes."""
+    captioner = PlayedCaptioner(AWAY)
+    decoded: list[Sequence[Transform] | None] = []
+
+    class Noting(InlineIntake):
+        def decode(self, fetched: Fetched, facts: Facts, transforms: Sequence[Transform] | None = None) -> Any:
+            decoded.append(transforms)
+            return super().decode(fetched, facts, transforms)
+
+    def make(store: MemoryObjectStore) -> Noting:
+        return Noting(store, [Transform(8), captioner.transform])
+
+    manual = ManualPipeline(partitions=2, make_intake=make, remote=captioner)
+    for number in range(3):
+        send(manual, f"{number}", (number, 9, 9))
+    send(manual, "known tags", (0, 9, 9))
+    assert decoded == [(Transform(8), captioner.transform), (Transform(8),), (Transform(8),)]
+    assert (len(captioner.asked), len(captioner.seen), len(manual.done)) == (1, 1, 4)
+    send(manual, "another partition", BLUE, partition=1)
+    assert len(captioner.asked) == 2
+    manual.clock.advance(1)
+    captioner.answer = an_answer()
+    send(manual, "a", RED)
+    assert (len(captioner.asked), enriched(manual)[4].status) == (3, "complete")
 
 
 def test_a_failed_image_is_partial_with_a_dead_letter() -> None:
@@ -242,6 +270,7 @@ def test_an_image_that_lacks_its_caption_alone_goes_past_the_device() -> None:
     captioner = PlayedCaptioner(AWAY)
     manual = ManualPipeline(remote=captioner)
     send(manual, "a")
+    manual.clock.advance(1)
     captioner.answer = an_answer()
     with measuring(metrics.BATCHES) as measured:
         send(manual, "b")

@@ -20,7 +20,7 @@ from workers.pipeline.stages.endings import Endings
 from workers.pipeline.stages.stage import Stage
 from workers.pipeline.task import DecodedTask, InspectedTask, LoadedTask, Task
 from workers.ports import Intake
-from workers.types import DecodedImage, Facts, Transform
+from workers.types import DecodedImage, Facts, Partition, Transform
 
 
 class DecodeStage(Stage):
@@ -47,6 +47,7 @@ class DecodeStage(Stage):
         self._journal = journal
         self._progress = progress
         self._endings = endings
+        self._leaves: Callable[[Partition], object] = lambda _: None
         self._gate = ExclusiveGate()
         self._stall_timeout_s = options.stall_timeout_s
         self.budget = Budget(options.decoded_bytes)
@@ -64,6 +65,10 @@ class DecodeStage(Stage):
             reject: ends a task; takes the SHA-256 of its bytes and the error.
         """
         self._lookup, self._annotate, self._reject = lookup, annotate, reject
+
+    def then_wait(self, leaves: Callable[[Partition], object]) -> None:
+        """Set the question whether a partition's images are left without results from elsewhere."""
+        self._leaves = leaves
 
     @property
     def budgets(self) -> Mapping[str, Budget]:
@@ -110,7 +115,12 @@ class DecodeStage(Stage):
     def decode(self, inspected: InspectedTask) -> None:
         """Decode the image for the results that it lacks."""
         self._progress.move(inspected.task, "wait-decode")
-        transforms = self._roles.transforms(inspected.annotation)
+        leaves = self._leaves(inspected.task.job.assignment.partition)
+        transforms = self._roles.transforms(inspected.annotation, waiting=not leaves)
+        if not transforms:
+            inspected.task.release("bytes", "encoded")
+            self._annotate(DecodedTask(inspected.task, inspected.annotation, inspected.facts, inspected.date, {}))
+            return
         try:
             size = self._intake.decode_bytes(inspected.facts, transforms) + inspected.fetched.size
         except Rejected as error:

@@ -11,8 +11,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Final
 
-from schemas.dead_letter import Failure
+from schemas.dead_letter import Failure, Reason
 from workers.errors import Unanswered
 from workers.pipeline.annotation import Annotation
 from workers.pipeline.progress import Place, TaskProgress
@@ -20,8 +21,12 @@ from workers.pipeline.roles import Roles
 from workers.pipeline.stages.endings import Endings
 from workers.pipeline.stages.stage import QueueStage, StageQueue
 from workers.pipeline.task import CompleteTask, DecodedTask, Task
-from workers.ports import RemoteCaptioner
-from workers.types import RemoteAnswer
+from workers.ports import Clock, RemoteCaptioner
+from workers.types import Partition, RemoteAnswer
+
+_LEFT_S = 1.0
+_FOR_ALL: Final[tuple[Reason, ...]] = ("caption-unavailable", "caption-budget")
+"""Reasons that an image has in common with the next ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +42,19 @@ class WaitStage(QueueStage):
 
     places = (Place("wait-caption", waits_on_others=True),)
 
-    def __init__(self, roles: Roles, captioner: RemoteCaptioner, progress: TaskProgress, endings: Endings) -> None:
+    def __init__(
+        self, roles: Roles, captioner: RemoteCaptioner, progress: TaskProgress, clock: Clock, endings: Endings
+    ) -> None:
         super().__init__("captions")
         self._roles = roles
         self._captioner = captioner
         self._progress = progress
+        self._clock = clock
         self._endings = endings
         self._lock = threading.Lock()
         self._asked: dict[Task, Future[RemoteAnswer]] = {}
+        self._left: dict[Partition, tuple[float, Unanswered]] = {}
+        """By partition, when and why an image was last left at once."""
         self._questions: StageQueue[Question] = self._queue(self._ask)
 
     def then(
@@ -67,6 +77,14 @@ class WaitStage(QueueStage):
         self._questions.put(Question(decoded, known))
         return True
 
+    def leaves(self, partition: Partition) -> Unanswered | None:
+        """Why images of this partition are left unasked: it was so of one a moment ago. Thread-safe.
+
+        So an image costs nothing for a service that is away: neither its larger pixels nor a JPEG.
+        """
+        since, why = self._left.get(partition, (-_LEFT_S, None))
+        return why if self._clock.monotonic() - since < _LEFT_S else None
+
     def drop_ended(self) -> None:
         with self._lock:
             ended = [future for task, future in self._asked.items() if not task.current]
@@ -82,11 +100,16 @@ class WaitStage(QueueStage):
             known, decoded, task = question.known, question.decoded, question.known.task
             if not self._endings.still_wanted(task):
                 continue
-            jpeg = self._captioner.encode(decoded.images[self._captioner.transform], decoded.about)
+            partition, pixels = task.job.assignment.partition, decoded.images.get(self._captioner.transform)
+            if (why := self.leaves(partition)) or pixels is None:
+                self._go_on(known, why or Unanswered("caption-unavailable", "the service was away at the decoding"))
+                continue
+            jpeg = self._captioner.encode(pixels, decoded.about)
             decoded.give_pixels_back(kept_bytes=len(jpeg))
             names = self._roles.waiting[0].names(known.annotation)
-            place = task.job.assignment.partition
-            future = self._captioner.ask(jpeg, names, place, partial(self._came_late, known))
+            future = self._captioner.ask(jpeg, names, partition, partial(self._came_late, known))
+            if future.done() and isinstance(why := future.exception(), Unanswered) and why.reason in _FOR_ALL:
+                self._left[partition] = self._clock.monotonic(), why
             with self._lock:
                 self._asked[task] = future
             self._endings.when_done(task, future, partial(self._answered, known))
@@ -94,12 +117,16 @@ class WaitStage(QueueStage):
     def _answered(self, known: CompleteTask, future: Future[RemoteAnswer]) -> None:
         with self._lock:
             del self._asked[known.task]
-        image = known.annotation
         why = Unanswered("caption-refused", "the answer has no such result")
         try:
-            self._take(future.result(), image)
+            self._take(future.result(), known.annotation)
         except Unanswered as error:
             why = error
+        self._go_on(known, why)
+
+    def _go_on(self, known: CompleteTask, why: Unanswered) -> None:
+        """Give the image back; `why` it lacks what it still lacks."""
+        image = known.annotation
         unanswered = [
             Failure(index=image.event.index, stage="caption", reason=why.reason, detail=why.detail, want=role.name)
             for role in self._roles.awaited(image)
