@@ -1,22 +1,22 @@
-"""The roles of captions: one with a captioner, one with a template."""
+"""The roles of captions: with a captioner here, with one elsewhere, with a template."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from schemas import writing
 from schemas.dead_letter import Reason, Stage
 from schemas.options import Options, Want
 from workers.pipeline import cache_entries as entries
-from workers.pipeline.annotation import Annotation, OptionRules, changes_nothing
+from workers.pipeline.annotation import NO_OPTIONS, Annotation, OptionRules, changes_nothing
 from workers.pipeline.answers import caption_of, one_each
 from workers.pipeline.published import NotStored, StoredOutcome
 from workers.pipeline.tagging import Tagging
 from workers.pipeline.task import Attempt
-from workers.ports import Captioner, Model, SelfTested
-from workers.types import Caption
+from workers.ports import Captioner, Model, RemoteCaptioner, SelfTested
+from workers.types import Caption, RemoteAnswer, Transform
 
 Template: TypeAlias = Callable[[Sequence[str]], Caption | None]
 """Makes a caption from tag names by a rule; None: no name is usable."""
@@ -125,6 +125,43 @@ class Captioning(GuidedRole):
     def check_self_test(self, answer: Caption) -> None:
         if isinstance(self._captioner, SelfTested):
             self._captioner.check_self_test(answer)
+
+
+@dataclass
+class ServiceModel:
+    """The model that a service is to run."""
+
+    name: str
+    digest: str
+    transform: Transform
+    precision: str = "remote"
+    random_weights: bool = False
+
+
+class RemoteCaptioning(GuidedRole):
+    """The role of captions from elsewhere, for which images wait. Tags guide them if the prompt holds them."""
+
+    def __init__(self, captioner: RemoteCaptioner, tagging: Tagging | None) -> None:
+        super().__init__(tagging, ", ".join)
+        self.captioner = captioner
+        self.model = ServiceModel(captioner.name, captioner.digest, captioner.transform)
+        self.made_by = captioner.digest
+        if not captioner.guided:
+            self.option_rules = NO_OPTIONS
+
+    def needs(self, options: Options) -> frozenset[Want]:
+        return super().needs(options) if self.captioner.guided else frozenset()
+
+    def names(self, image: Annotation) -> Sequence[str]:
+        return super().names(image) if self.captioner.guided else ()
+
+    def taken(self, answer: RemoteAnswer) -> Caption | None:
+        """The answer's caption, if the cache could give it back: then it can be published."""
+        try:
+            known = self.unpack(self.pack(answer.caption))
+        except TypeError:  # a lone surrogate
+            return None
+        return None if known is None else answer.caption
 
 
 class TemplateCaptioning:

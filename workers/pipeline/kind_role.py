@@ -16,11 +16,12 @@ from schemas.result_kinds import ResultKind
 from workers.pipeline import cache_entries as entries
 from workers.pipeline.annotation import NO_OPTIONS, Annotation, OptionRules
 from workers.pipeline.answers import one_each, result_in, result_of
+from workers.pipeline.captioning import RemoteCaptioning
 from workers.pipeline.identity import model_ref
 from workers.pipeline.published import NotStored, StoredOutcome
 from workers.pipeline.task import Attempt
 from workers.ports import Model, ModelIdentity, ResultModel, SelfTested
-from workers.types import ImageAbout
+from workers.types import ImageAbout, RemoteAnswer
 
 
 class AddedRole:
@@ -104,3 +105,23 @@ class KindRole(AddedRole):
         self.finish(answer)
         if isinstance(self._model, SelfTested):
             self._model.check_self_test(answer)
+
+
+class RemoteFields(AddedRole):
+    """The role of the user's own fields, which come with a caption from elsewhere."""
+
+    def __init__(self, kind: ResultKind, captioning: RemoteCaptioning) -> None:
+        super().__init__(kind, captioning.model, captioning.captioner.fields)
+        self.made_by = captioning.made_by
+        self.option_rules = captioning.option_rules
+        self._captioning = captioning
+
+    def needs(self, options: Options) -> frozenset[Want]:
+        return self._captioning.needs(options)
+
+    def taken(self, answer: RemoteAnswer) -> writing.Fields | None:
+        """The answer's fields, if they can be published."""
+        try:
+            return self.unpack(orjson.dumps(answer.fields))
+        except TypeError:  # a lone surrogate, or a number of more than 64 bits
+            return None

@@ -74,8 +74,8 @@ class Pipeline:
         decode.then(lookup=lookup.inspected, annotate=annotate.begin, reject=lookup.refuse)
         annotate.then(finish=finish.annotated)
         finish.then(keep=lookup.keep, annotate_again=annotate.begin)
-        if (captioner := roles.captioner) is not None:
-            wait = WaitStage(roles, captioner, self.progress, clock, endings)
+        if (captioning := roles.captioning) is not None:
+            wait = WaitStage(roles, captioning, self.progress, clock, endings)
             wait.then(finish=finish.begin, keep_late=lookup.keep_late)
             finish.then_wait(wait.begin)
             decode.then_wait(wait.leaves)

@@ -8,7 +8,7 @@ of the picture, which come with its pixels.
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any, Protocol, TypedDict
+from typing import Any, Protocol, TypeAlias, TypedDict
 
 from schemas.dead_letter import Failure, Reason, Stage
 from schemas.options import WANTS, Options, Want
@@ -16,15 +16,15 @@ from schemas.result_kinds import ResultKind
 from workers.errors import closest
 from workers.pipeline.annotation import Annotation, OptionRules, option_parts
 from workers.pipeline.cache_entries import result_key
-from workers.pipeline.captioning import Captioning, Template, TemplateCaptioning
+from workers.pipeline.captioning import Captioning, RemoteCaptioning, Template, TemplateCaptioning
 from workers.pipeline.embedding import Embedder, EmbeddingRole
 from workers.pipeline.facts import FactsResult
+from workers.pipeline.kind_role import RemoteFields
 from workers.pipeline.published import StoredOutcome
-from workers.pipeline.remote_roles import RemoteCaptioning, RemoteFields
 from workers.pipeline.tagging import Tagging
 from workers.pipeline.task import Attempt
 from workers.ports import Captioner, CorrectionLog, Model, ModelIdentity, RemoteCaptioner, Tagger
-from workers.types import FactsMode, RemoteAnswer, Transform
+from workers.types import FactsMode, Transform
 
 
 class Role(Protocol):
@@ -137,19 +137,8 @@ class ModelRole(KeptRole, Protocol):
         ...
 
 
-class WaitingRole(KeptRole, Protocol):
-    """A role with a model that runs elsewhere: its images wait, and the device never sees them."""
-
-    captioner: RemoteCaptioner
-    """Of all waiting roles: one answer has all their results."""
-
-    def names(self, image: Annotation) -> Sequence[str]:
-        """The tags that the question names."""
-        ...
-
-    def taken(self, answer: RemoteAnswer) -> Any | None:
-        """The result in an answer; None: the answer has none that could be published."""
-        ...
+WaitingRole: TypeAlias = RemoteCaptioning | RemoteFields
+"""A role with a model that runs elsewhere: its images wait, and the device never sees them."""
 
 
 class Roles:
@@ -160,7 +149,8 @@ class Roles:
         rules: roles without a model, which use the results of others.
         facts: of the picture; None: they are off.
         lacks: why the worker can't give a result, by its name.
-        waiting: roles with a model elsewhere, all of one captioner.
+        captioning: the role of captions from elsewhere.
+        fields: the role of its answers' fields.
     """
 
     def __init__(
@@ -169,11 +159,13 @@ class Roles:
         rules: Sequence[Role] = (),
         facts: Result | None = None,
         lacks: Mapping[Want, str] | None = None,
-        waiting: Sequence[WaitingRole] = (),
+        captioning: RemoteCaptioning | None = None,
+        fields: RemoteFields | None = None,
     ) -> None:
         self.models = tuple(models)
-        self.waiting = tuple(waiting)
-        self.kept: tuple[KeptRole, ...] = (*models, *waiting)
+        self.captioning = captioning
+        self.waiting: tuple[WaitingRole, ...] = tuple([role for role in (captioning, fields) if role is not None])
+        self.kept: tuple[KeptRole, ...] = (*models, *self.waiting)
         self.facts = facts
         self.all: tuple[Role, ...] = (*self.kept, *rules)
         self._lacks = lacks or {}
@@ -186,16 +178,11 @@ class Roles:
         self.added = tuple([role for role in models if role.name not in WANTS])
         """The roles of kinds that other packages add."""
         together = tuple(dict.fromkeys(role.model.transform for role in self.own))
-        alone = {role.name: (role.model.transform,) for role in (*self.added, *waiting)}
+        alone = {role.name: (role.model.transform,) for role in (*self.added, *self.waiting)}
         self.decoded_for: Mapping[str, tuple[Transform, ...]] = {
             result.name: alone.get(result.name, together) for result in self.results
         }
         """By result, the transforms that decide at which scale its image is decoded."""
-
-    @property
-    def captioner(self) -> RemoteCaptioner | None:
-        """The captioner of the waiting roles."""
-        return self.waiting[0].captioner if self.waiting else None
 
     def warm_up(self) -> None:
         """Warm up each model once. Runs on the device thread."""
@@ -323,14 +310,13 @@ def make_roles(
         runs = "no tagger" if tagger is None else f"the tagger {tagger.name}"
         why = f"this worker runs {runs}, which gives no embeddings; compact, RAM, RAM++ and dual encoders do"
         lacks["embedding"] = why
-    waiting: list[WaitingRole] = []
+    captioning, with_fields = None, None
     if remote is not None:
         captioning = RemoteCaptioning(remote, tagging)
-        waiting = [captioning]
         if remote.fields is not None and fields is not None:
-            waiting.append(RemoteFields(fields, captioning))
+            with_fields = RemoteFields(fields, captioning)
     elif captioner is not None:
         made.append(Captioning(captioner, tagging))
     elif template is not None:
         rules.append(TemplateCaptioning(template, tagging))
-    return Roles([*made, *added], rules, None if facts == "off" else FactsResult(facts), lacks, waiting)
+    return Roles([*made, *added], rules, None if facts == "off" else FactsResult(facts), lacks, captioning, with_fields)

@@ -139,8 +139,8 @@ class Worker:
             self._joined = False
             self._drained.set()
             self._intake.close()
-            if self._roles.captioner is not None:
-                self._roles.captioner.close()
+            if self._roles.captioning is not None:
+                self._roles.captioning.captioner.close()
             connected.add_done_callback(_close_connected)  # now, or when the connection is made
             self._cache.close()
         self._raise_crash()

@@ -9,32 +9,25 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
 from schemas.dead_letter import Failure, Reason
 from workers.errors import Unanswered
 from workers.pipeline.annotation import Annotation
+from workers.pipeline.captioning import RemoteCaptioning
 from workers.pipeline.progress import Place, TaskProgress
 from workers.pipeline.roles import Roles
 from workers.pipeline.stages.endings import Endings
 from workers.pipeline.stages.stage import QueueStage, StageQueue
 from workers.pipeline.task import CompleteTask, DecodedTask, Task
-from workers.ports import Clock, RemoteCaptioner
+from workers.ports import Clock
 from workers.types import Partition, RemoteAnswer
 
 _LEFT_S = 1.0
 _FOR_ALL: Final[tuple[Reason, ...]] = ("caption-unavailable", "caption-budget")
 """Reasons that an image has in common with the next ones."""
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """An image to ask about, with the results that it has."""
-
-    decoded: DecodedTask
-    known: CompleteTask
 
 
 class WaitStage(QueueStage):
@@ -43,11 +36,12 @@ class WaitStage(QueueStage):
     places = (Place("wait-caption", waits_on_others=True),)
 
     def __init__(
-        self, roles: Roles, captioner: RemoteCaptioner, progress: TaskProgress, clock: Clock, endings: Endings
+        self, roles: Roles, captioning: RemoteCaptioning, progress: TaskProgress, clock: Clock, endings: Endings
     ) -> None:
         super().__init__("captions")
         self._roles = roles
-        self._captioner = captioner
+        self._captioning = captioning
+        self._captioner = captioning.captioner
         self._progress = progress
         self._clock = clock
         self._endings = endings
@@ -55,7 +49,7 @@ class WaitStage(QueueStage):
         self._asked: dict[Task, Future[RemoteAnswer]] = {}
         self._left: dict[Partition, tuple[float, Unanswered]] = {}
         """By partition, when and why an image was last left at once."""
-        self._questions: StageQueue[Question] = self._queue(self._ask)
+        self._questions: StageQueue[tuple[DecodedTask, CompleteTask]] = self._queue(self._ask)
 
     def then(
         self, *, finish: Callable[[Sequence[CompleteTask]], None], keep_late: Callable[[CompleteTask], None]
@@ -74,7 +68,7 @@ class WaitStage(QueueStage):
         if lost or not self._roles.awaited(known.annotation):
             return False
         self._progress.move(known.task, "wait-caption")
-        self._questions.put(Question(decoded, known))
+        self._questions.put((decoded, known))
         return True
 
     def leaves(self, partition: Partition) -> Unanswered | None:
@@ -95,9 +89,9 @@ class WaitStage(QueueStage):
         reason = self._captioner.unready()
         return [] if reason is None else [reason]
 
-    def _ask(self, questions: Sequence[Question]) -> None:
-        for question in questions:
-            known, decoded, task = question.known, question.decoded, question.known.task
+    def _ask(self, questions: Sequence[tuple[DecodedTask, CompleteTask]]) -> None:
+        for decoded, known in questions:
+            task = known.task
             if not self._endings.still_wanted(task):
                 continue
             partition, pixels = task.job.assignment.partition, decoded.images.get(self._captioner.transform)
@@ -106,10 +100,10 @@ class WaitStage(QueueStage):
                 continue
             jpeg = self._captioner.encode(pixels, decoded.about)
             decoded.give_pixels_back(kept_bytes=len(jpeg))
-            names = self._roles.waiting[0].names(known.annotation)
+            names = self._captioning.names(known.annotation)
             future = self._captioner.ask(jpeg, names, partition, partial(self._came_late, known))
-            if future.done() and isinstance(why := future.exception(), Unanswered) and why.reason in _FOR_ALL:
-                self._left[partition] = self._clock.monotonic(), why
+            if future.done() and isinstance(told := future.exception(), Unanswered) and told.reason in _FOR_ALL:
+                self._left[partition] = self._clock.monotonic(), told
             with self._lock:
                 self._asked[task] = future
             self._endings.when_done(task, future, partial(self._answered, known))
