@@ -108,7 +108,7 @@ class KindRole(AddedRole):
 
 
 class RemoteFields(AddedRole):
-    """The role of the user's own fields, which come with a caption from elsewhere."""
+    """The role of the user's own fields in an answer."""
 
     def __init__(self, kind: ResultKind, captioning: RemoteCaptioning) -> None:
         super().__init__(kind, captioning.model, captioning.captioner.fields)

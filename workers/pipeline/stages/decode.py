@@ -67,7 +67,7 @@ class DecodeStage(Stage):
         self._lookup, self._annotate, self._reject = lookup, annotate, reject
 
     def then_wait(self, leaves: Callable[[Partition], object]) -> None:
-        """Set the question whether a partition's images are left without results from elsewhere."""
+        """Set the question whether a partition's images are left unasked."""
         self._leaves = leaves
 
     @property
