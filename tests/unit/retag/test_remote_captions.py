@@ -12,34 +12,27 @@ from tests.unit.retag.retagging import Retagging
 from tests.unit.retag.stored import bundle, outcome, today
 from tests.unit.retag.test_remake import SCORES, changes, need, new_event, remade
 from workers.assembly import retagging
-from workers.errors import Unanswered
 from workers.retag.remake import SAME
 from workers.settings import Settings
 
 FIELDS = {"people": 2, "place": "a beach"}
 
 
-class Service(PlayedCaptioner):
-    """A service whose model and prompt are those of this digest."""
-
-    def __init__(self, digest: str = "9" * 64, **more: Any) -> None:
-        super().__init__(Unanswered("caption-unavailable", "away"), **more)
-        self.digest = digest
+def unguided(digest: str = "9" * 64, **more: Any) -> PlayedCaptioner:
+    service = PlayedCaptioner(guided=False, **more)
+    service.digest = digest
+    return service
 
 
-def unguided(digest: str = "9" * 64, **more: Any) -> Service:
-    return Service(digest, guided=False, **more)
-
-
-def made(folder: Path, service: Service, **more: Any) -> Any:
+def made(folder: Path, service: PlayedCaptioner, **more: Any) -> Any:
     return outcome(today(folder / "then", service=service), SCORES, **{"answer": an_answer(), **more})
 
 
 def test_a_services_caption_of_today_is_unchanged_though_its_outcome_was_paid_for(tmp_path: Path) -> None:
-    document, headers = made(tmp_path, Service())
+    document, headers = made(tmp_path, PlayedCaptioner())
     assert document["caption"]["usage"] == {"prompt": 72, "completion": 9}
-    assert remade(today(tmp_path, service=Service()), (document, headers)) is SAME
-    assert changes(today(tmp_path, service=Service(), parents=True), (document, headers)) == ("tags",)
+    assert remade(today(tmp_path, service=PlayedCaptioner()), (document, headers)) is SAME
+    assert changes(today(tmp_path, service=PlayedCaptioner(), parents=True), (document, headers)) == ("tags",)
 
 
 def test_a_services_caption_is_kept_under_new_tags_and_costs_nothing_again(tmp_path: Path) -> None:
@@ -52,19 +45,11 @@ def test_a_services_caption_is_kept_under_new_tags_and_costs_nothing_again(tmp_p
     assert service.asked == []
 
 
-@pytest.mark.parametrize(
-    ("then", "now", "thresholds", "reason"),
-    [
-        (Service(), Service(), 0.3, "guide"),
-        (unguided(), unguided("8" * 64), 0.5, "captioner"),
-    ],
-)
-def test_another_model_prompt_or_guide_needs_the_image(
-    tmp_path: Path, then: Service, now: Service, thresholds: float, reason: str
-) -> None:
-    settings = today(tmp_path, service=now, thresholds=thresholds)
-    assert need(settings, made(tmp_path, then)) == reason
-    assert now.asked == []
+def test_another_model_prompt_or_guide_needs_the_image(tmp_path: Path) -> None:
+    guided, other = PlayedCaptioner(), unguided("8" * 64)
+    assert need(today(tmp_path, service=guided, thresholds=0.3), made(tmp_path, guided)) == "guide"
+    assert need(today(tmp_path, service=other), made(tmp_path, unguided())) == "captioner"
+    assert guided.asked == other.asked == []
 
 
 def test_fields_of_the_same_answer_are_kept_and_others_need_the_image(tmp_path: Path) -> None:
