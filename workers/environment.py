@@ -86,6 +86,8 @@ def _contradictions(settings: Settings) -> Iterator[str]:
             yield f"{variable(use)} has a digest, and {named.name_or_folder!r} is no bundle: leave the digest out"
     if settings.captioner_address and not settings.caption_model:
         yield f"TAGSTREAM_CAPTIONER={settings.captioner} needs TAGSTREAM_CAPTION_MODEL: the model to ask for"
+    if FIELDS_KIND in settings.roles:
+        yield f"TAGSTREAM_ROLES has {FIELDS_KIND!r}, which come with an address's captions: name them in TAGSTREAM_WANT"
     fields = [FIELDS_KIND] if settings.captioner_address and settings.caption_file else []
     if not {*WANTS, *settings.roles, *fields}.issuperset(settings.want):
         yield (

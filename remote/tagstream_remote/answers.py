@@ -86,7 +86,7 @@ def answer_of(document: Mapping[str, Any], model: str, fields: type[BaseModel] |
         Misplaced: another model has answered.
     """
     answered = printable(_text(document.get("model"))[:256])
-    if answered and not _is_same(model, answered):
+    if answered and not is_same(model, answered):
         raise Misplaced(f"{model!r} was asked, and {answered!r} has answered: set TAGSTREAM_CAPTION_MODEL to that name")
     choices = document.get("choices")
     choice = _object(choices[0]) if isinstance(choices, list) and choices else {}
@@ -180,7 +180,7 @@ def _checked(found: Mapping[str, Any], fields: type[BaseModel]) -> Mapping[str, 
     return {name: clean(value) if isinstance(value, str) else value for name, value in checked.items()}
 
 
-def _is_same(asked: str, answered: str) -> bool:
+def is_same(asked: str, answered: str) -> bool:
     """Whether both names are one model's. Folder, revision, tag and date may be missing in one."""
     one, other = (name.lower().partition("@")[0].rpartition("/")[2] for name in (asked, answered))
     if ":" not in one or ":" not in other:

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import time
+from typing import Final
+
+from schemas.printable import printable
+from tagstream_remote.answers import Misplaced, is_same
 from tagstream_remote.caption_file import CaptionFile
-from workers.errors import Misconfigured
+from tagstream_remote.client import Endpoint
+from workers.errors import Misconfigured, Unanswered, nearest
 from workers.settings import FIELDS_KIND, Settings
+
+LIMIT_S: Final = 10.0
+_SHOWN: Final = 8
+"""Names of models that an error lists."""
 
 
 class EndpointCheck:
@@ -16,8 +26,34 @@ class EndpointCheck:
 
     def __init__(self, settings: Settings) -> None:
         self.file = CaptionFile.of(settings)
+        self._settings = settings
         if FIELDS_KIND in settings.want and not self.file.fields:
             raise Misconfigured(
                 f"TAGSTREAM_WANT={','.join(settings.want)}: TAGSTREAM_CAPTION_FILE={settings.caption_file} has no "
                 "`fields`: add them there, or leave the name out"
             )
+
+    def ask(self) -> str:
+        """Ask the service once for its models, which costs no tokens.
+
+        Returns:
+            A sentence for people; a second line is advice.
+
+        Raises:
+            Misconfigured: path, key or model name is wrong, or it is no such service.
+            Unavailable: it does not answer within `LIMIT_S`.
+        """
+        settings = self._settings
+        address, model = settings.captioner_address or "", settings.caption_model
+        endpoint = Endpoint(address, model, settings.caption_key.get_secret_value, self.file)
+        try:
+            names = endpoint.models(time.monotonic() + LIMIT_S)
+        except (Misplaced, Unanswered) as error:
+            raise Misconfigured(f"TAGSTREAM_CAPTIONER={address}/models: {error.detail}") from None
+        if not any(is_same(model, name) for name in names):
+            few = ", ".join(map(printable, names[:_SHOWN])) + (", …" if len(names) > _SHOWN else "")
+            near = printable(nearest(model, names))
+            raise Misconfigured(f"TAGSTREAM_CAPTION_MODEL={model}: {address} lists {few or 'no model'}.{near}")
+        if self.file.fields and FIELDS_KIND not in settings.want:
+            return f"{address} lists {model}\nTAGSTREAM_WANT lacks `fields`: only events that ask get those of the file"
+        return f"{address} lists {model}"

@@ -336,8 +336,10 @@ class _StubHandler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server.stub.looks += 1
+        if self.server.stub.key not in (None, (self.headers["authorization"] or "").removeprefix("Bearer ")):
+            return self._send(BEHAVIOURS["401"](Asked({}, {})))
         known = {"object": "list", "data": [{"id": self.server.stub.model, "object": "model"}]}
-        self._send(Reply(json.dumps(known).encode()) if self.path == "/v1/models" else Reply(b"", 404))
+        return self._send(Reply(json.dumps(known).encode()) if self.path == "/v1/models" else Reply(b"", 404))
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))

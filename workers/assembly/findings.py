@@ -12,6 +12,7 @@ from workers.assembly.clients import object_store, output_topics, redis, securit
 from workers.assembly.decoders import allowed_names, decoders, intake, profiles
 from workers.assembly.needs import compared, container_limit, worst_bytes
 from workers.assembly.parts import found_here, wanted_processes
+from workers.assembly.remote import endpoint_check
 from workers.assembly.requirements import opened, require_embedder
 from workers.assembly.topics import found_topics, topic_deviations, wanted_topics
 from workers.backends.kafka import require_topics
@@ -120,6 +121,8 @@ def _redis(settings: Settings) -> str:
 
 def _bundle(settings: Settings, use: str) -> str:
     named = settings.bundles().get(use)
+    if use == "captioner" and settings.captioner_address is not None:
+        return endpoint_check(settings).ask()
     if named is None:
         word: str = getattr(settings, use)
         return word

@@ -6,7 +6,7 @@ import contextlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,14 +15,15 @@ from schemas.result_kinds import ResultKind
 from schemas.writing import Fields
 from workers.assembly.decoders import intake, limits
 from workers.assembly.needs import IMAGES
-from workers.errors import Gone, Misconfigured, Rejected, Unavailable
+from workers.errors import Gone, Misconfigured, Rejected, Unanswered, Unavailable
 from workers.files import read_regular_file
 from workers.intake.geometry import unpadded
+from workers.models.result_kinds import added_kinds
 from workers.pipeline.answers import caption_of, one_each, result_of, scores_of
 from workers.pipeline.captioning import Template
 from workers.pipeline.profiles import Profile, make_profile
-from workers.ports import Captioner, Intake, ObjectStore, ResultModel, Tagger
-from workers.settings import Settings
+from workers.ports import Captioner, Intake, ObjectStore, RemoteCaptioner, ResultModel, Tagger
+from workers.settings import FIELDS_KIND, Settings
 from workers.types import (
     Assignment,
     Coordinates,
@@ -34,6 +35,7 @@ from workers.types import (
     Partition,
     PictureFacts,
     Pixels,
+    RemoteAnswer,
     StoredObject,
     Transform,
 )
@@ -95,6 +97,7 @@ class TaggedFile:
         told: facts of the picture; None: TAGSTREAM_FACTS is off.
         results: of added roles, as JSON values.
         picture: the image, small and upright, if wanted.
+        missing: why a service gave no caption.
     """
 
     path: Path
@@ -105,6 +108,7 @@ class TaggedFile:
     parents: Sequence[Sequence[str]] = ()
     told: PictureFacts | None = None
     results: Mapping[ResultKind, Fields] = field(default_factory=dict)
+    missing: Unanswered | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +127,7 @@ class FileTagger:
         intake: reads `files`, and decodes for all models.
         profile: the thresholds above which a tag is shown.
         captioner: writes captions under the tags; None: `template` does, or nothing.
+        remote: writes them, and results of the kind `fields`, in its place.
         picture: a "pad" that `intake` makes too: results come with it.
     """
 
@@ -135,6 +140,7 @@ class FileTagger:
         *,
         captioner: Captioner | None = None,
         template: Template | None = None,
+        remote: RemoteCaptioner | None = None,
         added: Mapping[ResultKind, ResultModel] | None = None,
         picture: Transform | None = None,
         max_bytes: int,
@@ -145,6 +151,7 @@ class FileTagger:
         self._profile = profile
         self._captioner = captioner
         self._template = template
+        self._remote = remote
         self._added = added or {}
         self._picture = picture
         self._max_bytes = max_bytes
@@ -203,7 +210,7 @@ class FileTagger:
         captions = self._captions(images, chosen)
         results = self._results(list(decoded.values()))
         wider: Sequence[Sequence[str]] = getattr(self._tagger, "parents", ())  # taggers from elsewhere may have none
-        return {
+        tagged = {
             number: TaggedFile(
                 self._paths[number],
                 [(self._tagger.labels[label], score) for label, score in tags],
@@ -218,6 +225,30 @@ class FileTagger:
                 decoded.items(), chosen, captions, results, strict=True
             )
         }
+        return tagged if self._remote is None else self._asked(self._remote, tagged, decoded)
+
+    def _asked(
+        self,
+        remote: RemoteCaptioner,
+        tagged: Mapping[int, TaggedFile],
+        decoded: Mapping[int, tuple[Facts, DecodedImage]],
+    ) -> dict[int, TaggedFile]:
+        """These files with a service's answers; a batch is sent together."""
+        futures: dict[int, Future[RemoteAnswer]] = {}
+        for number, (facts, image) in decoded.items():
+            jpeg = remote.encode(image.pixels[remote.transform], ImageAbout.in_file(facts, image.facts))
+            futures[number] = remote.ask(jpeg, [name for name, _ in tagged[number].tags], _FILES, lambda _: None)
+        found: dict[int, TaggedFile] = {}
+        for number, future in futures.items():
+            file = tagged[number]
+            try:
+                answer = future.result()
+            except Unanswered as error:
+                found[number] = replace(file, missing=error)
+                continue
+            fields = {} if answer.fields is None else {added_kinds()[FIELDS_KIND]: dict(answer.fields)}
+            found[number] = replace(file, caption=answer.caption.text, results={**file.results, **fields})
+        return found
 
     def _results(self, decoded: Sequence[tuple[Facts, DecodedImage]]) -> Sequence[Mapping[ResultKind, Fields]]:
         """The results of added roles for each image."""

@@ -1,9 +1,9 @@
-"""The captioner of an address, from the package that asks it."""
+"""What captions by an address need of the package that asks it."""
 
 from __future__ import annotations
 
 from importlib.metadata import entry_points
-from typing import Final
+from typing import Any, Final, Protocol
 
 from schemas.result_kinds import ResultKind
 from workers.errors import not_installed
@@ -24,11 +24,29 @@ def remote_captioner(settings: Settings) -> RemoteCaptioner | None:
     """
     if settings.captioner_address is None:
         return None
-    points = entry_points(group=GROUP, name="address")
+    captioner: RemoteCaptioner = _made("address", settings)
+    return captioner
+
+
+class EndpointCheck(Protocol):
+    """An address's settings, right in themselves."""
+
+    def ask(self) -> str:
+        """Ask the service for its models; a sentence for people. Raises Misconfigured, Unavailable."""
+        ...
+
+
+def endpoint_check(settings: Settings) -> EndpointCheck:
+    """Check the settings of an address, without a request. Raises Misconfigured: as `remote_captioner`."""
+    check: EndpointCheck = _made("check", settings)
+    return check
+
+
+def _made(name: str, settings: Settings) -> Any:
+    points = entry_points(group=GROUP, name=name)
     if not points:
         raise not_installed("tagstream-remote")
-    captioner: RemoteCaptioner = next(iter(points)).load()(settings)
-    return captioner
+    return next(iter(points)).load()(settings)
 
 
 def kind_of_fields(captioner: RemoteCaptioner | None) -> ResultKind | None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
-from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
+from workers.assembly.remote import endpoint_check
 from workers.environment import require_readable
-from workers.errors import Misconfigured, not_installed
+from workers.errors import Misconfigured
 from workers.models.bundle import Bundle, compact_folder, require_pinned
 from workers.models.dual.config import KINDS, space_of
 from workers.models.labels import label_ids
@@ -41,27 +41,6 @@ def of_models(settings: Settings) -> Iterator[Question]:
         yield partial(_require_bundle, settings, use)
     if settings.captioner_address is not None:
         yield partial(endpoint_check, settings)
-
-
-class EndpointCheck(Protocol):
-    """An address's settings, checked."""
-
-    def ask(self) -> str:
-        """Ask the service for its models; a sentence for people. Raises Misconfigured, Unavailable."""
-        ...
-
-
-def endpoint_check(settings: Settings) -> EndpointCheck:
-    """Check the settings of TAGSTREAM_CAPTIONER's address, without a request.
-
-    Raises:
-        Misconfigured: one of them is wrong, or the package that captions so is not installed.
-    """
-    points = entry_points(group="tagstream.captioners", name="check")
-    if not points:
-        raise not_installed("tagstream-remote")
-    found: EndpointCheck = next(iter(points)).load()(settings)
-    return found
 
 
 def _tagger(settings: Settings) -> Bundle | None:

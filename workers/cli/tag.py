@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from workers.pipeline.roles import ModelsByUse
     from workers.settings import Settings
 
+PATIENCE_S = 120.0
+"""Least seconds to wait for a service's caption: here no other image waits behind it."""
+
 
 def tag(
     paths: Annotated[list[Path], typer.Argument(metavar="IMAGE|FOLDER", help="Images, and folders of images.")],
@@ -88,6 +91,7 @@ def _tagger(settings: Settings, files: list[Path], page: Page | None) -> Iterato
     from workers.assembly.composition import load_models
     from workers.assembly.decoders import intake, limits, profiles
     from workers.assembly.local_files import FileTagger, LocalFiles
+    from workers.assembly.remote import remote_captioner
     from workers.cli.tag_page import TRANSFORM
     from workers.models.result_kinds import added_kinds
     from workers.models.template import TemplateCaptioner
@@ -95,14 +99,16 @@ def _tagger(settings: Settings, files: list[Path], page: Page | None) -> Iterato
     models = load_models(settings)
     _warm_up(models)
     tagger, by_use = models["tagger"], dict[str, Any](models)
-    transforms = [model.transform for model in by_use.values()]
+    patient = {"caption_wait_s": max(PATIENCE_S, settings.caption_wait_s)}
+    remote = remote_captioner(settings.model_copy(update=patient))
+    transforms = [model.transform for model in (*by_use.values(), *([remote] if remote else []))]
     picture = None
     if page is not None:
         page.begin(tagger)
         picture = TRANSFORM
         transforms.append(picture)
     store = LocalFiles(files)
-    with closing(intake(settings, transforms, store)) as made:
+    with closing(intake(settings, transforms, store)) as made, closing(remote) if remote else nullcontext():
         yield FileTagger(
             store,
             made,
@@ -111,6 +117,7 @@ def _tagger(settings: Settings, files: list[Path], page: Page | None) -> Iterato
             captioner=models.get("captioner"),
             added={added_kinds()[role]: by_use[role] for role in settings.roles},
             template=TemplateCaptioner() if settings.captioner == "template" else None,
+            remote=remote,
             picture=picture,
             max_bytes=limits(settings).max_object_bytes,
         )
@@ -144,6 +151,7 @@ def _document(result: TaggedFile | FailedFile, top: int) -> dict[str, Any]:
         file
         | {"tags": tags, "caption": result.caption, "image": image_of(result.facts, result.told)}
         | ({"results": results} if results else {})
+        | ({"missing": [{"want": "caption", "reason": result.missing.reason}]} if result.missing else {})
     )
 
 
@@ -157,7 +165,8 @@ def _row(result: TaggedFile | FailedFile, top: int, width: int) -> Table:
     if isinstance(result, FailedFile):
         return _line("red", name, f"✗ {result.reason}", result.detail)
     tags = ", ".join(f"{tag} {score:.2f}" for tag, score in result.tags[:top])
-    return _line("", name, tags or "no tag is above its threshold", result.caption or "")
+    caption = f"({result.missing})" if result.missing else result.caption
+    return _line("", name, tags or "no tag is above its threshold", caption or "")
 
 
 def _line(style: str, *cells: str) -> Table:

@@ -17,10 +17,11 @@ from sharpness.model import make_bundle
 from tests.support.exif import TAKEN, whole
 from tests.support.images import encoded, ramp
 from tests.support.kept import kept_compact
+from tests.support.remote import Counted, PlayedCaptioner, an_answer
 from tests.unit.cli.conftest import Ran, Tagstream
 from tests.unit.models.small import small_bundle
 from workers.cli import tag_page
-from workers.errors import MISCONFIGURED
+from workers.errors import MISCONFIGURED, Unanswered
 from workers.models import result_kinds
 from workers.models.bundle import Bundle
 
@@ -145,6 +146,25 @@ def test_a_tag_has_the_wider_names_that_its_event_has(
     expected = [list(wider[bundle.labels.index(tag["name"])]) or None for tag in found["tags"]]
     assert any(expected), found
     assert [tag.get("parents") for tag in found["tags"]] == expected
+
+
+def test_a_service_captions_files_and_what_it_does_not_answer_says_why(
+    tagstream: Tagstream, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    played = PlayedCaptioner(an_answer("a red car", {"people": 2, "place": "rome"}), fields=Counted)
+    monkeypatch.setattr("workers.assembly.remote.remote_captioner", lambda settings: played)
+    monkeypatch.setenv("TAGSTREAM_CAPTION_MODEL", "vlm")
+    command = ("tag", folder / "c0.jpg", folder / "c1.jpg", "--captioner", "https://vlm.example/v1")
+    for found in lines(tagstream(*command, "--json")):
+        assert found["caption"] == "a red car"
+        assert found["results"]["fields"] == {"people": 2, "place": "rome"}
+        assert "missing" not in found
+    assert played.closed
+    assert played.asked[0].tags == tuple(tag["name"] for tag in found["tags"])
+    played.answer = Unanswered("caption-refused", "no")
+    for found in lines(tagstream(*command, "--json")):
+        assert (found["caption"], found["missing"]) == (None, [{"want": "caption", "reason": "caption-refused"}])
+    assert "caption-refused" in tagstream(*command).out
 
 
 def test_no_captioner_gives_no_caption(tagstream: Tagstream, folder: Path) -> None:

@@ -1,0 +1,82 @@
+"""A start checks the settings of a service, and `tagstream check` asks it once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tagstream_remote.endpoint_check import EndpointCheck
+
+from remote.tests.stub import MODEL, StubService
+from workers.assembly import findings
+from workers.assembly.requirements import of_models
+from workers.errors import Misconfigured, Unavailable
+from workers.settings import Settings
+
+
+def made(stub: StubService, folder: Path, file: object = None, **more: Any) -> Settings:
+    settings: dict[str, Any] = {"captioner": stub.address, "caption_model": MODEL} | more
+    if file is not None:
+        path = folder / "caption.json"
+        path.write_text(json.dumps(file))
+        settings["caption_file"] = path
+    return Settings(**settings)
+
+
+FIELDS = {"fields": {"people": {"type": "number"}}}
+
+
+def test_a_right_service_is_asked_once_and_costs_nothing(tmp_path: Path) -> None:
+    with StubService(key="sk-secret") as stub:
+        settings = made(stub, tmp_path, caption_key="sk-secret")
+        assert EndpointCheck(settings).ask() == f"{stub.address} lists {MODEL}"
+        assert EndpointCheck(made(stub, tmp_path, caption_model=f"{MODEL}:latest", caption_key="sk-secret")).ask()
+        assert (stub.looks, stub.asked) == (2, [])
+
+
+def test_fields_that_no_event_gets_by_itself_are_told(tmp_path: Path) -> None:
+    with StubService() as stub:
+        assert "TAGSTREAM_WANT lacks" in EndpointCheck(made(stub, tmp_path, FIELDS)).ask()
+        assert "TAGSTREAM_WANT" not in EndpointCheck(made(stub, tmp_path, FIELDS, want=("caption", "fields"))).ask()
+
+
+def test_fields_are_wanted_only_where_the_file_has_some(tmp_path: Path) -> None:
+    with StubService() as stub, pytest.raises(Misconfigured, match="TAGSTREAM_WANT=caption,fields"):
+        EndpointCheck(made(stub, tmp_path, {"side": 448}, want=("caption", "fields")))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"caption_model": "stub-vml"}, f"lists {MODEL}. Do you mean '{MODEL}'"),
+        ({"caption_key": "sk-other"}, "TAGSTREAM_CAPTION_KEY"),
+        ({"captioner": "/v2"}, "404"),
+    ],
+)
+def test_a_wrong_name_key_or_path_is_said(wrong: dict[str, Any], says: str, tmp_path: Path) -> None:
+    with StubService(key="sk-secret") as stub:
+        if "captioner" in wrong:
+            wrong = {"captioner": stub.address.replace("/v1", wrong["captioner"])}
+        with pytest.raises(Misconfigured, match=says) as caught:
+            EndpointCheck(made(stub, tmp_path, **({"caption_key": "sk-secret"} | wrong))).ask()
+    assert "sk-" not in str(caught.value)
+
+
+def test_an_absent_service_is_no_fault_of_the_settings(tmp_path: Path) -> None:
+    with StubService() as stub:
+        settings = made(stub, tmp_path)
+    with pytest.raises(Unavailable):
+        EndpointCheck(settings).ask()
+
+
+def test_check_and_a_start_ask_of_an_address(tmp_path: Path) -> None:
+    with StubService() as stub:
+        settings = made(stub, tmp_path, FIELDS, tagger=str(tmp_path / "none"))
+        assert stub.address in dict(findings._questions(settings))["Captioner"]()
+        assert stub.looks == 1
+        wrong = made(stub, tmp_path, {"prompts": "?"}, tagger=str(tmp_path / "none"))
+        with pytest.raises(Misconfigured, match="TAGSTREAM_CAPTION_FILE"):
+            list(of_models(wrong))[-1]()
+        assert stub.looks == 1, "a start asks nothing"
