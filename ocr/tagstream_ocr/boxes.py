@@ -25,10 +25,8 @@ _MOST: Final = 1_000
 """Regions that are looked at, the largest first; each takes some 50 µs."""
 _CORNERS: Final = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)])
 
-_GAP: Final = 0.5
-"""Between two pieces of a line, at most, in their height: an em is 0.7 of it, and columns are farther apart."""
-_OFF: Final = 0.3
-"""How far a piece's middle is from the other's line, at most, in their height."""
+_GAP, _OFF = 0.5, 0.3
+"""Between two pieces of a line, and of a middle from the other's line, at most, in their height: an em is 0.7 of it."""
 _ALIKE: Final = 0.6
 """The lower piece's height, at least, in the other's."""
 

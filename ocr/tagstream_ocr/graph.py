@@ -155,8 +155,7 @@ class Network:
             for name in {node.output, *node.inputs} & values.keys():
                 if self._last_used.get(name, 0) <= number:
                     del values[name]
-        output: Tensor = values[self._graph.output]
-        return output
+        return torch.as_tensor(values[self._graph.output])
 
     def require(self, given: Sequence[int], wanted: Sequence[int]) -> None:
         """Run on zeros of a shape. Raises Misconfigured: it fails, or its output has another shape than is wanted."""

@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
 from schemas.text import first_fault
+from tagstream_ocr import WrittenText
 from tagstream_ocr.graph import Graph, Network
-from tagstream_ocr.kind import WrittenText
 from tagstream_ocr.reading import TRANSFORM, Networks, Read, read
 from workers.errors import Broken, Misconfigured
 from workers.models.bundle import Bundle, Golden
@@ -24,7 +24,6 @@ from workers.models.precision import check_golden
 from workers.types import ImageAbout, Pixels, Transform
 
 GRAPHS: Final = "graphs.json"
-_MAX_GRAPHS_BYTES: Final = 4 * 1024**2
 _BLOCK: Final = 32
 """Pixels of a side over which an answer keeps the mean of the detector's map."""
 _SURELY_TURNED: Final = 0.9
@@ -165,7 +164,7 @@ def golden_answers(model: OcrModel) -> Golden:
 def _graphs(bundle: Bundle) -> Graphs:
     path = bundle.folder / GRAPHS
     try:
-        return Graphs.model_validate_json(content_of(path, _MAX_GRAPHS_BYTES))
+        return Graphs.model_validate_json(content_of(path, 4 * 1024**2))
     except OSError as error:
         raise Misconfigured(f"{path} can't be read: {error.strerror}.") from None
     except ValidationError as error:

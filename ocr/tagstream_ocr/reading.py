@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from tagstream_ocr import MAX_CHARACTERS, MAX_LINES, WrittenLine, WrittenText
 from tagstream_ocr.boxes import Ints, Quads, reading_order, sides, text_boxes, whole_lines
-from tagstream_ocr.kind import MAX_CHARACTERS, MAX_LINES, WrittenLine, WrittenText
 from workers.intake.geometry import within
 from workers.types import ImageAbout, Pixels, Transform
 
@@ -39,9 +39,8 @@ _SURE_OF_FEW: Final = {1: 0.995, 2: 0.9, 3: 0.9}
 """By number of characters: so few are often a pattern that looks like them."""
 _LONGER: Final = 1.5
 """One side over the other from which a box tells which way its line runs."""
-_ASKED: Final = 12
-"""The longest lines, which say whether all are upside down."""
-_ASKED_WIDTH: Final = 192
+_ASKED, _ASKED_WIDTH = 12, 192
+"""The longest lines, and their columns, which say whether all are upside down."""
 
 
 class Networks(NamedTuple):

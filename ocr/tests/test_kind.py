@@ -9,7 +9,8 @@ import pytest
 from jinja2 import Environment
 from pydantic import ValidationError
 
-from tagstream_ocr.kind import MAX_LINES, OcrKind, WrittenText
+from tagstream_ocr import MAX_LINES, WrittenText
+from tagstream_ocr.kind import OcrKind
 
 LINE = {"text": "open", "score": 0.9, "corners": [[0, 1], [40, 1], [40, 12], [0, 12]]}
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from tagstream_ocr.kind import WrittenText
+from tagstream_ocr import WrittenText
 from tagstream_ocr.reading import Networks, plain, read
 from workers.types import ImageAbout, Pixels
 
