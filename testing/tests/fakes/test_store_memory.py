@@ -52,16 +52,6 @@ def test_a_delay_below_the_deadline_is_waited_for_and_one_above_is_not(store: Me
         read(store, "one", deadline_s=0.05)
 
 
-def test_every_read_is_recorded_in_order(store: MemoryObjectStore) -> None:
-    read(store, "two")
-    read(store, "one")
-    assert store.reads == [("b", "two"), ("b", "one")]
-
-
-def test_the_date_of_an_object_is_the_clocks(store: MemoryObjectStore) -> None:
-    assert read(store, "one").last_modified == "2027-01-15T08:00:00Z"
-
-
 def test_a_cache_that_is_down_answers_nothing_and_forgets_nothing() -> None:
     cache = MemoryResultCache()
     cache.remember({"a": b"1"}, {("h", "f"): b"2"})
@@ -73,16 +63,6 @@ def test_a_cache_that_is_down_answers_nothing_and_forgets_nothing() -> None:
     cache.down = False
     assert cache.lookup(["a", "b"]) == [b"1", None]
     assert cache.lookup_fields([("h", "f")]) == [b"2"]
-
-
-def test_a_manual_clock_moves_only_on_request() -> None:
-    clock = ManualClock(monotonic=5.0, wall=100.0)
-    clock.advance(2.0)
-    clock.sleep(1.0)
-    clock.sleep(-1.0)
-    assert (clock.monotonic(), clock.wall()) == (8.0, 103.0)
-    clock.jump(-50.0)
-    assert (clock.monotonic(), clock.wall()) == (8.0, 53.0)
 
 
 def test_the_systems_clock_tells_real_time() -> None:

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from tagstream_train.data.augment import FLIP_ONLY, OPERATIONS, Augment
-from tagstream_train.data.samples import DEFAULT, SAMPLES, DataSet, Sample, joined, part_of, split, write_dataset
+from tagstream_train.data.samples import DEFAULT, SAMPLES, DataSet, Sample, joined, split, write_dataset
 from workers.errors import Misconfigured
 from workers.models.tagger import sample_image
 
@@ -157,16 +157,6 @@ def test_an_image_stays_in_its_part_when_others_are_added() -> None:
 def test_parts_have_the_sizes_asked_for() -> None:
     sizes = {part: len(samples) for part, samples in split([sample(n) for n in range(5000)]).items()}
     assert all(abs(sizes[part] - 5000 * fraction) < 150 for part, fraction in DEFAULT.items())
-
-
-def test_another_salt_is_another_division() -> None:
-    hashes = [sample(number).sha256 or "" for number in range(50)]
-    assert [part_of(each, DEFAULT) for each in hashes] != [part_of(each, DEFAULT, salt="2") for each in hashes]
-
-
-def test_a_part_of_nothing_gets_nothing() -> None:
-    parts = split([sample(n) for n in range(50)], {"train": 1.0, "val": 0.0})
-    assert (len(parts["train"]), len(parts["val"])) == (50, 0)
 
 
 def test_parts_that_the_author_gave_are_kept() -> None:
