@@ -22,17 +22,14 @@ LONGEST_PAUSE_S: Final = 3600.0
 _BLANKS: Final = 64  # so many at the end of a cut answer: the model writes them for as long as it may
 _JOINERS: Final = "\u200c\u200d"  # invisible, but letters of Persian and Indic words, and of emoji
 _OUT_OF_ROOM: Final = re.compile(
-    "context.?(size|length|window)|maximum model length|encoder cache|too (large|long|many)|exceeds? the", re.IGNORECASE
+    "context.?(size|length|window)|maximum model length|encoder cache|too (large|long)|exceeds? the", re.IGNORECASE
 )
 _NO_MONEY: Final = re.compile("insufficient_quota|credit_balance_exhausted|spend_limit_exceeded|billing_hard_limit")
 _FILTERED: Final = re.compile("content_?filter|content_policy|moderation", re.IGNORECASE)
 
 
 class Misplaced(TagstreamError):
-    """The key, model name or address is wrong, or money is missing: no image gets a caption.
-
-    `detail` is one line that says what to change, without the key.
-    """
+    """Settings are wrong, or no money is left: no image gets a caption. `detail` says what to change."""
 
     def __init__(self, detail: str, *, no_money: bool = False) -> None:
         super().__init__(detail)
@@ -64,10 +61,9 @@ class Again(TagstreamError):
 def document_of(text: str | bytes) -> dict[str, Any]:
     """The JSON object that a text is; empty if it is another value, broken, or nested too deep."""
     try:
-        found = from_json(text, allow_inf_nan=False)
+        return _object(from_json(text, allow_inf_nan=False))
     except ValueError:
         return {}
-    return _object(found)
 
 
 def usage_of(document: Mapping[str, Any]) -> TokenUsage | None:
@@ -98,7 +94,8 @@ def answer_of(document: Mapping[str, Any], model: str, fields: type[BaseModel] |
     found = document_of(text)
     if not found and finish == "length":
         blank = len(content) - len(content.rstrip()) >= _BLANKS
-        raise Again("free" if blank else "longer", Unanswered("caption-refused", "the answer does not end"))
+        detail = "the answer does not end: turn off the model's thinking at the service, or demand less in the prompt"
+        raise Again("free" if blank else "longer", Unanswered("caption-refused", detail))
     if not found and (fields is not None or finish != "stop" or text.startswith(("{", "["))):
         raise Unanswered("caption-refused", f"the answer is no JSON of the schema (it ended by {_line(str(finish))!r})")
     caption = clean(_text(found.pop("caption", None)) if found else text)
@@ -130,7 +127,7 @@ def fault_of(
     if status in (404, 405) or 300 <= status < 400:
         return Misplaced(f"{answers}: check TAGSTREAM_CAPTION_MODEL, and TAGSTREAM_CAPTIONER's path, such as /v1")
     failed = Unanswered("caption-failed", answers)
-    pauses = status in (407, 408, 425, 429)
+    pauses = status in (407, 408, 425, 429, 502, 503, 504)
     if status == 413 or (not pauses and _OUT_OF_ROOM.search(f"{code} {said}")):
         return Again("smaller", failed)
     if pauses or not 400 <= status < 500:

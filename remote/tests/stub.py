@@ -213,6 +213,8 @@ BEHAVIOURS: Mapping[str, Behaviour] = {
     "429-spent": refuse(429, {"code": "project_spend_limit_exceeded", "message": "limit"}),
     "500": raw(b"Internal Server Error", 500),
     "502": raw(b"<html>Bad gateway</html>", 502),
+    "503-busy": refuse(503, {"message": "Too many requests, your request took too long"}),
+    "504": raw(b"", 504),
     "503": refuse(503, {"message": "Loading model", "code": 503}),
     "context": limited(0),
     "reset": raw(b"", pace="reset"),

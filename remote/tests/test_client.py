@@ -174,7 +174,7 @@ def test_a_pause_is_of_seconds_or_a_date_and_bounded(
 
 @pytest.mark.parametrize(
     "behaviour",
-    ["408", "429-odd", "500", "502", "503", "reset", "error-in-200", "not-json", "deep", "gzip"],
+    ["408", "429-odd", "500", "502", "503", "503-busy", "504", "reset", "error-in-200", "not-json", "deep", "gzip"],
 )
 def test_an_outage_is_no_fault_of_the_image(stub: StubService, endpoint: Endpoint, behaviour: str) -> None:
     stub.always(behaviour)
@@ -192,6 +192,17 @@ def test_a_call_ends_at_its_deadline(stub: StubService, endpoint: Endpoint, beha
         endpoint.call(JPEG, "", began + 0.5, costs.append)
     assert 0.4 < time.monotonic() - began < 3
     assert (error.value.fault, costs) == ("too-slow", [None])
+
+
+@pytest.mark.parametrize(("behaviour", "cost"), [("500", TokenUsage(0, 0)), ("408", None), ("504", None)])
+def test_an_error_is_free_unless_the_service_may_have_worked(
+    stub: StubService, endpoint: Endpoint, behaviour: str, cost: TokenUsage | None
+) -> None:
+    costs: list[TokenUsage | None] = []
+    stub.script(behaviour)
+    with pytest.raises(Away):
+        endpoint.call(JPEG, "", soon(), costs.append)
+    assert costs == [cost]
 
 
 def test_a_service_that_is_not_there_costs_nothing() -> None:
@@ -263,6 +274,13 @@ def test_a_key_that_an_error_repeats_is_not_shown(stub: StubService, endpoint: E
     with pytest.raises(Unanswered, match="strange") as error:
         endpoint.call(JPEG, "", soon())
     assert KEY not in error.value.detail
+
+
+def test_a_word_in_place_of_a_key_hides_nothing_of_an_error() -> None:
+    with StubService(key="e") as stub:
+        stub.always("400")
+        with pytest.raises(Unanswered, match="cannot identify image file"):
+            Endpoint(stub.address, MODEL, lambda: "e", CaptionFile()).call(JPEG, "", soon())
 
 
 def test_a_service_on_this_machine_is_reached_by_no_proxy(stub: StubService, monkeypatch: pytest.MonkeyPatch) -> None:
