@@ -30,6 +30,7 @@ NAMES = (
     "parse",
     "photos",
     "processes",
+    "remote_captions",
     "retag",
     "retag_go",
     "scaling",

@@ -31,7 +31,7 @@ from workers.intake.transform import decode
 from workers.models.load import load_tagger
 from workers.models.template import TemplateCaptioner
 from workers.pipeline.profiles import default_profiles
-from workers.pipeline.roles import make_roles
+from workers.pipeline.roles import Roles, make_roles
 from workers.pipeline.worker import Worker, WorkerOptions
 from workers.ports import Intake, RecordSource, ResultCache, SystemClock, Tagger
 from workers.types import Pixels
@@ -110,7 +110,7 @@ def worker_rates(tagger: Tagger, images: Sequence[bytes], intake: Intake) -> tup
 
 @contextmanager
 def running_worker(
-    tagger: Tagger, images: Sequence[bytes], intake: Intake, cache: ResultCache
+    tagger: Tagger, images: Sequence[bytes], intake: Intake, cache: ResultCache, roles: Roles | None = None
 ) -> Iterator[Callable[..., float]]:
     """A worker that waits for events. Each call sends one for each image, with these `options`, and gives the images a
     second until all are committed. Closes the intake."""
@@ -148,7 +148,7 @@ def running_worker(
         publisher=publisher,
         intake=intake,
         cache=cache,
-        roles=make_roles({"tagger": tagger}, TemplateCaptioner()),
+        roles=roles or make_roles({"tagger": tagger}, TemplateCaptioner()),
         clock=SystemClock(),
         options=WorkerOptions(output_topic="out", dead_letter_topic="dead", profiles=default_profiles(tagger)),
     )

@@ -10,7 +10,7 @@ import json
 import statistics
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel
@@ -82,9 +82,17 @@ def main() -> None:
     found: dict[str, list[tuple[float, float]]] = {}
     for _ in range(ROUNDS):
         for name, backlog, mixed in (("alone", 0, False), ("beside", BACKLOG, False), ("mixed", BACKLOG, True)):
-            waited = _waits(tagger, backlog, mixed=mixed)
+            roles = make_roles({"tagger": tagger}, added=[KindRole(_SlowKind(), _Slow())])
+            if mixed:
+                roles.added = ()
+            waited = waits(tagger, roles, backlog, "slow")
             found.setdefault(name, []).append((statistics.median(waited), max(waited)))
-    table = Table(f"a role of {SLOW_S} s an image", "p50, ms", "longest, ms")
+    show(f"a role of {SLOW_S} s an image", found)
+
+
+def show(title: str, found: Mapping[str, Sequence[tuple[float, float]]]) -> None:
+    """Print a row for each name, of the rounds' medians and longest waits in seconds."""
+    table = Table(title, "p50, ms", "longest, ms")
     for name, rounds in found.items():
         table.add_row(name, *(_range([each[place] for each in rounds]) for place in (0, 1)))
     Console().print(table)
@@ -94,15 +102,12 @@ def _range(seconds: Sequence[float]) -> str:
     return f"{1000 * statistics.median(seconds):.0f} ({1000 * min(seconds):.0f} to {1000 * max(seconds):.0f})"
 
 
-def _waits(tagger: Tagger, backlog: int, *, mixed: bool) -> list[float]:
-    """Seconds from each single event to its outcome.
+def waits(tagger: Tagger, roles: Roles, backlog: int, want: str) -> list[float]:
+    """Seconds from each single event that wants tags to its outcome.
 
     Args:
-        mixed: all images share batches.
+        backlog: images of another partition, which want this result too.
     """
-    roles = make_roles({"tagger": tagger}, added=[KindRole(_SlowKind(), _Slow())])
-    if mixed:
-        roles.added = ()
     images = [photo(seed) for seed in range(SINGLE + backlog)]
     broker = MemoryBroker()
     for topic in ("images", "out", "dead"):
@@ -114,7 +119,7 @@ def _waits(tagger: Tagger, backlog: int, *, mixed: bool) -> list[float]:
         _rest(thread, 0.01)
     try:
         for number in range(SINGLE, SINGLE + backlog):
-            _send(broker, 1, number, ["tags", "slow"])
+            _send(broker, 1, number, ["tags", want])
         time.sleep(3)
         return [_wait(broker, thread, number) for number in range(SINGLE)]
     finally:
@@ -126,7 +131,7 @@ def _worker(tagger: Tagger, roles: Roles, images: Sequence[bytes], broker: Memor
     def publisher(source: RecordSource) -> MemoryPublisher:
         return MemoryPublisher(broker, "g", "w", membership=source.membership, output_topics=("out", "dead"))
 
-    transforms = [role.model.transform for role in roles.models]
+    transforms = [role.model.transform for role in roles.kept]
     return Worker(
         source=lambda: MemoryRecordSource(broker, "g", ["images"]),
         publisher=publisher,
