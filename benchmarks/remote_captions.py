@@ -1,7 +1,7 @@
 """What captions from a service cost all other images: while it hangs, and while it is away.
 
 Latency: a worker in memory tags photos of one partition, which come one by one, while those of another wait for a
-service that does not answer. Throughput: the same photos with and without a wish for captions, while nobody listens at
+service that does not answer. Throughput: the same photos with and without a wish for captions, while nothing listens at
 the service's address.
 """
 
@@ -11,13 +11,13 @@ import statistics
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from remote.tests.stub import MODEL, StubService
 from rich.console import Console
 from rich.table import Table
 from tagstream_remote.captioner import remote_captioner
 
 from benchmarks.line import DECODERS, photo, running_worker, stored
 from benchmarks.turns import BACKLOG, show, waits
+from remote.tests.stub import MODEL, StubService
 from tagstream_testing.memory import MemoryResultCache
 from workers.intake import Limits, ProcessIntake
 from workers.models.load import load_tagger
@@ -78,7 +78,7 @@ def _throughput(tagger: Tagger) -> None:
 def _rate(tagger: Tagger, images: list[bytes], want: str, *, away: bool) -> float:
     service = StubService()
     with service:
-        """It takes a port, and nobody listens there any more."""
+        """It takes a port, and leaves it again."""
     with _with_service(tagger, service) as asking:
         roles = asking if away else make_roles({"tagger": tagger})
         transforms = [tagger.transform, *(role.model.transform for role in roles.waiting)]

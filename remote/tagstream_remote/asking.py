@@ -314,7 +314,8 @@ class Asking:
                 image.tries += 1
                 opens = self._breaker.failed(image, now, at_once=not isinstance(error, Away))
             else:  # it is there, and says when to come back
-                self._not_before = max(self._not_before, now + back_s * random.uniform(1.0, 1.25))
+                pause_s = max(back_s, _LOOK_S) * random.uniform(1.0, 1.25)
+                self._not_before = max(self._not_before, now + pause_s)
                 opens = False
             again = image.tries < _TRIES and image.until > self._not_before and image in self._waiting
             again = again and not opens and self._trouble is None

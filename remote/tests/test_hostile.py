@@ -14,11 +14,12 @@ from typing import Any
 
 import orjson
 import pytest
-from remote.tests.stub import StubService, refuse
-from tagstream_remote.caption_file import CaptionFile
+from tagstream_remote.answers import Misplaced
+from tagstream_remote.caption_file import CaptionField, CaptionFile
 from tagstream_remote.captioner import remote_captioner
-from tagstream_remote.client import Endpoint, Misplaced
+from tagstream_remote.client import Endpoint
 
+from remote.tests.stub import StubService, refuse
 from tests.support.loopback import loopback
 from tests.support.worker_process import photo
 from workers.errors import TagstreamError, Unanswered, Unavailable
@@ -30,7 +31,8 @@ KEY = "MARKED-key"
 CALL_S = 1.0
 BOUNDED_S = 10.0
 BOUNDED_BYTES = 16 << 20
-FILE = CaptionFile(side=64, fields={"people": {"type": "number"}, "place": {"type": "string"}})
+FIELDS = {"people": CaptionField(type="number"), "place": CaptionField(type="string")}
+FILE = CaptionFile(side=64, fields=FIELDS)
 
 JPEG = photo(520_000)
 
@@ -153,7 +155,7 @@ STRANGE: dict[str, Any] = {
     "not a number": completion('{"caption": "a", "people": NaN, "place": "x"}'),
     "too large a number": completion('{"caption": "a", "people": 1e999, "place": "x"}'),
     "many digits": completion('{"caption": "a", "people": ' + "9" * 400 + ', "place": "x"}'),
-    "fields that nobody asked for": completion(caption(other="x", __class__="y")),
+    "a field too many": completion(caption(other="x", __class__="y")),
     "caption of another kind": completion('{"caption": {"a": 1}, "people": 1, "place": "x"}'),
     "another model": completion(caption(), model="x\u0000\n" * 50_000),
     "a model that is no text": completion(caption(), model={"a": 1}),
@@ -223,11 +225,11 @@ def test_no_redirect_is_followed_and_no_cookie_is_kept() -> None:
 @pytest.mark.slow
 def test_a_service_that_says_to_come_back_at_once_is_not_asked_without_a_pause() -> None:
     with StubService() as service:
-        settings = Settings(captioner=service.address, caption_model=service.model, caption_wait_s=3, redis_url="")
+        settings = Settings(captioner=service.address, caption_model=service.model, caption_wait_s=3)
         captioner = remote_captioner(settings)
         try:
             first = captioner.ask(JPEG, (), Partition("images", 0), print)
-            assert first.result(30).caption
+            assert first.result(30).caption.text
             service.always(refuse(429, "slow down", retry_after="0"))
             before = len(service.asked)
             with pytest.raises(Unanswered):

@@ -92,7 +92,7 @@ def test_a_real_server_captions_a_picture_that_counts(served: tuple[str, str], t
     address, name = served
     file = tmp_path / "captions.json"
     file.write_text(json.dumps({"side": 64}))
-    settings = Settings(captioner=address, caption_model=name, caption_file=file, caption_wait_s=200, redis_url="")
+    settings = Settings(captioner=address, caption_model=name, caption_file=file, caption_wait_s=200)
     captioner = remote_captioner(settings)
     try:
         pixels = np.full((64, 64, 3), (200, 30, 30), np.uint8)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from remote.tests.stub import StubService
-
 from schemas.enriched_image import EnrichedImage
 from tests.support.forked import run_command
 from tests.support.worker_process import Site
@@ -63,7 +62,7 @@ def pictures(service: StubService) -> Counter[bytes]:
     return Counter(asked.jpeg for asked in [*service.asked] if asked.jpeg is not None)
 
 
-def missing(image: EnrichedImage) -> list[tuple[str, str]]:
+def missing(image: EnrichedImage) -> list[tuple[str | None, str]]:
     return [(each.want, each.reason) for each in image.missing or ()]
 
 
