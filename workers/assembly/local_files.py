@@ -275,11 +275,7 @@ class FileTagger:
 
 
 def answers_of(settings: Settings, files: LocalFiles, model: Any) -> Iterator[tuple[int, Any] | FailedFile]:
-    """Each file's number and a model's answer, or the failure.
-
-    Raises:
-        Broken: as `FileTagger.results`.
-    """
+    """Each file's number and a model's answer, or the failure. Raises Broken: as `FileTagger.results`."""
     with contextlib.closing(intake(settings, [model.transform], files)) as made:
         most = limits(settings).max_object_bytes
         yield from FileTagger(files, made, model, make_profile("", ()), max_bytes=most).answers()

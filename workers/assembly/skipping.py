@@ -24,11 +24,7 @@ _UNKNOWN_TIME = -1
 
 
 def parse_place(text: str) -> tuple[str, int, int]:
-    """Topic, partition and offset of "images:3:41977".
-
-    Raises:
-        Misconfigured: it is not such a text.
-    """
+    """Topic, partition and offset of "images:3:41977". Raises Misconfigured: it is not such a text."""
     found = re.fullmatch(r"([A-Za-z0-9._-]+):(\d+):(\d+)", text)
     if found is None:
         raise Misconfigured(f"{text!r} is not TOPIC:PARTITION:OFFSET, such as images:3:41977")

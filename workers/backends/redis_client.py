@@ -126,11 +126,7 @@ _KINDS: Mapping[type, type] = {Connection: _Named, SSLConnection: _NamedTls}
 
 
 def redis_client(url: str, timeout_s: float, now: Callable[[], str] | None) -> redis.Redis:
-    """A client of the server at this URL; it connects when it is used.
-
-    Raises:
-        Misconfigured: the URL can't be read.
-    """
+    """A client of the server at this URL; it connects when it is used. Raises Misconfigured: the URL can't be read."""
     try:
         options = parse_url(url)  # type: ignore[no-untyped-call]
     except ValueError:  # its text may quote the password

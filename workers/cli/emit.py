@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from schemas.printable import counted, printable
-from workers.assembly.lists import subjects_in
 from workers.assembly.needs import needed
 from workers.assembly.progress import Pace, require_rate
 from workers.cli import terminal
 from workers.cli.terminal import DryRunOption
 from workers.errors import MISCONFIGURED, Misconfigured
+from workers.files import subjects_in
 
 if TYPE_CHECKING:
     from workers.assembly.emitting import Emission

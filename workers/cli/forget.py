@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from schemas.printable import counted
-from workers.assembly.lists import require_subject, subjects_in
 from workers.assembly.needs import needed
 from workers.cli import terminal
 from workers.cli.terminal import NOTHING_YET, GoOption
 from workers.errors import FOUND, Misconfigured
+from workers.files import require_subject, subjects_in
 
 if TYPE_CHECKING:
     from workers.republish.forgetting import Subjects

@@ -41,11 +41,7 @@ _LINE = re.compile(rb"([+!#?=-]) ([A-Za-z0-9._-]{1,249}) (\d{1,9}) (\d{1,18}) (\
 
 
 class Journal:
-    """One worker's journal. Thread-safe.
-
-    Raises:
-        Misconfigured: the file can't be read or written.
-    """
+    """One worker's journal. Thread-safe. Raises Misconfigured: the file can't be read or written."""
 
     def __init__(self, path: Path | None) -> None:
         self._lock = threading.Lock()

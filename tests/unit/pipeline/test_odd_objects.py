@@ -20,7 +20,7 @@ from tests.support.harness import BUCKET, png
 from tests.support.inline_intake import InlineIntake
 from tests.support.manual_pipeline import ManualPipeline
 from tests.support.readers import read
-from workers.backends.s3.answers import MEANINGS, S3Answer, meaning
+from workers.backends.s3.client import MEANINGS, S3Answer, meaning
 from workers.breaker import OPENS_AFTER
 from workers.errors import Fault, Gone, Superseded, TagstreamError, Unavailable
 from workers.pipeline.flow.bucket_breakers import REFUSES_ALL, TELL_AFTER_S

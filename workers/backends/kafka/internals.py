@@ -76,10 +76,8 @@ def read_by(consumer: KafkaConsumer, make: MakeReader, note: Callable[[TopicPart
 def positions(consumer: KafkaConsumer, partitions: Collection[TopicPartition]) -> dict[TopicPartition, tuple[int, int]]:
     """Position and last known end of each partition, if both are known. Any thread.
 
-    Test:
-        contract/test_record_source.py::test_the_end_of_a_partition_is_known_once_it_was_read
-    Upstream:
-        positions and ends without a request
+    Test: contract/test_record_source.py::test_the_end_of_a_partition_is_known_once_it_was_read
+    Upstream: positions and ends without a request
     """
     # Of the client's own state only what one step reads: it belongs to other threads.
     known = consumer._subscription.assignment
@@ -97,10 +95,8 @@ def finish_pending_join(consumer: KafkaConsumer) -> None:
     The library asks at each poll whether it needs to join. If metadata changed and changed back before the answer, no
     code takes that answer: heartbeats stop, and the group expels the member unnoticed.
 
-    Test:
-        unit/backends/kafka/test_source.py::test_a_join_that_has_begun_is_requested_until_it_is_complete
-    Upstream:
-        a poll that completes each join that it began
+    Test: unit/backends/kafka/test_source.py::test_a_join_that_has_begun_is_requested_until_it_is_complete
+    Upstream: a poll that completes each join that it began
     """
     coordinator = consumer._coordinator
     with coordinator._lock:
@@ -111,10 +107,8 @@ def finish_pending_join(consumer: KafkaConsumer) -> None:
 def heartbeat_is_overdue(consumer: KafkaConsumer) -> bool:
     """Whether a member's heartbeat has no answer yet.
 
-    Test:
-        unit/backends/kafka/test_source.py::test_a_member_with_an_unanswered_heartbeat_waits_outside_the_client
-    Upstream:
-        a poll that waits while a heartbeat has no answer
+    Test: unit/backends/kafka/test_source.py::test_a_member_with_an_unanswered_heartbeat_waits_outside_the_client
+    Upstream: a poll that waits while a heartbeat has no answer
     """
     coordinator = consumer._coordinator
     return bool(coordinator.stable() and coordinator.time_to_next_poll() == 0)
@@ -123,10 +117,8 @@ def heartbeat_is_overdue(consumer: KafkaConsumer) -> bool:
 def has_coordinator(consumer: KafkaConsumer) -> bool:
     """Whether a broker leads the group.
 
-    Test:
-        unit/backends/kafka/test_source.py::test_a_group_that_no_broker_leads_is_counted_again_and_again
-    Upstream:
-        whether a broker leads the group
+    Test: unit/backends/kafka/test_source.py::test_a_group_that_no_broker_leads_is_counted_again_and_again
+    Upstream: whether a broker leads the group
     """
     return consumer._coordinator.coordinator_id is not None
 
@@ -137,10 +129,8 @@ def pace_coordinator_lookups(consumer: KafkaConsumer) -> None:
     The other brokers name a dead one as the coordinator until the controller gives it up (9 s by Kafka's defaults), and
     the library asks again at once (measured: 600 times a second, each with a warning).
 
-    Test:
-        unit/backends/kafka/test_source.py::test_a_coordinator_that_can_not_be_reached_is_not_looked_up_at_once
-    Upstream:
-        a pause between lookups of a dead coordinator
+    Test: unit/backends/kafka/test_source.py::test_a_coordinator_that_can_not_be_reached_is_not_looked_up_at_once
+    Upstream: a pause between lookups of a dead coordinator
     """
     coordinator = consumer._coordinator
     ask = coordinator._send_group_coordinator_request
@@ -157,10 +147,8 @@ def pace_coordinator_lookups(consumer: KafkaConsumer) -> None:
 def stop_sender(producer: KafkaProducer, within_s: float) -> bool:
     """Stop a producer's thread; False if it still runs. The finalizer flushes nothing afterwards.
 
-    Test:
-        unit/backends/kafka/test_client.py::test_a_producer_is_ended_although_closing_it_raises
-    Upstream:
-        a `close` that always ends the thread
+    Test: unit/backends/kafka/test_client.py::test_a_producer_is_ended_although_closing_it_raises
+    Upstream: a `close` that always ends the thread
     """
     sender = producer._sender
     sender.force_close()
@@ -172,10 +160,8 @@ def stop_sender(producer: KafkaProducer, within_s: float) -> bool:
 def close_connections(consumer: KafkaConsumer) -> None:
     """Close a consumer's connections.
 
-    Test:
-        unit/backends/kafka/test_client.py::test_a_consumer_that_can_not_leave_its_group_closes_its_connections
-    Upstream:
-        a `close` that always closes the connections
+    Test: unit/backends/kafka/test_client.py::test_a_consumer_that_can_not_leave_its_group_closes_its_connections
+    Upstream: a `close` that always closes the connections
     """
     consumer._client.close()
 
@@ -183,10 +169,8 @@ def close_connections(consumer: KafkaConsumer) -> None:
 def brokers_named_by(client: KafkaNetClient, timeout_s: float) -> list[Any] | None:
     """The brokers in the answer of a client's only node; None without an answer.
 
-    Test:
-        integration/test_kafka_tools.py::test_a_cluster_answers_although_one_of_its_nodes_hangs
-    Upstream:
-        a question to one broker, with a time limit
+    Test: integration/test_kafka_tools.py::test_a_cluster_answers_although_one_of_its_nodes_hangs
+    Upstream: a question to one broker, with a time limit
     """
     try:
         client._manager.bootstrap(timeout_ms=int(timeout_s * 1000))
@@ -198,9 +182,7 @@ def brokers_named_by(client: KafkaNetClient, timeout_s: float) -> list[Any] | No
 def brokers_of(client: KafkaAdminClient) -> list[Any]:
     """The brokers that the cluster has now.
 
-    Test:
-        unit/assembly/test_topics.py::test_topics_are_created_once_and_differences_are_found
-    Upstream:
-        a `describe_cluster` for brokers before 3.7
+    Test: unit/assembly/test_topics.py::test_topics_are_created_once_and_differences_are_found
+    Upstream: a `describe_cluster` for brokers before 3.7
     """
     return list(client._manager.cluster.brokers())

@@ -24,8 +24,7 @@ from minio.credentials.providers import Provider, WebIdentityProvider
 
 from workers.backends.http_pool import ClockedPool
 from workers.backends.renewal import Lease, RenewedFile, Secret, why
-from workers.backends.s3.answers import meaning
-from workers.backends.s3.client import S3Refusal
+from workers.backends.s3.client import S3Refusal, meaning
 from workers.environment import read_secret
 from workers.errors import Unavailable
 

@@ -27,8 +27,16 @@ from schemas.printable import printable
 from schemas.text import version_or_none
 from workers import metrics
 from workers.backends.http_pool import ClockedPool, TooLargeAnswer, let_go
-from workers.backends.s3.answers import TOO_SKEWED, WRONG_SIGNATURE, S3Answer, advice, meaning, refuses_keys
-from workers.backends.s3.client import S3Refusal, SkewCorrectedMinio
+from workers.backends.s3.client import (
+    TOO_SKEWED,
+    WRONG_SIGNATURE,
+    S3Answer,
+    S3Refusal,
+    SkewCorrectedMinio,
+    advice,
+    meaning,
+    refuses_keys,
+)
 from workers.backends.s3.credentials import FileCredentials, KeyFiles, Renewable, WebIdentity, WebIdentityCredentials
 from workers.errors import (
     BucketGone,

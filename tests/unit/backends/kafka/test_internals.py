@@ -103,8 +103,8 @@ FUNCTIONS = [
 @pytest.mark.parametrize("function", FUNCTIONS, ids=lambda each: each.__name__)
 def test_each_use_names_an_existing_test_and_a_wish_for_upstream(function: object) -> None:
     said = inspect.getdoc(function) or ""
-    assert re.search(r"\nUpstream:\n    \S", said)
-    named = re.findall(r"^    (\S+\.py)::(test_\w+)$", said, re.MULTILINE)
+    assert re.search(r"\nUpstream: \S|\nUpstream:\n    \S", said)
+    named = re.findall(r"^(?:    |Test: )(\S+\.py)::(test_\w+)$", said, re.MULTILINE)
     assert named
     for path, name in named:
         assert re.search(rf"^def {name}\(", (TESTS / path).read_text(), re.MULTILINE), f"{path}::{name}"

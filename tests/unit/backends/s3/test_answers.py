@@ -2,7 +2,7 @@
 
 import pytest
 
-from workers.backends.s3.answers import MEANINGS, S3Answer, advice, meaning, read_answer
+from workers.backends.s3.client import MEANINGS, S3Answer, advice, meaning, read_answer
 
 
 @pytest.mark.parametrize(
