@@ -15,7 +15,8 @@ from typing import Final, NamedTuple, Protocol
 import redis
 
 from schemas.printable import printable
-from workers.errors import Unavailable
+from workers.errors import LargerThanReserved, Unavailable
+from workers.files import read_regular_file
 
 _KEPT_S: Final = 2 * 86400
 _LINE_BYTES: Final = 32
@@ -42,6 +43,10 @@ class Counter(Protocol):
         """
         ...
 
+    def sum(self, day: str) -> int:
+        """The day's sum. Raises Unavailable: it is not known."""
+        ...
+
 
 class RedisCounter:
     """The sums of all workers of a group, in Redis. They are kept for two days.
@@ -51,6 +56,7 @@ class RedisCounter:
     """
 
     def __init__(self, client: redis.Redis, prefix: str) -> None:
+        self._client = client
         self._prefix = prefix
         self._add = client.register_script(_ADD)
 
@@ -62,17 +68,23 @@ class RedisCounter:
             detail = f"the day's tokens can't be counted in Redis ({printable(str(error))})"
             raise Unavailable("redis", detail) from None
 
+    def sum(self, day: str) -> int:
+        try:
+            return int(self._client.get(self._prefix + day) or 0)
+        except (redis.exceptions.RedisError, OSError, ValueError) as error:
+            raise Unavailable("redis", f"the day's tokens can't be read ({printable(str(error))})") from None
+
 
 class FileCounter:
     """The last day's sum, in a file of one machine."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
 
     def add(self, day: str, tokens: int, *, least: int, most: int | None) -> bool:
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             with open(descriptor, "r+b", buffering=0) as file:
                 fcntl.flock(file, fcntl.LOCK_EX)  # closing it unlocks it
                 last, kept = _read(file.read(_LINE_BYTES + 1))
@@ -86,10 +98,19 @@ class FileCounter:
                 os.pwrite(descriptor, f"{day} {max(0, total):020d}\n".encode(), 0)
                 return True
         except OSError as error:
-            detail = f"the day's tokens can't be counted in {self._path}: {error.strerror}"
+            detail = f"the day's tokens can't be counted in {self.path}: {error.strerror}"
             raise Unavailable("budget", detail) from None
         except ValueError:
-            raise Unavailable("budget", f"{self._path} holds no day's tokens: remove it") from None
+            raise Unavailable("budget", f"{self.path} holds no day's tokens: remove it") from None
+
+    def sum(self, day: str) -> int:
+        try:
+            last, kept = _read(read_regular_file(self.path, _LINE_BYTES))
+        except FileNotFoundError:
+            return 0
+        except (OSError, ValueError, LargerThanReserved):
+            raise Unavailable("budget", f"{self.path} holds no day's tokens, or can't be read") from None
+        return kept if last == day else 0
 
 
 def _read(line: bytes) -> Reserved:

@@ -28,8 +28,14 @@ def remote_captioner(settings: Settings) -> RemoteCaptioner:
     """
     file, key, model = CaptionFile.of(settings), _secret(settings, "caption_key"), settings.caption_model
     endpoint = Endpoint(settings.captioner_address or "", model, key, file)
-    per_day = settings.caption_tokens_per_day
-    budget = Budget(per_day, _counter(settings) if per_day else None)
+    counter = counter_of(settings)
+    if isinstance(counter, FileCounter):
+        logger.warning(
+            "TAGSTREAM_CAPTION_TOKENS_PER_DAY counts in %s, each machine for itself: set TAGSTREAM_REDIS_URL to count "
+            "for the whole group",
+            counter.path,
+        )
+    budget = Budget(settings.caption_tokens_per_day, counter)
     return Asking(endpoint, file, budget, model=model, key=key, wait_s=settings.caption_wait_s)
 
 
@@ -37,17 +43,16 @@ def _secret(settings: Settings, field: str) -> Secret:
     return Secret(getattr(settings, field).get_secret_value(), settings.secret_files.get(field))
 
 
-def _counter(settings: Settings) -> Counter:
-    """Where the day's tokens are counted: in Redis for the whole group, else for this machine."""
+def counter_of(settings: Settings) -> Counter | None:
+    """Where the day's tokens are counted; None: they have no limit.
+
+    In Redis for the whole group, else for this machine.
+    """
+    if not settings.caption_tokens_per_day:
+        return None
     url = settings.redis_url.get_secret_value()
     if url:
         now = _secret(settings, "redis_url") if "redis_url" in settings.secret_files else None
         client = redis_client(url, _COUNTED_WITHIN_S, now)
         return RedisCounter(client, f"{scope(settings.cache_namespace)}tokens:{settings.group}:")
-    path = settings.state_dir / "tokens" / quote(settings.group, safe="")
-    logger.warning(
-        "TAGSTREAM_CAPTION_TOKENS_PER_DAY counts in %s, each machine for itself: set TAGSTREAM_REDIS_URL to count for "
-        "the whole group",
-        path,
-    )
-    return FileCounter(path)
+    return FileCounter(settings.state_dir / "tokens" / quote(settings.group, safe=""))

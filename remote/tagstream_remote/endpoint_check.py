@@ -7,7 +7,9 @@ from typing import Final
 
 from schemas.printable import printable
 from tagstream_remote.answers import Misplaced, is_same
+from tagstream_remote.budget import utc_day
 from tagstream_remote.caption_file import CaptionFile
+from tagstream_remote.captioner import counter_of
 from tagstream_remote.client import Endpoint
 from workers.errors import Misconfigured, Unanswered, nearest
 from workers.settings import FIELDS_KIND, Settings
@@ -57,3 +59,8 @@ class EndpointCheck:
         if self.file.fields and FIELDS_KIND not in settings.want:
             return f"{address} lists {model}\nTAGSTREAM_WANT lacks `fields`: only events that ask get those of the file"
         return f"{address} lists {model}"
+
+    def tokens_spent(self) -> int | None:
+        """Tokens of this UTC day; None: they have no limit, and are not counted. Raises Unavailable."""
+        counter = counter_of(self._settings)
+        return None if counter is None else counter.sum(utc_day())

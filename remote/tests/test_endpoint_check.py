@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tagstream_remote.budget import Budget
+from tagstream_remote.captioner import counter_of
 from tagstream_remote.endpoint_check import EndpointCheck
 
 from remote.tests.stub import MODEL, StubService
@@ -80,3 +82,16 @@ def test_check_and_a_start_ask_of_an_address(tmp_path: Path) -> None:
         with pytest.raises(Misconfigured, match="TAGSTREAM_CAPTION_FILE"):
             list(of_models(wrong))[-1]()
         assert stub.looks == 1, "a start asks nothing"
+
+
+def test_the_days_tokens_are_told_where_they_have_a_limit(tmp_path: Path) -> None:
+    settings = Settings(captioner="https://vlm.example/v1", caption_model=MODEL, state_dir=tmp_path)
+    assert EndpointCheck(settings).tokens_spent() is None
+    limited = settings.model_copy(update={"caption_tokens_per_day": 100})
+    assert EndpointCheck(limited).tokens_spent() == 0
+    assert Budget(100, counter_of(limited)).reserve(60)
+    assert EndpointCheck(limited).tokens_spent() == 60
+    for path in (tmp_path / "tokens").iterdir():
+        path.write_text("?")
+    with pytest.raises(Unavailable):
+        EndpointCheck(limited).tokens_spent()

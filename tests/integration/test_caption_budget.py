@@ -46,6 +46,7 @@ def test_no_more_than_the_days_tokens_are_reserved_by_all_together(kept: Kept) -
     assert two.reserve(41) is None
     assert two.reserve(40) is not None
     assert one.reserve(1) is None
+    assert [kept.counter().sum(day) for day in (DAY, NEXT_DAY)] == [100, 0]
 
 
 def test_many_threads_together_reserve_the_limit_exactly(kept: Kept) -> None:

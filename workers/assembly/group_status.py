@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from workers.assembly.clients import security, servers
 from workers.backends.kafka import Extent, GroupState, GroupWatch, Reach, extents, first_times, group_watch
-from workers.errors import Unavailable
+from workers.errors import TagstreamError, Unavailable
 from workers.settings import Settings
 from workers.types import Partition
 
@@ -25,6 +25,7 @@ class Look:
     Args:
         ages: of each partition's first waiting record, in seconds.
         letters: what each partition of the dead letters' topic holds.
+        tokens: for captions on this UTC day; None: they have no limit, or are not known.
     """
 
     at: float
@@ -32,6 +33,7 @@ class Look:
     starts: Mapping[Partition, int]
     ages: Mapping[Partition, float]
     letters: Mapping[Partition, Extent]
+    tokens: int | None = None
 
     def lag(self, partition: Partition) -> int:
         return max(0, self.group.partitions[partition].end - self.starts[partition])
@@ -109,7 +111,17 @@ class Observer:
         now_ms = time.time() * 1000
         # Producers set the time of their records: it may be absent, or in the future.
         ages = {place: max(0.0, (now_ms - at) / 1000) for place, at in times.items() if at >= 0}
-        return replace(look, ages=ages)
+        return replace(look, ages=ages, tokens=self._tokens())
+
+    def _tokens(self) -> int | None:
+        if self._settings.captioner_address is None:
+            return None
+        from workers.assembly.remote import endpoint_check  # brings the bundles' modules
+
+        try:
+            return endpoint_check(self._settings).tokens_spent()
+        except TagstreamError:  # Redis is away, or the file is wrong: `check` says so
+            return None
 
 
 @contextmanager

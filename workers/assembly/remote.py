@@ -35,6 +35,10 @@ class EndpointCheck(Protocol):
         """Ask the service for its models; a sentence for people. Raises Misconfigured, Unavailable."""
         ...
 
+    def tokens_spent(self) -> int | None:
+        """Tokens of this UTC day; None: they have no limit, and are not counted. Raises Unavailable."""
+        ...
+
 
 def endpoint_check(settings: Settings) -> EndpointCheck:
     """Check the settings of an address, without a request. Raises Misconfigured: as `remote_captioner`."""

@@ -71,6 +71,9 @@ def document(settings: Settings, snapshot: Snapshot) -> dict[str, Any]:
             "at_most": look.letters_at_most,
             "rate": round(snapshot.failing, 2),
         },
+        "caption_tokens": None
+        if look.tokens is None
+        else {"spent": look.tokens, "per_day": settings.caption_tokens_per_day},
         "partitions": [
             {
                 "topic": place.topic,
@@ -113,6 +116,9 @@ def page(settings: Settings, snapshot: Snapshot) -> Group:
     parts: list[Text | Table] = [terminal.text(_headline(settings, snapshot), "bold")]
     parts += [_members(look), _partitions(look)]
     parts += [terminal.text(line, "red") for line in _warnings(look)]
+    if look.tokens is not None:
+        per_day = settings.caption_tokens_per_day
+        parts.append(terminal.text(f"{look.tokens:,} of {per_day:,} tokens for captions are spent today (UTC)"))
     if look.letters_at_most:
         letters = counted(look.letters_at_most, "dead letter")
         parts.append(

@@ -8,6 +8,9 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
 
 import pytest
 from kafka import KafkaProducer
@@ -15,10 +18,11 @@ from kafka import KafkaProducer
 from tests.fixtures import Stack, Unique
 from tests.support.waiting import eventually
 from tests.unit.cli.conftest import Tagstream
-from workers.assembly.group_status import Look, Snapshot, pace, snapshots, start_of
+from workers.assembly.group_status import Look, Observer, Snapshot, pace, snapshots, start_of
 from workers.backends.kafka import (
     Extent,
     GroupState,
+    GroupWatch,
     KafkaEmitter,
     KafkaRecordSource,
     Reach,
@@ -48,6 +52,18 @@ def look(at: float, **reaches: tuple[int, int]) -> Look:
 def test_the_pace_comes_from_commits_and_arrivals_between_two_samples() -> None:
     before, after = look(10, first=(100, 500), second=(0, 50)), look(14, first=(180, 500), second=(20, 70))
     assert pace(before, after) == (25, 5, 1)
+
+
+def test_a_days_tokens_for_captions_are_shown_beside_their_limit(tmp_path: Path) -> None:
+    settings = Settings(
+        captioner="https://vlm/v1", caption_tokens_per_day=90, state_dir=tmp_path, kafka_servers=("127.0.0.1:9",)
+    )
+    without = Snapshot(look(0, first=(100, 500)), 0, 0, 0)
+    assert document(settings, without)["caption_tokens"] is None
+    told = document(settings, replace(without, look=replace(without.look, tokens=12_345)))
+    assert told["caption_tokens"] == {"spent": 12_345, "per_day": 90}
+    spent = Observer(settings, cast(GroupWatch, None)).with_ages(look(0, first=(5, 5)))
+    assert spent.tokens == 0, "of the state folder, where there is no Redis"
 
 
 class Looks:
