@@ -8,10 +8,10 @@ import hmac
 import re
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from http import HTTPStatus
 from pathlib import Path
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple
 from urllib.parse import parse_qsl
 
 from starlette.datastructures import MutableHeaders
@@ -38,8 +38,6 @@ PROBES: Final = ("/livez", "/readyz")
 LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 NAME_MAX: Final = 256
 """Characters of a person's name, as a correction takes them."""
-
-Call: TypeAlias = Callable[[Request], Awaitable[Response]]
 
 HEADERS: Final = {
     "content-security-policy": "default-src 'self'; object-src 'none'; base-uri 'none'; form-action 'self'; "

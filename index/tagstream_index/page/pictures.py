@@ -52,11 +52,10 @@ _PLACE: Final = Partition("page", 0)
 _LINK_S: Final = 300
 
 KEPT_S: Final = 24 * 3600.0
-"""A day."""
 _PAGE_BYTES: Final = 4096
 _MAKES_ROOM: Final = 100
 """The oldest pictures, which go where there is no room."""
-_AT_ONCE: Final = 1_000
+_SWEPT: Final = 1_000
 _TABLES: Final = f"""
 pragma page_size = {_PAGE_BYTES}; pragma journal_mode = memory; pragma secure_delete = on;
 create table picture (subject, side, sha256, made_at, jpeg, primary key (subject, side, sha256));
@@ -114,8 +113,8 @@ class Kept(TemporaryTables):
         with self._lock:
             self._stored.execute("delete from picture where made_at <= ?", (time.time() - KEPT_S,))
             kept = self._stored.execute("select distinct subject, sha256 from picture").fetchall()
-        for first in range(0, len(kept), _AT_ONCE):
-            some = kept[first : first + _AT_ONCE]
+        for first in range(0, len(kept), _SWEPT):
+            some = kept[first : first + _SWEPT]
             there = current([subject for subject, _ in some])
             over = [(subject, sha256) for subject, sha256 in some if there.get(subject) != sha256]
             with self._lock:

@@ -582,12 +582,6 @@ def test_a_set_that_nothing_can_be_learnt_of_is_refused(
     assert not (place.folder / "nothing-to-learn.run").exists()
 
 
-def test_a_batch_of_more_images_than_the_memory_holds_is_refused(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "available", lambda plan: 1 << 30)
-    with pytest.raises(Misconfigured, match=r"--batch \d+ it fits"):
-        place.fit("batch", what="lora", plan=PLAN | {"batch": 100_000})
-
-
 def test_a_label_with_too_few_images_gets_no_threshold_of_its_own(place: Place) -> None:
     few = place.annotated(
         "few-red", lambda number, sample: {"tags": (0,) if number in (3, 9) else (1, 3)[: number % 3]}
