@@ -7,7 +7,7 @@ import pytest
 from tagstream_testing.memory_broker import MemoryBroker, balanced
 from tagstream_testing.memory_kafka import Fault, MemoryPublisher, MemoryRecordSource
 from workers.errors import Unpublished
-from workers.types import NO_MEMBERSHIP, Assignment, Message, Partition, Transaction
+from workers.types import Assignment, Message, Partition, Transaction
 
 A, B = Partition("in", 0), Partition("in", 1)
 
@@ -56,18 +56,6 @@ def test_a_fault_fails_one_run_and_the_next_goes_through(
     assert len(broker.visible("out")) == visible + 1
 
 
-def test_faults_come_one_a_run_in_their_order(broker: MemoryBroker) -> None:
-    _, publisher, assignments = joined(broker)
-    broker.fail_next(Fault.SEND, Fault.COMMIT_LOST)
-    causes = []
-    for _ in range(2):
-        with pytest.raises(Unpublished) as failed:
-            publisher.publish(run(assignments[A]))
-        causes.append(failed.value.cause)
-        publisher.recover()
-    assert causes == ["send", "timeout"]
-
-
 def test_readers_wait_behind_a_transaction_with_a_lost_commit(broker: MemoryBroker) -> None:
     _, publisher, assignments = joined(broker)
     broker.fail_next(Fault.COMMIT_LOST)
@@ -104,15 +92,6 @@ def test_a_broker_that_is_away_answers_no_client_until_it_is_back(broker: Memory
     publisher.publish(run(assignments[A]))
 
 
-def test_a_rebalance_without_effect_ends_nothing(broker: MemoryBroker) -> None:
-    source, publisher, assignments = joined(broker)
-    before = source.membership().generation
-    broker.rebalance("group")
-    assert source.membership().generation == before + 1
-    assert all(assignment.current for assignment in assignments.values())
-    publisher.publish(run(assignments[A]))
-
-
 def test_a_generation_that_the_member_has_not_heard_of_refuses_its_commits_until_it_polls(broker: MemoryBroker) -> None:
     source, publisher, assignments = joined(broker)
     broker.outdate("group")
@@ -124,26 +103,6 @@ def test_a_generation_that_the_member_has_not_heard_of_refuses_its_commits_until
     publisher.publish(run(assignments[A]))
 
 
-def test_a_moved_partition_ends_here_and_begins_there(broker: MemoryBroker) -> None:
-    source, _, assignments = joined(broker)
-    other = MemoryRecordSource(broker, "group", ["in"])
-    (theirs,) = other.poll(0).started
-    kept = next(assignment for assignment in assignments.values() if assignment.current)
-    broker.move("group", kept.partition, other.member)
-    assert not kept.current
-    assert theirs.current
-    assert [assignment.partition for assignment in other.poll(0).started] == [kept.partition]
-    assert source.poll(0).started == ()
-
-
-def test_a_regained_partition_begins_a_new_assignment_under_the_same_member_id(broker: MemoryBroker) -> None:
-    source, _, assignments = joined(broker)
-    broker.regain("group", A)
-    (again,) = source.poll(0).started
-    assert (assignments[A].current, again.current) == (False, True)
-    assert again.member_id == assignments[A].member_id
-
-
 def test_an_expelled_member_that_noticed_has_no_membership_although_its_assignments_look_current(
     broker: MemoryBroker,
 ) -> None:
@@ -152,14 +111,6 @@ def test_an_expelled_member_that_noticed_has_no_membership_although_its_assignme
     assert assignments[A].current
     with pytest.raises(Unpublished, match="not a member"):
         publisher.publish(run(assignments[A]))
-
-
-def test_the_broker_itself_lets_a_commit_without_a_generation_through_as_the_real_one_does(
-    broker: MemoryBroker,
-) -> None:
-    with broker.changed:
-        broker.commit_offsets("group", NO_MEMBERSHIP, {A: 9})
-    assert broker.committed("group") == {A: 9}
 
 
 def test_shares_are_made_even_with_as_few_moves_as_possible(broker: MemoryBroker) -> None:
@@ -173,12 +124,3 @@ def test_shares_are_made_even_with_as_few_moves_as_possible(broker: MemoryBroker
     assert sum(three[partition] is two[partition] for partition in partitions) == 4
     assert balanced(partitions, three, [first, second, third]) == three
     assert balanced(partitions, three, []) == {}
-
-
-def test_a_poll_returns_as_soon_as_a_record_comes(broker: MemoryBroker) -> None:
-    source, publisher, assignments = joined(broker)
-    offset = publisher.committed(assignments[A])
-    assert offset == 0
-    source.start(assignments[A], offset)
-    threading.Timer(0.05, lambda: broker.append("in", 0, b"key", b"value")).start()
-    assert [record.value for record in source.poll(10).records] == [b"value"]
