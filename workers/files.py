@@ -19,8 +19,7 @@ from workers.errors import LargerThanReserved, Misconfigured
 def whole_file(path: Path) -> Iterator[IO[bytes]]:
     """A file that appears as a whole or not at all; the old one stays until then.
 
-    Raises:
-        Misconfigured: it can't be written.
+    Raises Misconfigured: it can't be written.
     """
     scratch = path.with_name(f"{path.name}.part")
     try:
@@ -96,8 +95,7 @@ _LINE_BYTES = 4_096
 def subjects_in(listed: Path) -> frozenset[str]:
     """Subjects that a file names, one BUCKET/KEY a line.
 
-    Raises:
-        Misconfigured: a line is no BUCKET/KEY, or the file can't be read or names no image.
+    Raises Misconfigured: a line is no BUCKET/KEY, or the file can't be read or names no image.
     """
     lines = enumerate(lines_of(listed, _LINE_BYTES), 1)
     named = {number: line.decode(errors="replace") for number, line in lines if line}

@@ -208,10 +208,7 @@ CONSUMED_MESSAGES = Counter(
     "messaging.client.consumed.messages", "Records taken from the input topics", unit="{message}", labels=_CONSUMED
 )
 PROCESS_SECONDS = Histogram(
-    "messaging.process.duration",
-    "From taking a record to its commit",
-    labels=_CONSUMED,
-    buckets=MESSAGING_SECONDS,
+    "messaging.process.duration", "From taking a record to its commit", labels=_CONSUMED, buckets=MESSAGING_SECONDS
 )
 SENT_MESSAGES = Counter(
     "messaging.client.sent.messages",
@@ -226,9 +223,7 @@ OPERATION_SECONDS = Histogram(
     buckets=MESSAGING_SECONDS,
 )
 OUTCOMES = Counter(
-    "tagstream_outcomes",
-    f"Outcomes published and committed: {', '.join(OUTCOME_KINDS)}",
-    labels=("kind",),
+    "tagstream_outcomes", f"Outcomes published and committed: {', '.join(OUTCOME_KINDS)}", labels=("kind",)
 )
 DEAD_LETTERS = Counter(
     "tagstream_dead_letters", "Failures in dead letters, by stage and reason", labels=("stage", "reason")
@@ -301,9 +296,7 @@ SAFE_BATCH = ObservedGauge(
     "tagstream_safe_batch", "The batch size that is known to be safe on this device, by role", labels=("role",)
 )
 IN_FLIGHT = ObservedGauge(
-    "tagstream_images_in_flight",
-    "Images between their record's arrival and its commit, by stage",
-    labels=("stage",),
+    "tagstream_images_in_flight", "Images between their record's arrival and its commit, by stage", labels=("stage",)
 )
 BUDGET_BYTES = ObservedGauge("tagstream_budget_bytes", "Bytes reserved of a budget", unit="By", labels=("budget",))
 BUDGET_PEAK_BYTES = ObservedGauge(

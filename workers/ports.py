@@ -49,8 +49,7 @@ class RecordSource(Protocol):
     def commit(self, offsets: Mapping[Partition, int], timeout_s: float) -> None:
         """Commit outside a transaction, for at_least_once, under the current membership.
 
-        Raises:
-            Exception: the client's own errors; the publisher of the same client says what they mean.
+        Raises Exception: the client's own errors; the publisher of the same client says what they mean.
         """
 
     def joined(self) -> bool:
@@ -124,10 +123,8 @@ class Publisher(Protocol):
         """After `Unpublished`: leave nothing of the failed transaction in flight, then be able to publish again.
 
         Returns when it is so, waiting as long as the broker is away (it reports each try to the log and metrics), or
-        soon after `interrupt`, and then nothing can be published any more.
-
-        Raises:
-            Broken: the old client can't be stopped, or the id is stolen again.
+        soon after `interrupt`, and then nothing can be published any more. Raises Broken: the old client can't be
+        stopped, or the id is stolen again.
         """
 
     def committed(self, assignment: Assignment) -> int | None:
@@ -155,14 +152,7 @@ class ObjectStore(Protocol):
     """Reads objects of the buckets. Thread-safe."""
 
     def get(
-        self,
-        bucket: str,
-        key: str,
-        *,
-        version_id: str | None,
-        etag: str | None,
-        max_bytes: int,
-        deadline_s: float,
+        self, bucket: str, key: str, *, version_id: str | None, etag: str | None, max_bytes: int, deadline_s: float
     ) -> StoredObject:
         """Read one object's stored bytes, never more than `max_bytes`.
 
@@ -218,8 +208,7 @@ class CorrectionLog(Protocol):
     def catch_up(self, stopping: Callable[[], bool]) -> None:
         """Read the whole topic, waiting for absent brokers; `stopping` ends it early.
 
-        Raises:
-            Misconfigured: there is no such topic, or it may not be read, or it holds more than fits the memory.
+        Raises Misconfigured: there is no such topic, or it may not be read, or it holds more than fits the memory.
         """
 
     def follow(self, timeout_s: float) -> None:
@@ -315,8 +304,7 @@ class Model(ModelIdentity, Protocol):
     def warm_up(self) -> None:
         """Run every shape once, check the golden answer, settle `max_batch`.
 
-        Raises:
-            Broken: the device fails, or the answer is not the golden one.
+        Raises Broken: the device fails, or the answer is not the golden one.
         """
 
     def self_test_image(self) -> Pixels:
@@ -365,8 +353,7 @@ class Tagger(Model, Protocol):
     def postprocess(self, raw: Any) -> LabelScores:
         """One answer as scores above the floor. Any thread.
 
-        Raises:
-            ValueError: not a number among the scores (a broken device).
+        Raises ValueError: not a number among the scores (a broken device).
         """
 
 
@@ -457,8 +444,7 @@ class ResultModel(Model, Protocol):
     def postprocess(self, raw: Any) -> BaseModel:
         """One answer as the kind's `result`. Any thread.
 
-        Raises:
-            ValueError: the answer contains NaN (a broken device).
+        Raises ValueError: the answer contains NaN (a broken device).
         """
 
 

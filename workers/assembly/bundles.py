@@ -28,9 +28,8 @@ def describe(bundle: Bundle) -> str:
 def check_free(out: Path, replace: bool) -> None:
     """Check, before minutes of work, that the bundle may be put there.
 
-    Raises:
-        Misconfigured: something is there already, or is no bundle that could be replaced, or the folder above can't be
-            written.
+    Raises Misconfigured: something is there already, or is no bundle that could be replaced, or the folder above can't
+    be written.
     """
     require_writable(out.parent)
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):

@@ -62,8 +62,7 @@ class Choices(NamedTuple):
     def read(cls, path: Path, plan: str) -> Choices:
         """Read a file.
 
-        Raises:
-            Misconfigured: it can't be read, is of another plan or kind, or is damaged in this line.
+        Raises Misconfigured: it can't be read, is of another plan or kind, or is damaged in this line.
         """
         otherwise = "is no file of choices: `tagstream index serve --choices` writes one"
         head, lines = read_lines(path, ChoicesHead, ImageChoice, _LINE_BYTES, otherwise)

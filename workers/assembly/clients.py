@@ -84,8 +84,7 @@ def _login_to_store(settings: Settings) -> tuple[str, FileCredentials | KeyFiles
 def object_store(settings: Settings) -> MinioObjectStore:
     """The object store; sends no request yet.
 
-    Raises:
-        Misconfigured: its endpoint is not set, or there can be no such one.
+    Raises Misconfigured: its endpoint is not set, or there can be no such one.
     """
     require(settings, "s3_endpoint")
     keys_from, login = _login_to_store(settings)

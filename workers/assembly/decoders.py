@@ -32,8 +32,7 @@ REDUCING_GAPS: Final = {"off": 0.0, "close": 3.0, "fast": 1.5}
 def intake(settings: Settings, transforms: Sequence[Transform], store: ObjectStore | None = None) -> ProcessIntake:
     """The intake of these settings.
 
-    Raises:
-        Misconfigured: there can be no such object store, or this system has no sandbox for decoders.
+    Raises Misconfigured: there can be no such object store, or this system has no sandbox for decoders.
     """
     if sys.platform != "linux":
         raise Misconfigured("images are decoded in sandboxed processes, which need Linux: use it, a container or WSL2")
@@ -102,8 +101,7 @@ def judge(settings: Settings) -> str:
 def allowed_names(settings: Settings) -> list[str] | None:
     """Names of the only labels to score; None means all.
 
-    Raises:
-        Misconfigured: the file can't be read, or holds no name.
+    Raises Misconfigured: the file can't be read, or holds no name.
     """
     return None if settings.labels_file is None else read_names(settings.labels_file)
 
@@ -111,8 +109,7 @@ def allowed_names(settings: Settings) -> list[str] | None:
 def profiles(settings: Settings, tagger: Labelled | None) -> Mapping[str, Profile]:
     """The profiles of TAGSTREAM_PROFILES, and the tagger's own.
 
-    Raises:
-        Misconfigured: the file, or one of names that it mentions, can't be read or does not fit the tagger.
+    Raises Misconfigured: the file, or one of names that it mentions, can't be read or does not fit the tagger.
     """
     if settings.profiles is None:
         return read_profiles(tagger, {})

@@ -25,8 +25,7 @@ _FILE = "_FILE"
 def load_env_file(path: Path) -> None:
     """Set the file's variables in this process's environment, where unset.
 
-    Raises:
-        Misconfigured: a line for everything that is wrong with it; nothing was set then. Values are not named.
+    Raises Misconfigured: a line for everything that is wrong with it; nothing was set then. Values are not named.
     """
     for name, value in parse_env_file(_text(path), str(path)).items():
         if not _is_set(name):

@@ -96,8 +96,7 @@ def labelled(
 def require_labelled_by(out: Path, file: Path) -> Bundle:
     """The bundle there, once all its bytes are checked.
 
-    Raises:
-        Misconfigured: it is damaged, or has the labels of another file.
+    Raises Misconfigured: it is damaged, or has the labels of another file.
     """
     there = Bundle.open(out)
     source = there.manifest.provenance.labels
@@ -119,8 +118,7 @@ def calibrated(
 ) -> tuple[Bundle, Mapping[int, Calibrated]]:
     """Write a copy of a bundle with calibrated labels; returns it, and the calibrations by label id.
 
-    Raises:
-        Misconfigured: the bundle has no labels to calibrate, there are too few images, or `out` exists.
+    Raises Misconfigured: the bundle has no labels to calibrate, there are too few images, or `out` exists.
     """
     opened = Bundle.open(bundle)
     if opened.manifest.kind not in KINDS or not opened.labels:

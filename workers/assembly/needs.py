@@ -64,8 +64,7 @@ def _ask(wrong: list[str], questions: Iterable[Callable[[], object]]) -> None:
 def with_models(tagger: str | None, captioner: str | None, device: str | None) -> Settings:
     """The environment's settings, overridden by these options unless they are None.
 
-    Raises:
-        Misconfigured: a line for each setting, bundle and file of a setting that can't be used.
+    Raises Misconfigured: a line for each setting, bundle and file of a setting that can't be used.
     """
     from workers.assembly.requirements import of_models
     from workers.environment import read_here

@@ -41,10 +41,7 @@ class Hardware(NamedTuple):
 def hardware(device: str) -> Hardware:
     """Ask torch in a process of its own.
 
-    So this one has no threads and no CUDA, and can fork.
-
-    Raises:
-        Broken: that process died.
+    So this one has no threads and no CUDA, and can fork. Raises Broken: that process died.
     """
     context = multiprocessing.get_context("fork")
     receiving, sending = context.Pipe(duplex=False)

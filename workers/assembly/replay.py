@@ -115,8 +115,7 @@ def up_to(
 ) -> list[DeadLetterRecord]:
     """The first dead letters, for `limit` records in all.
 
-    Raises:
-        Misconfigured: they are more than should be held in memory.
+    Raises Misconfigured: they are more than should be held in memory.
     """
     held: list[DeadLetterRecord] = []
     size, left = 0, limit

@@ -50,8 +50,7 @@ from workers.types import Partition, ReadRecord
 def current_settings(settings: Settings) -> CurrentSettings:
     """The settings of a retag, from the bundles' files. An address tells its digest, and is not called.
 
-    Raises:
-        Misconfigured: a bundle, an address's setting, or a file of labels or profiles, can't be used.
+    Raises Misconfigured: a bundle, an address's setting, or a file of labels or profiles, can't be used.
     """
     models: dict[str, UnloadedModel] = {}
     added: list[KindRole] = []

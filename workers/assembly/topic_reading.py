@@ -111,8 +111,7 @@ def drain(
 ) -> None:
     """Pass all records up to the set ends to `take`.
 
-    Raises:
-        Unavailable: a broker does not answer, or no offset was read for `STALLED_S`.
+    Raises Unavailable: a broker does not answer, or no offset was read for `STALLED_S`.
     """
     left = sum(reading.left().values())
     with counting(what, left) as advance:

@@ -151,8 +151,7 @@ class RedisResultCache:
     def names(self, prefix: str) -> Iterator[list[str]]:
         """The names of all entries that begin so; a name may come twice.
 
-        Raises:
-            Unavailable, Misconfigured: the server gives no answer, or refuses.
+        Raises Unavailable, Misconfigured: the server gives no answer, or refuses.
         """
         cursor, pattern = 0, re.sub(r"([][*?\\])", r"\\\1", prefix) + "*"
         while True:
@@ -164,8 +163,7 @@ class RedisResultCache:
     def remove(self, names: Sequence[str]) -> int:
         """Remove entries; returns how many were there.
 
-        Raises:
-            Unavailable, Misconfigured: the server gives no answer, or refuses.
+        Raises Unavailable, Misconfigured: the server gives no answer, or refuses.
         """
         chunks = [("DEL", *chunk) for chunk in _chunks(names)]
         return sum(self._asked(partial(self._client.execute_command, *chunk)) for chunk in chunks)

@@ -232,8 +232,7 @@ def exit_code_of(work: Callable[[], int]) -> int:
 def _run(arguments: Sequence[str]) -> int:
     """The exit code, once all output is written.
 
-    Raises:
-        BrokenPipeError: the reader of the output left. Typer and rich would exit with 1.
+    Raises BrokenPipeError: the reader of the output left. Typer and rich would exit with 1.
     """
     try:
         command_tree(_named(arguments))(list(arguments), prog_name="tagstream")

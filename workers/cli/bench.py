@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 
 def bench(
     photos: Annotated[
-        list[Path] | None,
-        typer.Argument(metavar="IMAGE|FOLDER", help="Images to decode. Default: drawn ones."),
+        list[Path] | None, typer.Argument(metavar="IMAGE|FOLDER", help="Images to decode. Default: drawn ones.")
     ] = None,
     model: TaggerOption = None,
     captioner: CaptionerOption = None,

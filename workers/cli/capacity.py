@@ -34,8 +34,7 @@ def capacity(
         ),
     ] = "ram-bf16",
     images_per_s: Annotated[
-        float | None,
-        typer.Option(min=0.01, max=1e6, help="Images a second of the model on a GPU."),
+        float | None, typer.Option(min=0.01, max=1e6, help="Images a second of the model on a GPU.")
     ] = None,
     megapixels: Annotated[
         float | None,

@@ -249,8 +249,7 @@ def random(
 def is_there(out: Path, *, keep: bool, replace: bool, kind: Kind | None = None, space: str | None = None) -> bool:
     """Whether a whole bundle is kept there; if not, a bundle may be put there.
 
-    Raises:
-        Misconfigured: the bundle there is damaged or another one, or something there may not be replaced.
+    Raises Misconfigured: the bundle there is damaged or another one, or something there may not be replaced.
     """
     from workers.models.bundle import Bundle
 

@@ -246,8 +246,7 @@ def _golden(
 ) -> dict[str, str | None]:
     """Run the golden images; returns use, precision, and agreement (None: no golden answers for this use).
 
-    Raises:
-        Broken: an answer is wrong.
+    Raises Broken: an answer is wrong.
     """
     from workers.models.load import load, with_golden
 

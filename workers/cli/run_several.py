@@ -70,8 +70,7 @@ def _end(_number: int, _frame: FrameType | None) -> None:
 class _Starter:
     """Starts processes: forked from this one where models run on processors, and else new ones.
 
-    Raises:
-        Misconfigured: the port for probes is taken, or the address is not ours.
+    Raises Misconfigured: the port for probes is taken, or the address is not ours.
     """
 
     def __init__(self, settings: Settings, parts: Sequence[WorkerPart]) -> None:

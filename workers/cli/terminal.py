@@ -175,10 +175,7 @@ def note(*lines: str) -> None:
 def moment_ms(text: str) -> int:
     """Milliseconds since 1970 of a date, an ISO time, or an age.
 
-    Such as "2026-01-31", or "90m", "12h", "7d" before now. Without a zone: UTC.
-
-    Raises:
-        Misconfigured: it is not a time.
+    Such as "2026-01-31", or "90m", "12h", "7d" before now. Without a zone: UTC. Raises Misconfigured: it is not a time.
     """
     units = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
     try:

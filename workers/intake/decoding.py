@@ -35,8 +35,7 @@ class SelfTest:
     def check(self, name: str | None) -> None:
         """Decode the format's self-test image; a format without one passes.
 
-        Raises:
-            Broken: it can't be decoded either, so this process is at fault, not the image.
+        Raises Broken: it can't be decoded either, so this process is at fault, not the image.
         """
         try:
             if name in self._images:
@@ -101,8 +100,7 @@ class Decoding:
     def decode_bytes(self, image: Facts | Header, transforms: Sequence[Transform] | None = None) -> int:
         """Most memory of `decode`, besides the encoded bytes.
 
-        Raises:
-            Rejected: decode-memory; it is more than is allowed.
+        Raises Rejected: decode-memory; it is more than is allowed.
         """
         columns, rows = scaled((image.width, image.height), self.scale_of(image, transforms))
         saved = image.pixel_bytes * (image.width * image.height - columns * rows)
@@ -133,8 +131,7 @@ class Decoding:
     def check(self, name: str | None) -> None:
         """Decode the self-test image of this format; None: of every allowed format.
 
-        Raises:
-            Broken: it can't be decoded.
+        Raises Broken: it can't be decoded.
         """
         for each in self._limits.formats if name is None else (name,):
             self._self_test.check(each)

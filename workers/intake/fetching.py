@@ -32,8 +32,7 @@ class EncodedBytes:
     def read(self) -> bytes:
         """The bytes, which stay.
 
-        Raises:
-            RuntimeError: they were decoded or discarded before, which is a bug of the caller.
+        Raises RuntimeError: they were decoded or discarded before, which is a bug of the caller.
         """
         with self._lock:
             return self._present()

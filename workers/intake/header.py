@@ -110,9 +110,8 @@ def guard(limits: Limits) -> None:
 def read_header(body: bytes, limits: Limits) -> Header:
     """Read format, size and mode without decoding; of an animation, those of its first frame.
 
-    Raises:
-        Rejected: stage "decode"; not-an-image, format-not-allowed, too-complex, broken-image, too-many-pixels or
-            too-small.
+    Raises Rejected: stage "decode"; not-an-image, format-not-allowed, too-complex, broken-image, too-many-pixels or
+    too-small.
     """
     name = _allowed_format(body, limits)
     essence = scan(body, name)

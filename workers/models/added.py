@@ -114,8 +114,7 @@ class AddedLayer(nn.Linear):
 def parted(weights: Mapping[str, Tensor], columns: Columns) -> tuple[dict[str, Tensor], nn.Linear | None]:
     """A network's own weights, and its layer of wanted added labels.
 
-    Raises:
-        Misconfigured: the layer is missing, or not of these labels.
+    Raises Misconfigured: the layer is missing, or not of these labels.
     """
     own = {name: tensor for name, tensor in weights.items() if name not in (WEIGHT, BIAS)}
     if not columns.added:

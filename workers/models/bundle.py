@@ -97,8 +97,7 @@ class Bundle:
     def open(cls, folder: Path) -> Bundle:
         """Read a bundle, with all checks but the content of its weights.
 
-        Raises:
-            Misconfigured: it is not a bundle, or something of it is missing, cut short, or changed.
+        Raises Misconfigured: it is not a bundle, or something of it is missing, cut short, or changed.
         """
         bundle = cls(folder, _read_manifest(folder))
         _check_files(bundle)
@@ -162,8 +161,7 @@ class Bundle:
     def verify(self) -> None:
         """Check the content of every file, weights included: about a second a gigabyte.
 
-        Raises:
-            Misconfigured: a file changed since the bundle was made.
+        Raises Misconfigured: a file changed since the bundle was made.
         """
         for name in self.manifest.files:
             _check_content(self, name, self.manifest.files[name])
@@ -174,9 +172,8 @@ class Bundle:
     def beside(self, name: str, max_bytes: int | None = None) -> Path:
         """A file that no worker opens, with all its bytes checked.
 
-        Raises:
-            Misconfigured: the bundle was copied without it, or it is changed, a link out of the folder, or larger than
-                `max_bytes`.
+        Raises Misconfigured: the bundle was copied without it, or it is changed, a link out of the folder, or larger
+        than `max_bytes`.
         """
         path, facts = self.folder / name, self.manifest.provenance.beside.get(name)
         if facts is None or not path.is_file():
@@ -237,8 +234,7 @@ class Bundle:
     def weights(self) -> dict[str, Tensor]:
         """The parameters by name, on the host, mapped from the file.
 
-        Raises:
-            Misconfigured: the file is damaged where it says what it holds.
+        Raises Misconfigured: the file is damaged where it says what it holds.
         """
         return read_tensors(self.folder / WEIGHTS)
 
@@ -263,10 +259,8 @@ def compact_folder(cache_dir: Path | None = None) -> Path:
 def pinned(bundle: Bundle, digest: str, setting: str) -> Bundle:
     """Return the bundle if its digest and files are as pinned.
 
-    An empty digest allows any bundle, and reads no files.
-
-    Raises:
-        Misconfigured: it is another bundle, or a file was changed.
+    An empty digest allows any bundle, and reads no files. Raises Misconfigured: it is another bundle, or a file was
+    changed.
     """
     require_pinned(bundle, digest, setting)
     if digest:
@@ -419,8 +413,7 @@ def _translated(language: str) -> str:
 def _lines(path: Path) -> tuple[str, ...]:
     """Names, split at line feeds only: they may hold blanks at their ends, but no control characters.
 
-    Raises:
-        Misconfigured: no text in UTF-8, too many names, or one that would be read as a command by a terminal.
+    Raises Misconfigured: no text in UTF-8, too many names, or one that would be read as a command by a terminal.
     """
     text = text_of(path, _MAX_FILE_BYTES)
     if text.count("\n") > MAX_LABELS:
@@ -447,8 +440,7 @@ def _spread(given: Thresholds, labels: int) -> tuple[float, ...]:
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Tensors of a safetensors file by name, mapped on the host.
 
-    Raises:
-        Misconfigured: the file is damaged where it says what it holds.
+    Raises Misconfigured: the file is damaged where it says what it holds.
     """
     from safetensors.torch import load_file  # torch takes seconds to import, and listing bundles does not need it
 

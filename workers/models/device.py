@@ -83,8 +83,7 @@ class Device:
     def executing(self, execution: Execution) -> Device:
         """The same device with this execution alone, to measure it: `strict`.
 
-        Raises:
-            Misconfigured: it can't, or torch's compiler does not work here, which is tried out.
+        Raises Misconfigured: it can't, or torch's compiler does not work here, which is tried out.
         """
         if execution == "graphs" and self.kind == "cpu":
             raise Misconfigured("A CPU has no CUDA graphs.")
@@ -119,11 +118,8 @@ class Device:
     def place(self, module: Module, precision: Precision) -> Module:
         """The module ready to run here: evaluation mode, no gradients, weights in `precision`, channels-last.
 
-        "int8" replaces linear layers by int8 ones with dynamically quantised inputs (`int8.quantize_linears`);
-        only CPUs have them.
-
-        Raises:
-            Misconfigured: the device does not compute in this precision.
+        "int8" replaces linear layers by int8 ones with dynamically quantised inputs (`int8.quantize_linears`); only
+        CPUs have them. Raises Misconfigured: the device does not compute in this precision.
         """
         module = module.eval().requires_grad_(False)
         if precision == "int8":

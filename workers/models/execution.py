@@ -226,11 +226,9 @@ def try_out(where: torch.device, compile_with: Compile = inductor) -> None:
 def keep_in(folder: Path) -> None:
     """Keep compiled code in this folder; make it if missing.
 
-    The next start traces the model again but compiles nothing. TORCHINDUCTOR_CACHE_DIR overrides it. By default
-    torch runs code from a folder in /tmp with a predictable name.
-
-    Raises:
-        Misconfigured: another user owns it, all can write to it, or it can't be made.
+    The next start traces the model again but compiles nothing. TORCHINDUCTOR_CACHE_DIR overrides it. By default torch
+    runs code from a folder in /tmp with a predictable name. Raises Misconfigured: another user owns it, all can write
+    to it, or it can't be made.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)

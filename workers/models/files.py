@@ -52,8 +52,7 @@ def bytes_of(path: Path, max_bytes: int) -> bytes:
 def text_of(path: Path, max_bytes: int = _MAX_LIST_BYTES) -> str:
     """The text of a list: UTF-8, with or without a byte order mark.
 
-    Raises:
-        Misconfigured: it can't be read, is no such text, or too large.
+    Raises Misconfigured: it can't be read, is no such text, or too large.
     """
     try:
         return bytes_of(path, max_bytes).decode("utf-8-sig")
@@ -83,8 +82,7 @@ def content_of(path: Path, max_bytes: int) -> bytes:
 def reading_safetensors(path: Path) -> Iterator[None]:
     """Context for reading a safetensors file: bounds its header, and turns its faults into a sentence.
 
-    Raises:
-        Misconfigured: it can't be read, or the body raised ValueError.
+    Raises Misconfigured: it can't be read, or the body raised ValueError.
     """
     from safetensors import SafetensorError
 
@@ -117,10 +115,8 @@ def disk_faults(path: Path) -> Iterator[None]:
 def read_saved(path: Path, *, remedy: str) -> object:
     """The content of a file of the operator's own; code in it is refused, its memory is not bounded.
 
-    Tensors stay in the file until they are used, where its format allows it.
-
-    Raises:
-        Misconfigured: it can't be read, or holds more than that.
+    Tensors stay in the file until they are used, where its format allows it. Raises Misconfigured: it can't be read, or
+    holds more than that.
     """
     if not path.is_file():
         raise Misconfigured(f"{path} {'is no file' if path.exists() else 'does not exist'}.")

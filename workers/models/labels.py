@@ -23,8 +23,7 @@ from workers.models.manifest import Language, Score
 def read_names(path: Path) -> list[str]:
     """Label names from a text file, one a line; empty lines don't count, blanks at a name's ends belong to it.
 
-    Raises:
-        Misconfigured: the file can't be read, or holds no name.
+    Raises Misconfigured: the file can't be read, or holds no name.
     """
     names = [line for line in lines_of(path) if line.strip()]
     if not names:
@@ -35,8 +34,7 @@ def read_names(path: Path) -> list[str]:
 def label_ids(bundle: Bundle, names: Iterable[str]) -> list[int]:
     """The ids of these labels, ascending; a name that several labels share means all of them.
 
-    Raises:
-        Misconfigured: names no label, or one that the bundle does not have.
+    Raises Misconfigured: names no label, or one that the bundle does not have.
     """
     wanted = set(names)
     unknown = sorted(wanted.difference(bundle.labels))
@@ -162,8 +160,7 @@ class LabelFile(NamedTuple):
 def read_label_file(path: Path) -> LabelFile:
     """Read TOML (`.toml`), or a list with one label a line.
 
-    Raises:
-        Misconfigured: it can't be read, or breaks a rule of the format.
+    Raises Misconfigured: it can't be read, or breaks a rule of the format.
     """
     content = bytes_of(path, _MAX_BYTES)
     try:
@@ -265,8 +262,7 @@ class Examples(NamedTuple):
 def read_examples(path: Path, labels: Sequence[str]) -> Examples:
     """Read a CSV file in UTF-8; a first line `image,label,…` is passed over.
 
-    Raises:
-        Misconfigured: it can't be read, or a line is no example, names an unknown label, or says something twice.
+    Raises Misconfigured: it can't be read, or a line is no example, names an unknown label, or says something twice.
     """
     ids = {name: number for number, name in reversed(list(enumerate(labels)))}
     images: dict[str, int] = {}

@@ -234,8 +234,7 @@ def import_added(
 ) -> Bundle | None:
     """The bundle of the first importer that knows the file, or None.
 
-    Raises:
-        Misconfigured: no such file, another sha256, a package that does not import, or as `Importer`.
+    Raises Misconfigured: no such file, another sha256, a package that does not import, or as `Importer`.
     """
     points = sorted(entry_points(group=IMPORTERS), key=lambda point: point.name)
     if not points:

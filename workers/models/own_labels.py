@@ -57,8 +57,7 @@ def with_own_labels(
 ) -> Bundle:
     """Write a copy of a bundle with the labels of a file.
 
-    Raises:
-        Misconfigured: the bundle takes no labels, the encoder's vectors are of another space, or `out` exists.
+    Raises Misconfigured: the bundle takes no labels, the encoder's vectors are of another space, or `out` exists.
     """
     require_takes_labels(bundle)
     encoder.require_space(_space(bundle) or "", bundle.name)
@@ -145,8 +144,7 @@ def with_calibration(
 ) -> Bundle:
     """Write a copy of a dual encoder's bundle with calibrated labels; others keep what they had.
 
-    Raises:
-        Misconfigured: `out` exists.
+    Raises Misconfigured: `out` exists.
     """
     weights, thresholds = bundle.weights(), list(bundle.thresholds)
     tensors = {name: weights[name].clone() for name in (VECTORS, A, B, BACKGROUND) if name in weights}

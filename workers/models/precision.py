@@ -62,11 +62,8 @@ class Chosen(NamedTuple):
 def resolve(wanted: str, digest: str, use: str, device: Device, state_dir: Path | None) -> Chosen:
     """The precision for TAGSTREAM_PRECISION, with its stored batch size and execution.
 
-    A stored batch size and execution count only for the precision that they were measured in; else the execution is
-    the device's.
-
-    Raises:
-        Misconfigured: an unknown word.
+    A stored batch size and execution count only for the precision that they were measured in; else the execution is the
+    device's. Raises Misconfigured: an unknown word.
     """
     if wanted != "tuned" and wanted not in PRECISIONS:
         raise Misconfigured(f"TAGSTREAM_PRECISION is {wanted!r}; it may be tuned, {', '.join(PRECISIONS)}.")
@@ -142,8 +139,7 @@ def _largest_that_fits(forward: Callable[[int], object], clock: Callable[[], flo
 def check_golden(name: str, precision: Precision, expected: NDArray[np.float32], found: NDArray[np.float32]) -> float:
     """Compare a model's answers to the golden images with the stored ones; returns the drift (see `DRIFT`).
 
-    Raises:
-        Broken: they differ by more than the precision explains.
+    Raises Broken: they differ by more than the precision explains.
     """
     span = float(np.ptp(expected)) or 1.0
     drift = float(np.abs(found - expected).max(initial=0.0)) / span if found.shape == expected.shape else float("inf")
@@ -164,10 +160,7 @@ def check_batches(
 ) -> None:
     """`check_golden` in batches of these sizes, while they fit in memory.
 
-    Work will find smaller ones.
-
-    Raises:
-        Broken: as `check_golden`.
+    Work will find smaller ones. Raises Broken: as `check_golden`.
     """
     for size in sizes:
         places = [row % len(expected) for row in range(size)]

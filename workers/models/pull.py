@@ -160,8 +160,7 @@ def licence_of(kind: Kind, sha256: str) -> str | None:
 def default_endpoint() -> str:
     """The hub that HF_ENDPOINT names, or the public one.
 
-    Raises:
-        Misconfigured: it holds more than a hub's address, such as a token that a message would show.
+    Raises Misconfigured: it holds more than a hub's address, such as a token that a message would show.
     """
     named = os.environ.get("HF_ENDPOINT") or HUB
     if re.search("[?#@]", named):

@@ -21,8 +21,7 @@ def added_kinds() -> Mapping[str, ResultKind]:
 def kind_of(role: str, bundle: Bundle) -> ResultKind:
     """The kind of a role, which builds this bundle's model.
 
-    Raises:
-        Misconfigured: no package adds the role, or it takes bundles of another kind, or none.
+    Raises Misconfigured: no package adds the role, or it takes bundles of another kind, or none.
     """
     known = added_kinds()
     if role not in known:

@@ -28,8 +28,7 @@ def build_tagger(
 ) -> TorchTagger:
     """The tagger of such a bundle.
 
-    Raises:
-        Misconfigured: timm is not installed or does not know the network, or the weights do not fit.
+    Raises Misconfigured: timm is not installed or does not know the network, or the weights do not fit.
     """
     exclusive = bool(bundle.manifest.options.get("exclusive", True))
     columns = columns_of(bundle, exclusive=exclusive, subset=subset)

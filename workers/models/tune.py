@@ -258,10 +258,8 @@ class _Timed:
     def best_batch(self, model: Model) -> tuple[float, int, float]:
         """Seconds for one image; the largest batch that pays, and its seconds.
 
-        Batches grow until one does not fit, takes too long, or gains too little over one of half its size.
-
-        Raises:
-            MemoryError: not even one image fits.
+        Batches grow until one does not fit, takes too long, or gains too little over one of half its size. Raises
+        MemoryError: not even one image fits.
         """
         (single_s,) = self._in_turn(model, (1,), WARM_S)
         size, took = 1, single_s

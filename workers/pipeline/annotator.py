@@ -179,8 +179,7 @@ class Annotator:
     def _blame(self, role: ModelRole, attempt: Attempt, error: Exception) -> None:
         """Reject an image, after a self-test of the model.
 
-        Raises:
-            Broken: the self-test failed, or too many images were rejected.
+        Raises Broken: the self-test failed, or too many images were rejected.
         """
         image = attempt.annotation
         where = "a self-test image" if attempt.task is None else attempt.task.job.coordinates

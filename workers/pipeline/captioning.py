@@ -192,10 +192,5 @@ def _needs_of_caption(options: Options) -> frozenset[Want]:
 def _caption_text(caption: Caption, names: Sequence[str]) -> writing.Fields:
     usage = None if caption.usage is None else caption.usage._asdict()
     return writing.caption_text(
-        text=caption.text,
-        score=caption.score,
-        method=caption.method,
-        guided_by=names,
-        model=caption.model,
-        usage=usage,
+        text=caption.text, score=caption.score, method=caption.method, guided_by=names, model=caption.model, usage=usage
     )

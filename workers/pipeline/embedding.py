@@ -50,10 +50,8 @@ class Embedder(Tagger, Protocol):
     def embed(self, images: Sequence[Pixels]) -> Sequence[NDArray[np.float32]]:
         """Return an embedding for each image, in order: (embedding_dimensions,) float32, not normalised.
 
-        After `forward` with the same images, it should need no further computation. Runs on the device thread.
-
-        Raises:
-            Exception: see `Tagger.forward`.
+        After `forward` with the same images, it should need no further computation. Runs on the device thread. Raises
+        Exception: see `Tagger.forward`.
         """
 
 
@@ -95,8 +93,7 @@ class EmbeddingRole:
     def restore(self, outcome: StoredOutcome, image: Annotation) -> StoredEmbedding:
         """The embedding of the event or its header, if of this model.
 
-        Raises:
-            Misconfigured: this model has another space.
+        Raises Misconfigured: this model has another space.
         """
         stored, embedder = outcome.embedding(), self._embedder
         if stored is None or stored.model != self._model:

@@ -82,13 +82,7 @@ class Pipeline:
             self.stages = (*self.stages, wait)
         endings.then(done=finish.complete)
         self._after_commit = AfterCommit(
-            journal,
-            self.tally,
-            Drift(roles),
-            clock,
-            options.group,
-            tell_cache=lookup.committed,
-            read_on=parse.wake,
+            journal, self.tally, Drift(roles), clock, options.group, tell_cache=lookup.committed, read_on=parse.wake
         )
         intake.on_doubt(lookup.doubt)
 

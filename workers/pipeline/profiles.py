@@ -57,10 +57,7 @@ class Profile:
         return scores.scores > self.thresholds.take(scores.label_ids)
 
     def select(self, scores: LabelScores) -> list[tuple[int, float]]:
-        """The tags as (label id, score to 6 decimals), best first.
-
-        Equal scores are in label order.
-        """
+        """The tags as (label id, score to 6 decimals), best first. Equal scores are in label order."""
         shown = self.shows(scores).nonzero()[0]
         if not len(shown):
             return []

@@ -61,8 +61,7 @@ class StoredOutcome(NamedTuple):
     def embedding_header(self) -> bytes | None:
         """The header of the embedding that the event or a header has.
 
-        Raises:
-            ValueError, KeyError, TypeError: the event's embedding is invalid.
+        Raises ValueError, KeyError, TypeError: the event's embedding is invalid.
         """
         shown = self.fields.get("embedding")
         if shown is None:
@@ -103,8 +102,7 @@ def order_in(document: Fields) -> Order:
 def version_in(value: bytes) -> int | None:
     """The version of an enriched image or a retraction; None for other outcomes.
 
-    Raises:
-        ValueError: it is no outcome.
+    Raises ValueError: it is no outcome.
     """
     document = read_document(value)
     try:

@@ -50,11 +50,7 @@ class Renderer:
     """Builds all messages."""
 
     def __init__(
-        self,
-        roles: Roles,
-        options: WorkerOptions,
-        max_message_bytes: Mapping[str, int],
-        clock: Clock,
+        self, roles: Roles, options: WorkerOptions, max_message_bytes: Mapping[str, int], clock: Clock
     ) -> None:
         self._roles = roles
         self._options = options

@@ -35,11 +35,9 @@ class Role(Protocol):
 
     def needs(self, options: Options) -> frozenset[Want]:
         """The roles whose results this role needs."""
-        ...
 
     def render(self, image: Annotation) -> Mapping[str, Any]:
         """The output fields; empty values if the event does not want them."""
-        ...
 
 
 class Result(Protocol):
@@ -48,7 +46,6 @@ class Result(Protocol):
     @property
     def name(self) -> str:
         """The name in `Annotation.results` and in metrics."""
-        ...
 
     kind: str
     """The name in cache keys."""
@@ -60,15 +57,12 @@ class Result(Protocol):
 
     def needs(self, options: Options) -> frozenset[Want]:
         """The roles whose results this result depends on."""
-        ...
 
     def pack(self, value: Any) -> bytes:
         """Encode a result for the cache."""
-        ...
 
     def unpack(self, value: bytes | None) -> Any | None:
         """Decode a result from the cache; None if it is invalid."""
-        ...
 
 
 class KeptRole(Role, Result, Protocol):
@@ -83,7 +77,6 @@ class KeptRole(Role, Result, Protocol):
 
     def header(self, image: Annotation) -> tuple[str, bytes] | None:
         """The record header that stores the result, or None."""
-        ...
 
     def restore(self, outcome: StoredOutcome, image: Annotation) -> Any:
         """The result from a published outcome, for this image's options and profile.
@@ -92,7 +85,6 @@ class KeptRole(Role, Result, Protocol):
             NotStored: the outcome does not have it.
             KeyError, TypeError, ValueError: the outcome is invalid.
         """
-        ...
 
 
 class ModelRole(KeptRole, Protocol):
@@ -117,7 +109,6 @@ class ModelRole(KeptRole, Protocol):
             Broken: the number of answers is wrong.
             Exception: an image or the device is at fault.
         """
-        ...
 
     def finish(self, answer: Any) -> Any:
         """Postprocess a raw answer to a result. Thread-safe.
@@ -126,15 +117,12 @@ class ModelRole(KeptRole, Protocol):
             ValueError: the answer contains NaN.
             Broken: the answer is invalid.
         """
-        ...
 
     def self_test(self, attempt: Attempt) -> None:
         """Run the model on its self-test image, with this attempt's options. Raises Exception: the device is broken."""
-        ...
 
     def check_self_test(self, answer: Any) -> None:
         """Check the raw answer for the self-test image. Raises ValueError, Broken: the answer is wrong."""
-        ...
 
 
 WaitingRole: TypeAlias = RemoteCaptioning | RemoteFields

@@ -155,8 +155,7 @@ class Tagging:
     def agrees(self, tags: Sequence[Mapping[str, Any]]) -> bool:
         """Whether these published tags have the tagger's translations and parents.
 
-        Raises:
-            IndexError: a label id is out of range.
+        Raises IndexError: a label id is out of range.
         """
         for tag in tags:
             label = tag["label_id"]
@@ -180,10 +179,7 @@ class Tagging:
         return [*[labels[label] for label in known], *unknown, *models]
 
     def names_by_label(self, image: Annotation) -> list[str]:
-        """The names of all tags in label order, for captioners.
-
-        Manual tags without a label come last.
-        """
+        """The names of all tags in label order, for captioners. Manual tags without a label come last."""
         scores: LabelScores | None = image.results.get(self.name)
         if scores is None:
             return []

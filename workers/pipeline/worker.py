@@ -1,7 +1,4 @@
-"""The worker: starts and ends the threads of the pipeline, and reports stalls.
-
-ARCHITECTURE.md lists the threads.
-"""
+"""The worker: starts and ends the threads of the pipeline, and reports stalls. ARCHITECTURE.md lists the threads."""
 
 from __future__ import annotations
 

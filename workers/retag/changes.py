@@ -128,8 +128,7 @@ class ChangesWriter(SortedRows):
     def write(self, path: Path, *, before: str, after: str, images: int, unknown: int = 0, plan: str = "") -> None:
         """Write the file as a whole or not at all; takes what a `ChangesHead` has.
 
-        Raises:
-            Misconfigured: it can't be written.
+        Raises Misconfigured: it can't be written.
         """
         self._store()
         head = ChangesHead(
@@ -226,8 +225,7 @@ class PlannedChanges:
 def read_changes(path: Path) -> tuple[ChangesHead, Iterator[Changed]]:
     """Read a file of changes: its head, and each further line.
 
-    Raises:
-        Misconfigured: the file can't be read, is of another kind, or is damaged in this line.
+    Raises Misconfigured: the file can't be read, is of another kind, or is damaged in this line.
     """
     otherwise = "is no file of changes: `tagstream retag plan` and `tagstream compare` write one with --changes"
     head, lines = read_lines(path, ChangesHead, Changed, _LINE_BYTES, otherwise)

@@ -201,8 +201,7 @@ def _log_lines(pipe: int) -> None:
 class Slot:
     """The first number with a free lock file. The kernel gives it back when the process ends.
 
-    Raises:
-        Misconfigured: the folder can't be written.
+    Raises Misconfigured: the folder can't be written.
     """
 
     def __init__(self, folder: Path, name: str) -> None:

@@ -294,10 +294,7 @@ def _address(host: str, port: int) -> str:
 def end_producer(producer: KafkaProducer, *, within_s: float) -> None:
     """Stop a producer; no message of it reaches a broker afterwards.
 
-    `close` flushes first, and may raise before it stops the thread.
-
-    Raises:
-        Broken: its thread does not stop.
+    `close` flushes first, and may raise before it stops the thread. Raises Broken: its thread does not stop.
     """
     try:
         producer.close(timeout=3)

@@ -73,8 +73,7 @@ class KafkaEmitter:
     def flush(self) -> None:
         """Wait until every message is acknowledged.
 
-        Raises:
-            Unavailable, Misconfigured: at least one message was not acknowledged; the others stay.
+        Raises Unavailable, Misconfigured: at least one message was not acknowledged; the others stay.
         """
         # Not by the producer's flush: it takes a batch that was split, too large for its topic, for a failure.
         with mapped("sending"):

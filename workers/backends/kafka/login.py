@@ -184,10 +184,8 @@ class ClientCredentials:
 class GrantedToken:
     """Returns the token of a token service, renewed in time. Thread-safe.
 
-    While the service is away, the last token is used as long as it is valid.
-
-    Raises:
-        OSError: there is no valid token; the text says why and what to check.
+    While the service is away, the last token is used as long as it is valid. Raises OSError: there is no valid token;
+    the text says why and what to check.
     """
 
     def __init__(self, login: ClientCredentials, monotonic: Callable[[], float] = time.monotonic) -> None:

@@ -44,10 +44,8 @@ class Tail:
     def poll(self, timeout_s: float) -> list[ReadRecord]:
         """Records that arrived, waiting at most `timeout_s` for the first.
 
-        Each partition's records come in order. Unreadable ones are skipped with a warning, unless wanted.
-
-        Raises:
-            Unavailable, Misconfigured: see `workers.backends.kafka.client.mapped`.
+        Each partition's records come in order. Unreadable ones are skipped with a warning, unless wanted. Raises
+        Unavailable, Misconfigured: see `workers.backends.kafka.client.mapped`.
         """
         self._reading.begin()
         with mapped("reading"):
@@ -91,8 +89,7 @@ class Tail:
     def numbers(self, topic: str) -> list[int]:
         """The numbers of the topic's partitions, including later ones.
 
-        Raises:
-            Misconfigured: it does not exist any more.
+        Raises Misconfigured: it does not exist any more.
         """
         with mapped(f"asking for the partitions of {topic}"):
             return numbers(self._consumer, topic)
@@ -175,10 +172,7 @@ def between(
     """Read committed records within spans of offsets, without their ends.
 
     An unreadable batch comes as one record for all its offsets. Reading waits for open transactions to end. The offsets
-    must exist or have existed: see `extents`.
-
-    Raises:
-        Unavailable: no broker answers.
+    must exist or have existed: see `extents`. Raises Unavailable: no broker answers.
     """
     consumer = _consumer(servers, security, isolation_level=isolation)
     try:
@@ -273,8 +267,7 @@ def offsets_at(
 ) -> dict[Partition, int | None]:
     """Each partition's first offset since a time (ms since 1970), or None.
 
-    Raises:
-        Misconfigured, Unavailable: as for `extents`.
+    Raises Misconfigured, Unavailable: as for `extents`.
     """
     with _asking(servers, security, topics, "asking for offsets by time") as (consumer, places):
         return {Partition(*place): offset for place, offset in first_since(consumer, places, time_ms).items()}

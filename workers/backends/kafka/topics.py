@@ -117,8 +117,7 @@ def _id(topic: Mapping[str, Any]) -> str:
 def require_topics(servers: str, topics: Sequence[str], *, security: Security | None = None) -> None:
     """Ask the cluster whether these topics exist: a producer would look for a missing one until its time is over.
 
-    Raises:
-        Misconfigured: some do not; all of them are named.
+    Raises Misconfigured: some do not; all of them are named.
     """
     with admin(servers, security or {}) as client:
         known = client.list_topics()

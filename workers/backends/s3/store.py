@@ -177,8 +177,7 @@ class MinioObjectStore:
     def list(self, bucket: str, prefix: str = "", start_after: str = "") -> Iterator[ListedObject]:
         """The bucket's objects under `prefix` behind `start_after`, in key order.
 
-        Raises:
-            Unavailable: also of a store that ignores `start_after`: its listing would never end.
+        Raises Unavailable: also of a store that ignores `start_after`: its listing would never end.
         """
         while page := self._patiently(functools.partial(self._page, bucket, prefix, start_after), self._retry_s):
             if page[-1].key == start_after:

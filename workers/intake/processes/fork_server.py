@@ -101,8 +101,7 @@ class ForkServer:
     def reap(self, pid: int) -> int:
         """Kill the child unless it is dead already; once this returns, it is. Answers its exit code, -N for signal N.
 
-        Raises:
-            ForkServerLost: there is no fork server any more, and its children die with it.
+        Raises ForkServerLost: there is no fork server any more, and its children die with it.
         """
         return self._ask(f"reap {pid}")
 

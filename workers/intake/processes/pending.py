@@ -284,10 +284,7 @@ class Child:
     def take_from(self, answer: wire.Answer) -> tuple[PendingRequest | None, int]:
         """Remove the answered request; returns it and its free place.
 
-        The request is None if it was taken back.
-
-        Raises:
-            Garbled: the answer does not fit the running request.
+        The request is None if it was taken back. Raises Garbled: the answer does not fit the running request.
         """
         first = self.first
         if first is None or not isinstance(answer, _ANSWERS_TO[first.kind]) or answer.request_id != first.request_id:
@@ -313,8 +310,7 @@ class Child:
     def complained(self, answer: wire.Complained) -> None:
         """Keep the codec's line of the running request.
 
-        Raises:
-            Garbled: another request is running, or it has a line already.
+        Raises Garbled: another request is running, or it has a line already.
         """
         if self.first is None or answer.request_id != self.first.request_id or self.words:
             raise wire.Garbled("words about what it is not at, or once more")

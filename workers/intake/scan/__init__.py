@@ -40,8 +40,7 @@ _READERS: Final[Mapping[str, Callable[[bytes], Essence]]] = {
 def scan(body: bytes, name: str) -> Essence:
     """Read the structure of a file of format `name` (as in `workers.intake.header.DECODABLE`).
 
-    Raises:
-        Rejected: stage "decode"; too-complex, with what there is too much of and how much; broken-image.
+    Raises Rejected: stage "decode"; too-complex, with what there is too much of and how much; broken-image.
     """
     try:
         with blame():

@@ -117,8 +117,7 @@ def build_tagger(
 ) -> DualTagger:
     """The tagger of such a bundle; without labels it gives vectors only.
 
-    Raises:
-        Misconfigured: the weights or the labels' tensors do not fit, or int8.
+    Raises Misconfigured: the weights or the labels' tensors do not fit, or int8.
     """
     if precision == "int8":
         raise Misconfigured(

@@ -80,8 +80,7 @@ def to_json(config: DualConfig) -> dict[str, Any]:
 def from_json(kind: str, document: Mapping[str, Any]) -> DualConfig:
     """Read what `to_json` wrote.
 
-    Raises:
-        Misconfigured: another kind, or a size that is missing, no number or out of bounds.
+    Raises Misconfigured: another kind, or a size that is missing, no number or out of bounds.
     """
     try:
         config: DualConfig = TypeAdapter(DualConfig).validate_python({"kind": kind, **document})

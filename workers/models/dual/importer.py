@@ -141,10 +141,8 @@ def with_labels(
 ) -> Bundle:
     """Write a copy of a dual encoder's bundle with these labels.
 
-    They take the place of its own; the text tower is copied too.
-
-    Raises:
-        Misconfigured: a bundle of another kind, tensors that do not fit it, or a folder that exists.
+    They take the place of its own; the text tower is copied too. Raises Misconfigured: a bundle of another kind,
+    tensors that do not fit it, or a folder that exists.
     """
     if bundle.manifest.kind not in KINDS:
         raise Misconfigured(f"{bundle.folder} is a bundle of the kind {bundle.manifest.kind!r}, not a dual encoder.")

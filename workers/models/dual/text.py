@@ -84,10 +84,8 @@ class TokenIds:
     """Cuts sentences into the ids of one tower.
 
     SigLIP: the pieces, the end, padding up to the tower's length. CLIP: a start, the pieces, the end, then zeros that
-    nothing reads. Both in lower case, and cut so that the end is always there. No text becomes a special token.
-
-    Raises:
-        Misconfigured: it is no tokenizer, or lacks the special tokens of the kind.
+    nothing reads. Both in lower case, and cut so that the end is always there. No text becomes a special token. Raises
+    Misconfigured: it is no tokenizer, or lacks the special tokens of the kind.
     """
 
     def __init__(self, content: bytes, config: DualConfig, where: Path) -> None:
@@ -102,10 +100,8 @@ class TokenIds:
     def __call__(self, sentences: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Ids (n, length) int64, and each sentence's end (n,).
 
-        The end is the place where the tower reads the sentence.
-
-        Raises:
-            Misconfigured: an id that the tower does not have, or a sentence that the tokenizer fails on.
+        The end is the place where the tower reads the sentence. Raises Misconfigured: an id that the tower does not
+        have, or a sentence that the tokenizer fails on.
         """
         config, clip = self._config, self._config.kind == "clip"
         found = self._cutter.ids([_prepared(each, clip) for each in sentences], self._room)
@@ -192,8 +188,7 @@ class TextEncoder:
     ) -> Tensor:
         """Vectors (n, dimensions) float32 of length 1, on the host.
 
-        Raises:
-            Misconfigured: the tokenizer is that of another tower.
+        Raises Misconfigured: the tokenizer is that of another tower.
         """
         rows = [torch.empty(0, self.dimensions)]
         for start in range(0, len(sentences), BATCH):
@@ -221,8 +216,7 @@ class TextEncoder:
 def open_text(bundle: Bundle | Path | str, *, device: str = "cpu", precision: Precision = "fp32") -> TextEncoder:
     """Open the text tower of a bundle; all its bytes are checked.
 
-    Raises:
-        Misconfigured: no bundle of a dual encoder, one that came without its text tower, a changed file, or int8.
+    Raises Misconfigured: no bundle of a dual encoder, one that came without its text tower, a changed file, or int8.
     """
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(Path(bundle))
     if opened.manifest.kind not in KINDS or TEXT not in opened.manifest.provenance.beside:

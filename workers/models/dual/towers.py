@@ -142,8 +142,7 @@ class TextTower(nn.Module):
 def filled(make: type[Tower], config: DualConfig, weights: Mapping[str, Tensor], where: object = "") -> Tower:
     """A tower with these parameters, which may stay in a mapped file.
 
-    Raises:
-        Misconfigured: a parameter is missing, left over or of another shape.
+    Raises Misconfigured: a parameter is missing, left over or of another shape.
     """
     with torch.device("meta"):
         tower = make(config)

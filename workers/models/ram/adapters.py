@@ -309,8 +309,7 @@ def build_tagger(
 ) -> RamTagger:
     """A tagger that has not run yet.
 
-    Raises:
-        Misconfigured: the weights do not fit, or the device lacks the precision.
+    Raises Misconfigured: the weights do not fit, or the device lacks the precision.
     """
     engine = engine_of(bundle, device, precision)
     made = RamEmbedder if PUBLISHED[bundle.manifest.kind].facts.clip else RamTagger
@@ -320,9 +319,8 @@ def build_tagger(
 def build_captioner(bundle: Bundle, device: Device, precision: Precision) -> Tag2TextCaptioner:
     """A captioner that has not run yet.
 
-    Raises:
-        Misconfigured: no Tag2Text bundle, weights, vocabulary or options that do not fit, or a precision that the
-            device lacks.
+    Raises Misconfigured: no Tag2Text bundle, weights, vocabulary or options that do not fit, or a precision that the
+    device lacks.
     """
     return Tag2TextCaptioner(bundle, device, precision, engine_of(bundle, device, precision))
 

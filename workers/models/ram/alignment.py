@@ -220,8 +220,7 @@ class Alignment:
 def load_alignment(bundle: Bundle, *, device: str = "cpu", threads: int | None = None) -> Alignment:
     """Open a bundle with its alignment part, in fp32; all bytes of the part are checked.
 
-    Raises:
-        Misconfigured: a bundle without one, a changed file, or one that does not fit the network.
+    Raises Misconfigured: a bundle without one, a changed file, or one that does not fit the network.
     """
     part = read_part(bundle)
     place = choose_device(device, threads=threads)

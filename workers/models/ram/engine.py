@@ -87,8 +87,7 @@ _engines: WeakValueDictionary[tuple[str, Device, Precision], Engine] = WeakValue
 def engine_of(bundle: Bundle, device: Device, precision: Precision) -> Engine:
     """The engine of this bundle; the existing one while it is still in use.
 
-    Raises:
-        Misconfigured: the weights do not fit the bundle's architecture, or the device lacks the precision.
+    Raises Misconfigured: the weights do not fit the bundle's architecture, or the device lacks the precision.
     """
     key = (bundle.digest, device, precision)
     engine = _engines.get(key)

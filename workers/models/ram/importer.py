@@ -150,8 +150,7 @@ def manifest_of(config: AnyConfig, provenance: Provenance, thresholds: float | t
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
     """A checkpoint's tensors under their official names: any shapes, mapped from the file.
 
-    Raises:
-        Misconfigured: it can't be read, or holds no model.
+    Raises Misconfigured: it can't be read, or holds no model.
     """
     document = read_saved(path, remedy="download it again")
     model = document.get("model", document) if isinstance(document, dict) else None

@@ -149,10 +149,7 @@ def translate(
 def translate_encoder(checkpoint: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """An official Swin transformer's tensors under our encoder's names.
 
-    Shapes stay; the classifier is left out.
-
-    Raises:
-        Misconfigured: a name that no rule knows.
+    Shapes stay; the classifier is left out. Raises Misconfigured: a name that no rule knows.
     """
     found = {}
     for name, tensor in checkpoint.items():

@@ -235,8 +235,7 @@ def empty_model(config: AnyConfig) -> LabelScorer:
 def filled_model(config: AnyConfig, weights: Mapping[str, Tensor]) -> LabelScorer:
     """The model for inference around these tensors (taken over, not copied); not frozen yet.
 
-    Raises:
-        RuntimeError: a name or shape does not fit.
+    Raises RuntimeError: a name or shape does not fit.
     """
     model = empty_model(config)
     model.load_state_dict(weights, strict=True, assign=True)

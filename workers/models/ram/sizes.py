@@ -62,8 +62,7 @@ def sizes_in(checkpoint: Checkpoint, image_size: int | None = None) -> AnyConfig
 def trained_at(checkpoint: Checkpoint) -> int:
     """Side of the images that a checkpoint was trained with, pixels.
 
-    Raises:
-        Misconfigured: it has no Swin encoder, or one with windows that are not square.
+    Raises Misconfigured: it has no Swin encoder, or one with windows that are not square.
     """
     tables = _tables(checkpoint)
     stages = 1 + max(stage for stage, _ in tables)

@@ -199,8 +199,7 @@ class Ledger:
     def admit(self, record: Record, now: float, repeats: Sequence[Record] = ()) -> Entry | None:
         """Add a record at the end of its queue; None: its assignment has ended.
 
-        Raises:
-            ValueError: the record's offset is not above all earlier offsets.
+        Raises ValueError: the record's offset is not above all earlier offsets.
         """
         with self._lock:
             queue = self._queues.get(record.assignment)
@@ -251,8 +250,7 @@ class Ledger:
     def complete(self, entry: Entry, index: int, outcomes: Sequence[Rendered | Failure]) -> bool:
         """Store the outcomes of one event; True: all events of the record are finished.
 
-        Raises:
-            ValueError: the event is finished already, or its index is unknown.
+        Raises ValueError: the event is finished already, or its index is unknown.
         """
         with self._lock:
             if entry.expected is None or index in entry.outcomes or not 0 <= index < entry.expected:

@@ -23,16 +23,10 @@ class Work(Protocol):
     def stages(self) -> Sequence[Stage]: ...
 
     def take(self, record: Record, *repeats: Record) -> bool:
-        """Admit a record and its repeats; False: their assignment has ended.
-
-        Runs on the poll thread.
-        """
+        """Admit a record and its repeats; False: their assignment has ended. Runs on the poll thread."""
 
     def open(self, assignment: Assignment, offset: int) -> int:
-        """Start an assignment; returns the offset of the first record to read.
-
-        Runs on the poll thread.
-        """
+        """Start an assignment; returns the offset of the first record to read. Runs on the poll thread."""
 
     def settle(self, entries: Sequence[Entry]) -> None:
         """Update metrics and cache after a commit. Runs on the publish thread."""

@@ -26,12 +26,7 @@ from workers.types import DecodedImage, Facts, Partition, Transform
 class DecodeStage(Stage):
     """Reads headers and decodes pixels. The intake's threads do the work."""
 
-    places = (
-        Place("wait-inspect"),
-        Place("inspect", works=True),
-        Place("wait-decode"),
-        Place("decode", works=True),
-    )
+    places = (Place("wait-inspect"), Place("inspect", works=True), Place("wait-decode"), Place("decode", works=True))
 
     def __init__(
         self,
