@@ -127,9 +127,8 @@ def test_an_unanswered_image_is_partial_without_a_dead_letter(reason: Reason) ->
     assert ([tag.name for tag in image.tags], failures(manual)) == (["red"], [])
 
 
-def test_an_image_costs_nothing_while_the_service_is_away() -> None:
-    """Guard: larger pixels and JPEGs would slow all images for an answer that never comes."""
-    captioner = PlayedCaptioner(AWAY)
+def noting(captioner: PlayedCaptioner) -> tuple[ManualPipeline, list[Sequence[Transform] | None]]:
+    """A pipeline of two partitions, and the transforms of each decode."""
     decoded: list[Sequence[Transform] | None] = []
 
     class Noting(InlineIntake):
@@ -140,18 +139,61 @@ def test_an_image_costs_nothing_while_the_service_is_away() -> None:
     def make(store: MemoryObjectStore) -> Noting:
         return Noting(store, [Transform(8), captioner.transform])
 
-    manual = ManualPipeline(partitions=2, make_intake=make, remote=captioner)
+    return ManualPipeline(partitions=2, make_intake=make, remote=captioner), decoded
+
+
+def test_of_many_images_in_hand_one_is_asked_about_when_the_service_is_found_away() -> None:
+    captioner = PlayedCaptioner(AWAY)
+    manual, decoded = noting(captioner)
+    for pixels in (5, 1):  # those in hand have their larger pixels already
+        decoded.clear()
+        captioner.asked.clear()
+        keys = [f"{pixels} {number}" for number in range(5)]
+        for number, key in enumerate(keys):
+            manual.store.put(BUCKET, key, png((number, pixels, 1)))
+        manual.events(*keys)
+        manual.turn()
+        assert (len(captioner.asked), decoded.count((Transform(8), captioner.transform))) == (1, pixels)
+        manual.clock.advance(1)
+
+
+def test_a_refusal_is_of_its_image_alone() -> None:
+    captioner = PlayedCaptioner(Unanswered("caption-refused", "I can't help with that"))
+    manual = ManualPipeline(remote=captioner)
     for number in range(3):
         send(manual, f"{number}", (number, 9, 9))
-    send(manual, "known tags", (0, 9, 9))
+    assert len(captioner.asked) == 3
+
+
+def test_an_image_costs_nothing_while_the_service_is_away() -> None:
+    """Guard: larger pixels and JPEGs would slow all images for an answer that never comes."""
+    captioner = PlayedCaptioner(AWAY)
+    manual, decoded = noting(captioner)
+    with measuring(metrics.CAPTIONS_MISSING) as measured:
+        for number in range(3):
+            send(manual, f"{number}", (number, 9, 9))
+        send(manual, "known tags", (0, 9, 9))
+        assert measured.by("reason", metrics.CAPTIONS_MISSING) == {"caption-unavailable": 3}  # the asked one is counted
     assert decoded == [(Transform(8), captioner.transform), (Transform(8),), (Transform(8),)]
     assert (len(captioner.asked), len(captioner.seen), len(manual.done)) == (1, 1, 4)
     send(manual, "another partition", BLUE, partition=1)
     assert len(captioner.asked) == 2
-    manual.clock.advance(1)
     captioner.answer = an_answer()
+    for tenth in range(10):
+        manual.clock.advance(0.1)
+        send(manual, f"no wish {tenth}", (tenth, 7, 7), partition=1, options={"want": ["tags"]})
     send(manual, "a", RED)
-    assert (len(captioner.asked), enriched(manual)[4].status) == (3, "complete")
+    send(manual, "b", (255, 0, 1), partition=1)
+    assert (len(captioner.asked), enriched(manual)[4].status, enriched(manual)[-1].status) == (4, *["complete"] * 2)
+
+
+def test_of_all_partitions_one_image_a_second_is_asked_about_while_the_service_is_away() -> None:
+    captioner = PlayedCaptioner(AWAY)
+    manual = ManualPipeline(partitions=4, remote=captioner)
+    for number in range(100):
+        send(manual, f"{number}", (number, 9, 9), partition=number % 4)
+        manual.clock.advance(0.1)
+    assert 4 + 9 <= len(captioner.asked) <= 4 + 10
 
 
 def test_a_failed_image_is_partial_with_a_dead_letter() -> None:

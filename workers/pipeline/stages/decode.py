@@ -42,7 +42,7 @@ class DecodeStage(Stage):
         self._journal = journal
         self._progress = progress
         self._endings = endings
-        self._leaves: Callable[[Partition], object] = lambda _: None
+        self._leaves: Callable[[Partition], bool] = lambda _: False
         self._gate = ExclusiveGate()
         self._stall_timeout_s = options.stall_timeout_s
         self.budget = Budget(options.decoded_bytes)
@@ -61,7 +61,7 @@ class DecodeStage(Stage):
         """
         self._lookup, self._annotate, self._reject = lookup, annotate, reject
 
-    def then_wait(self, leaves: Callable[[Partition], object]) -> None:
+    def then_wait(self, leaves: Callable[[Partition], bool]) -> None:
         """Set the question whether a partition's images are left unasked."""
         self._leaves = leaves
 
@@ -110,7 +110,8 @@ class DecodeStage(Stage):
     def decode(self, inspected: InspectedTask) -> None:
         """Decode the image for the results that it lacks."""
         self._progress.move(inspected.task, "wait-decode")
-        leaves = self._leaves(inspected.task.job.assignment.partition)
+        awaited = self._roles.awaited(inspected.annotation)
+        leaves = awaited and self._leaves(inspected.task.job.assignment.partition)
         transforms = self._roles.transforms(inspected.annotation, waiting=not leaves)
         if not transforms:
             inspected.task.release("bytes", "encoded")

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Final
 
 from schemas.dead_letter import Failure, Reason
+from workers import metrics
 from workers.errors import Unanswered
 from workers.pipeline.annotation import Annotation
 from workers.pipeline.captioning import RemoteCaptioning
@@ -48,7 +49,9 @@ class WaitStage(QueueStage):
         self._lock = threading.Lock()
         self._asked: dict[Task, Future[RemoteAnswer]] = {}
         self._left: dict[Partition, tuple[float, Unanswered]] = {}
-        """By partition, when and why an image was last left at once."""
+        """When and why the last image was left at once, by partition."""
+        self._again = 0.0
+        """From when on one more image may be asked about, in spite of that."""
         self._questions: StageQueue[tuple[DecodedTask, CompleteTask]] = self._queue(self._ask)
 
     def then(
@@ -71,13 +74,17 @@ class WaitStage(QueueStage):
         self._questions.put((decoded, known))
         return True
 
-    def leaves(self, partition: Partition) -> Unanswered | None:
-        """Why images of this partition are left unasked: it was so of one a moment ago. Thread-safe.
+    def leaves(self, partition: Partition) -> bool:
+        """Whether an image that lacks a caption is to be decoded without it. Thread-safe.
 
-        So an image costs nothing for a service that is away: neither its larger pixels nor a JPEG.
+        While images are left at once, one a second is asked about. The others cost neither larger pixels nor a JPEG.
         """
-        since, why = self._left.get(partition, (-_LEFT_S, None))
-        return why if self._clock.monotonic() - since < _LEFT_S else None
+        now = self._clock.monotonic()
+        with self._lock:
+            if partition not in self._left or now < self._again:
+                return partition in self._left
+            self._again = now + _LEFT_S
+            return False
 
     def drop_ended(self) -> None:
         with self._lock:
@@ -94,18 +101,24 @@ class WaitStage(QueueStage):
             task = known.task
             if not self._endings.still_wanted(task):
                 continue
-            partition, pixels = task.job.assignment.partition, decoded.images.get(self._captioner.transform)
-            if (why := self.leaves(partition)) or pixels is None:
-                self._go_on(known, why or Unanswered("caption-unavailable", "the service was away at the decoding"))
+            partition, now = task.job.assignment.partition, self._clock.monotonic()
+            pixels, left = decoded.images.get(self._captioner.transform), self._left.get(partition)
+            if pixels is None or (left is not None and now < left[0] + _LEFT_S):
+                why = left[1] if left else Unanswered("caption-unavailable", "the service was away at the decoding")
+                metrics.CAPTIONS_MISSING.add(reason=why.reason)
+                self._go_on(known, why)
                 continue
             jpeg = self._captioner.encode(pixels, decoded.about)
             decoded.give_pixels_back(kept_bytes=len(jpeg))
             names = self._captioning.names(known.annotation)
             future = self._captioner.ask(jpeg, names, partition, partial(self._came_late, known))
-            if future.done() and isinstance(told := future.exception(), Unanswered) and told.reason in _FOR_ALL:
-                self._left[partition] = self._clock.monotonic(), told
+            refused = future.exception() if future.done() and not future.cancelled() else None
             with self._lock:
                 self._asked[task] = future
+                if isinstance(refused, Unanswered) and refused.reason in _FOR_ALL:
+                    self._left[partition], self._again = (now, refused), now + _LEFT_S
+                else:
+                    self._left.clear()
             self._endings.when_done(task, future, partial(self._answered, known))
 
     def _answered(self, known: CompleteTask, future: Future[RemoteAnswer]) -> None:
