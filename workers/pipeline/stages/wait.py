@@ -75,7 +75,7 @@ class WaitStage(QueueStage):
         return True
 
     def leaves(self, partition: Partition) -> bool:
-        """Whether an image that lacks a caption is to be decoded without it. Thread-safe.
+        """Whether to decode an image without pixels for its caption. Thread-safe.
 
         While images are left at once, one a second is asked about. The others cost neither larger pixels nor a JPEG.
         """
