@@ -240,8 +240,8 @@ class Asking:
             image.leave(error)
         except Misplaced as error:
             self._ended(image)
-            image.leave(Unanswered("caption-unavailable", error.detail))
             self._trouble_came(error)
+            image.leave(Unanswered("caption-unavailable", error.detail))
         except Unavailable as error:
             self._ended(image)
             self._unanswered(image, error)

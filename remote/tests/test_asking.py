@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from types import SimpleNamespace
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from tagstream_remote.budget import Budget, Counter
 from tagstream_remote.caption_file import CaptionFile
 from tagstream_remote.client import MAX_TOKENS, Endpoint
 
+from schemas.dead_letter import CaptionReason
 from workers.breaker import Breaker
 from workers.errors import TagstreamError, Unanswered, Unavailable
 from workers.intake.transform import apply
@@ -40,7 +42,7 @@ class ScriptedEndpoint(Endpoint):
         self.answers: dict[str, list[TagstreamError | Exception]] = {}
         self.usages: list[TokenUsage | None] = [COST]
         self.asked: list[str] = []
-        self.proofs = 0
+        self.proofs = self.faults = 0
         self.most_at_once = self._at_once = 0
         self.open = threading.Event()
         self.open.set()
@@ -57,6 +59,7 @@ class ScriptedEndpoint(Endpoint):
         spent: Callable[[TokenUsage | None], None] = lambda usage: None,
     ) -> RemoteAnswer:
         if fault := self.fault():
+            self.faults += 1
             spent(NOTHING)
             raise fault
         if jpeg is None or jpeg.startswith(b"\xff\xd8"):
@@ -86,18 +89,17 @@ def answer(text: str) -> RemoteAnswer:
     return RemoteAnswer(Caption(text, None, "remote", MODEL))
 
 
-class AwayCounter:
-    def add(self, day: str, tokens: int, *, least: int, most: int | None) -> bool:
-        raise Unavailable("redis", "the day's tokens can't be counted")
-
-
 class KeptCounter:
     def __init__(self) -> None:
-        self.total = 0
+        self.total = self.refused = 0
         self.added: list[int] = []
+        self.away = False
 
     def add(self, day: str, tokens: int, *, least: int, most: int | None) -> bool:
+        if self.away:
+            raise Unavailable("redis", "the day's tokens can't be counted")
         if most is not None and self.total + tokens > most:
+            self.refused += 1
             return False
         self.total += tokens
         self.added.append(tokens)
@@ -279,8 +281,9 @@ def test_images_wait_until_the_service_has_seen_the_known_picture(
         return "a red disc", SEEN
 
     endpoint.seen = seen
-    future = ask(make(), "one")
+    future = ask(make(requests=2), "one")
     until(lambda: endpoint.proofs)
+    time.sleep(0.05)
     assert not future.done()
     assert not endpoint.asked
     proved.set()
@@ -296,13 +299,21 @@ def test_images_wait_until_the_service_has_seen_the_known_picture(
         (("a disc", BLIND), (Unanswered("caption-refused", "no picture"), BLIND), True),
         (("the same", None), ("the same", None), True),
         (("the same", TokenUsage(0, 0)), ("the same", TokenUsage(0, 0)), True),
+        (("the same", SEEN), ("the same", None), True),
         (("a disc", None), ("none", None), False),
         ((Unanswered("caption-refused", "no"), None), (Unanswered("caption-refused", "no"), None), False),
+        (("a disc", None), ("none", BLIND), False),
+        (("a disc", SEEN), (Unanswered("caption-failed", "no"), NOTHING), False),
         ((Unanswered("caption-failed", "no picture is taken"), NOTHING), ("none", BLIND), True),
     ],
 )
 def test_a_service_that_drops_or_refuses_pictures_is_unready(
-    make: Callable[..., Asking], endpoint: ScriptedEndpoint, seen: Told, blind: Told, unready: bool
+    make: Callable[..., Asking],
+    endpoint: ScriptedEndpoint,
+    key: list[str],
+    seen: Told,
+    blind: Told,
+    unready: bool,
 ) -> None:
     endpoint.seen, endpoint.blind = lambda: seen, lambda: blind
     asking = make()
@@ -315,6 +326,10 @@ def test_a_service_that_drops_or_refuses_pictures_is_unready(
         assert not endpoint.asked
         time.sleep(0.1)  # each further proof would cost tokens
         assert endpoint.proofs == 1
+        key[0] = "of a model that sees"
+        endpoint.seen, endpoint.blind = lambda: ("a disc", SEEN), lambda: ("none", BLIND)
+        until(lambda: asking.unready() is None)
+        assert caption(ask(asking, "three"))
 
 
 def test_a_wrong_key_is_unready_until_another_one_is_in_the_file(
@@ -352,7 +367,7 @@ def test_after_three_images_that_fail_all_leave_at_once_until_the_service_is_bac
     endpoint.fault = lambda: Away("refused")
     assert [reason(ask(asking, name)) for name in "123"] == ["caption-unavailable"] * 3
     until(lambda: ask(asking, "4").done())
-    time.sleep(0.1)
+    until(lambda: endpoint.faults >= 12)  # by proofs, after short pauses
     assert asking.unready() is None
     endpoint.fault = lambda: None
     until(lambda: ask(asking, "5").exception(IN_TIME_S) is None)
@@ -373,7 +388,7 @@ def test_an_image_that_always_fails_leaves_alone(make: Callable[..., Asking], en
 def test_a_service_that_says_when_to_come_back_is_left_alone_so_long(
     make: Callable[..., Asking], endpoint: ScriptedEndpoint
 ) -> None:
-    asking = make(wait_s=5.0)
+    asking = make(wait_s=1000.0)
     warm(asking)
     endpoint.answers["one"] = [Away("429", retry_after_s=0.1) for _ in range(4)]
     began = time.monotonic()
@@ -382,19 +397,21 @@ def test_a_service_that_says_when_to_come_back_is_left_alone_so_long(
         future.result(IN_TIME_S)
     assert time.monotonic() - began >= 0.4
     assert endpoint.asked[1:] == ["one"] * 5 + ["two"]
-    endpoint.answers["far"] = [Away("429", retry_after_s=60.0)]
+    endpoint.answers["far"] = [Away("429", retry_after_s=1000.0)]
     assert reason(ask(asking, "far")) == "caption-unavailable"
     assert ask(asking, "later").done()
 
 
-@pytest.mark.parametrize("word", ["caption-refused", "caption-failed"])
+@pytest.mark.parametrize("word", get_args(CaptionReason)[:3:2])
 def test_a_refusal_is_an_answer_of_a_service_that_is_there(
-    make: Callable[..., Asking], endpoint: ScriptedEndpoint, word: str
+    make: Callable[..., Asking], endpoint: ScriptedEndpoint, word: CaptionReason
 ) -> None:
     asking = make()
     for name in "1234":
-        endpoint.answers[name] = [Unanswered(word, "no")]  # type: ignore[arg-type]
+        endpoint.answers[name] = [Unanswered(word, "no")]
         assert reason(ask(asking, name)) == word
+        endpoint.answers["fails " + name] = [Away("reset"), Away("reset")]
+        assert reason(ask(asking, "fails " + name)) == "caption-unavailable"
     assert caption(ask(asking, "5"))
 
 
@@ -425,16 +442,51 @@ def test_every_request_of_a_call_is_paid_and_an_unknown_one_as_reserved(
     assert counter.total - before == 2 * (sum(COST) + reserved)
     assert counter.added[0] == module._PROMPT_TOKENS + MAX_TOKENS
     assert counter.added[-2] == reserved
+    endpoint.usages = [SEEN]
+    for name in "23":
+        assert caption(ask(asking, name))
+    assert counter.added[-2] == reserved
 
 
 def test_nothing_is_spent_while_the_days_tokens_can_not_be_counted(
     make: Callable[..., Asking], endpoint: ScriptedEndpoint
 ) -> None:
-    asking = make(per_day=10**6, counter=AwayCounter())
-    assert reason(ask(asking, "one")) == "caption-unavailable"
-    assert not endpoint.proofs
-    assert not endpoint.asked
-    assert asking.unready() is None
+    counter = KeptCounter()
+    asking = make(per_day=10**6, counter=counter)
+    for name in ("start", "later"):
+        counter.away = True
+        assert reason(ask(asking, name)) == "caption-unavailable"
+        assert ask(asking, "next").done()
+        assert name not in endpoint.asked
+        assert asking.unready() is None
+        counter.away = False
+        until(lambda: ask(asking, "back").exception(IN_TIME_S) is None)
+
+
+def test_a_day_without_tokens_left_at_the_start_brings_no_proof(
+    make: Callable[..., Asking], endpoint: ScriptedEndpoint
+) -> None:
+    counter = KeptCounter()
+    asking = make(per_day=1, counter=counter)
+    assert reason(ask(asking, "one")) == "caption-budget"
+    time.sleep(0.1)
+    assert reason(ask(asking, "two")) == "caption-budget"
+    assert (endpoint.proofs, counter.refused) == (0, 1)
+
+
+def test_a_service_that_needs_longer_than_an_image_waits_is_asked_where_it_is_idle(
+    make: Callable[..., Asking], endpoint: ScriptedEndpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asking, late = make(wait_s=100.0), list[RemoteAnswer]()
+    warm(asking)
+    endpoint.open.clear()
+    slow = ask(asking, "slow", late=late)
+    until(lambda: "slow" in endpoint.asked)
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + 9000.0))
+    assert ask(asking, "queued").done()
+    endpoint.open.set()
+    assert caption(slow)
+    assert caption(ask(asking, "next"))
 
 
 def test_a_bug_reaches_the_image_that_it_hits(make: Callable[..., Asking], endpoint: ScriptedEndpoint) -> None:
