@@ -30,23 +30,14 @@ from workers.types import DecodedImage, ImageAbout, Partition, Pixels, RemoteAns
 
 logger = logging.getLogger(__name__)
 
-_QUALITY: Final = 85
-_CALL_S: Final = 120.0
-"""The most that a call takes, its repetitions included."""
-_PROOF_S: Final = 180.0
-"""The most that the proof at the start takes: a service may have to load its model first."""
-_TRIES: Final = 2
-"""Calls for one image that fail without a time to come back at."""
-_PROMPT_TOKENS: Final = 3_000
-"""Reserved for a prompt with its image before any answer said what it takes."""
-_SPENT_S: Final = 10.0
-"""So long after the day's tokens were found spent no image waits; then the next one tries again."""
-_LOOK_S: Final = 1.0
-"""How often a service that can't be asked is looked after: its pause, and a changed key."""
-_BLIND_S: Final = 600.0
-"""Pause between proofs of a service that answers and drops images: each of these costs tokens."""
-_LAST_CALLS: Final = 16
-"""So many calls say how long the next one takes."""
+_CALL_S: Final = 120.0  # the most that a call takes, its repetitions included
+_PROOF_S: Final = 180.0  # the most that a proof takes: a service may have to load its model first
+_TRIES: Final = 2  # calls for one image that fail without a time to come back at
+_PROMPT_TOKENS: Final = 3_000  # reserved for a prompt with its image before any answer said what it takes
+_SPENT_S: Final = 10.0  # for so long no image waits after the day's tokens were found spent
+_LOOK_S: Final = 1.0  # between looks at the key and the breaker while a service can't be asked
+_BLIND_S: Final = 600.0  # between proofs of a service that answers and drops images, which cost tokens
+_LAST_CALLS: Final = 16  # that say how long the next one takes
 
 
 class Asking:
@@ -156,8 +147,8 @@ class Asking:
         return Unanswered("caption-unavailable", detail)
 
     def _spent(self) -> Unanswered:
-        per_day = f"{self._budget.per_day:,}"
-        return Unanswered("caption-budget", f"the {per_day} tokens of TAGSTREAM_CAPTION_TOKENS_PER_DAY are spent")
+        detail = f"the {self._budget.per_day:,} tokens of TAGSTREAM_CAPTION_TOKENS_PER_DAY are spent for today (UTC)"
+        return Unanswered("caption-budget", detail)
 
     def _expected_s(self, partition: Partition, now: float) -> float:
         """Seconds to the turn of the partition's next image."""
@@ -172,9 +163,8 @@ class Asking:
             return False
         if self._trouble is None:
             return not self._proved and now >= self._spent_until
-        if self._key() != self._failed_key:
-            return True
-        return now >= max(self._not_before, self._spent_until) and self._breaker.may_probe(now)
+        due = self._breaker.may_probe(now) and now >= self._not_before
+        return (due or self._key() != self._failed_key) and now >= self._spent_until
 
     def _next(self) -> Callable[[], None] | None:
         """Wait for something to do; None: there is nothing any more."""
@@ -265,8 +255,7 @@ class Asking:
         """
         reserved = self._budget.reserve((self._largest_prompt or _PROMPT_TOKENS) + MAX_TOKENS)
         if reserved is None:
-            with self._changed:
-                self._spent_until = time.monotonic() + _SPENT_S
+            self._spent_until = time.monotonic() + _SPENT_S
             self._all_leave(self._spent())
             raise self._spent()
         usages = [] if usages is None else usages
@@ -298,12 +287,8 @@ class Asking:
         now = time.monotonic()
         with self._changed:
             self._seconds.append(now - self._calls.pop(image))
-            back = alive and self._breaker.succeeded(now)
-            if back:
-                self._trouble = self._unready = None
-                self._changed.notify_all()
-        if back:
-            logger.info("captions are answered again")
+            if alive and self._breaker.succeeded(now):
+                self._trouble_ended()
 
     def _unanswered(self, image: AskedImage, error: Unavailable) -> None:
         """Ask again for an image, or let it go."""
@@ -328,18 +313,17 @@ class Asking:
 
     def _trouble_came(self, error: Misplaced | Unavailable) -> None:
         """Stop asking: whatever waits leaves, and so does what comes."""
-        reason, unready = error.detail, isinstance(error, Misplaced)
-        now = time.monotonic()
+        unready, now = isinstance(error, Misplaced), time.monotonic()
         with self._changed:
-            before, self._trouble = self._trouble, reason
+            before, self._trouble = self._trouble, error.detail
             self._breaker.failed("service", now, at_once=True)
             if self._proving:
                 self._breaker.probe_failed(now)
-            self._unready = reason if unready else None
+            self._unready = error.detail if unready else None
             self._failed_key = self._key()
         if not unready and before is None:  # the worker says why it is unready
-            logger.warning("no captions until the service answers: %s", reason)
-        self._all_leave(Unanswered("caption-unavailable", reason))
+            logger.warning("no captions until the service answers: %s", error.detail)
+        self._all_leave(Unanswered("caption-unavailable", error.detail))
 
     # The proof.
 
@@ -363,19 +347,22 @@ class Asking:
 
     def _proof_passed(self) -> None:
         with self._changed:
-            if back := self._trouble is not None:
-                self._breaker.probe_answered(time.monotonic())
-            self._trouble = self._unready = None
             self._proved, self._not_before = True, 0.0
-        if back:
-            logger.info("captions are answered again")
+            if self._trouble is not None:
+                self._breaker.probe_answered(time.monotonic())
+                self._trouble_ended()
+
+    def _trouble_ended(self) -> None:
+        """Ask again. With the lock."""
+        self._trouble = self._unready = None
+        self._changed.notify_all()
+        logger.info("the service answers again: captions go on")
 
     def _prove_that_pixels_count(self, until: float) -> None:
         seen, told = self._shown(_jpeg(_known_picture(self._file.side)), until)
         blind, told_blind = self._shown(None, until)
         if (seen <= blind) if seen and blind else told == told_blind is not None:
-            with self._changed:
-                self._not_before = time.monotonic() + _BLIND_S
+            self._not_before = time.monotonic() + _BLIND_S
             raise Misplaced(
                 f"the service answers as if it got no image: name a model that sees in TAGSTREAM_CAPTION_MODEL, "
                 f"{self.name!r} does not"
@@ -396,8 +383,7 @@ class Asking:
             if error.reason == "caption-budget":
                 raise
             if error.reason == "caption-failed" and jpeg is not None:
-                with self._changed:
-                    self._not_before = time.monotonic() + _BLIND_S
+                self._not_before = time.monotonic() + _BLIND_S
                 raise Misplaced(f"the service does not take a picture: {error.detail}") from None
         return max((each.prompt for each in usages if each is not None), default=0), caption
 
@@ -408,7 +394,7 @@ def _mean(values: Collection[float]) -> float:
 
 def _jpeg(pixels: Pixels) -> bytes:
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "JPEG", quality=_QUALITY)
+    Image.fromarray(pixels).save(file, "JPEG", quality=85)
     return file.getvalue()
 
 

@@ -375,6 +375,21 @@ def test_after_three_images_that_fail_all_leave_at_once_until_the_service_is_bac
     assert told == ["WARNING", "INFO"]
 
 
+def test_an_answer_that_comes_in_an_outage_ends_it(make: Callable[..., Asking], endpoint: ScriptedEndpoint) -> None:
+    asking = make(requests=2, again_s=1000.0)
+    warm(asking)
+    endpoint.open.clear()
+    slow = ask(asking, "slow")
+    until(lambda: "slow" in endpoint.asked)
+    endpoint.fault = lambda: Away("refused")
+    assert [reason(ask(asking, name)) for name in "123"] == ["caption-unavailable"] * 3
+    assert ask(asking, "4").done()
+    endpoint.fault = lambda: None
+    endpoint.open.set()
+    assert caption(slow)
+    assert caption(ask(asking, "5"))
+
+
 def test_an_image_that_always_fails_leaves_alone(make: Callable[..., Asking], endpoint: ScriptedEndpoint) -> None:
     asking = make()
     endpoint.answers["poison"] = [Away("500") for _ in range(9)]
@@ -472,6 +487,20 @@ def test_a_day_without_tokens_left_at_the_start_brings_no_proof(
     time.sleep(0.1)
     assert reason(ask(asking, "two")) == "caption-budget"
     assert (endpoint.proofs, counter.refused) == (0, 1)
+
+
+def test_a_new_key_brings_no_proof_while_the_days_tokens_are_spent(
+    make: Callable[..., Asking], endpoint: ScriptedEndpoint, key: list[str]
+) -> None:
+    counter = KeptCounter()
+    asking = make(per_day=10**4, counter=counter, again_s=1000.0)
+    warm(asking)
+    endpoint.fault = lambda: Misplaced("no such key")
+    assert reason(ask(asking, "one")) == "caption-unavailable"
+    counter.total, key[0] = 10**4, "second"
+    until(lambda: counter.refused)
+    time.sleep(0.1)
+    assert counter.refused == 1
 
 
 def test_a_service_that_needs_longer_than_an_image_waits_is_asked_where_it_is_idle(
