@@ -113,7 +113,7 @@ def clean(text: str) -> str:
 def fault_of(
     status: int, headers: Mapping[str, str], document: Mapping[str, Any], model: str, sent: Collection[str]
 ) -> TagstreamError:
-    """Whose fault an error is. With status 200 the body holds it; `sent` are optional fields of the request."""
+    """Whose fault an error is. With status 200 the body holds it; `sent` are optional fields of the question."""
     code, said = _error(document)
     if status == 200:
         status = int(code[:3]) if re.match(r"[45]\d\d\b", code) else 500
@@ -128,7 +128,7 @@ def fault_of(
         return Misplaced(f"{answers}: check TAGSTREAM_CAPTION_MODEL, and TAGSTREAM_CAPTIONER's path, such as /v1")
     failed = Unanswered("caption-failed", answers)
     pauses = status in (407, 408, 425, 429, 502, 503, 504)
-    if status == 413 or (not pauses and _OUT_OF_ROOM.search(f"{code} {said}")):
+    if sent and (status == 413 or (not pauses and _OUT_OF_ROOM.search(f"{code} {said}"))):
         return Again("smaller", failed)
     if pauses or not 400 <= status < 500:
         return Away(answers, retry_after_s=_pause_s(headers.get("retry-after", "")[:64]))
