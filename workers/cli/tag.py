@@ -121,6 +121,8 @@ def _tagger(settings: Settings, files: list[Path], page: Page | None) -> Iterato
             picture=picture,
             max_bytes=limits(settings).max_object_bytes,
         )
+        if remote is not None and (why := remote.unready()):
+            note(why)
 
 
 def _warm_up(models: ModelsByUse) -> None:

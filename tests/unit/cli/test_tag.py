@@ -164,7 +164,10 @@ def test_a_service_captions_files_and_what_it_does_not_answer_says_why(
     played.answer = Unanswered("caption-refused", "no")
     for found in lines(tagstream(*command, "--json")):
         assert (found["caption"], found["missing"]) == (None, [{"want": "caption", "reason": "caption-refused"}])
-    assert "caption-refused" in tagstream(*command).out
+    played.wrong = "the key is wrong"
+    ran = tagstream(*command)
+    assert "caption-refused" in ran.out
+    assert "the key is wrong" in ran.err
 
 
 def test_no_captioner_gives_no_caption(tagstream: Tagstream, folder: Path) -> None:

@@ -101,6 +101,16 @@ def test_the_topics_job_has_the_login_of_the_index_and_topics_for_the_most_worke
     ]
 
 
+def test_only_workers_look_for_the_key_of_captions() -> None:
+    manifests = overlay("cpu", "topics-job", "index", "search-page")
+    emptied = {"name": "TAGSTREAM_CAPTION_KEY_FILE", "value": ""}
+    pods = [each["spec"]["template"]["spec"] for each in manifests if each["kind"] in ("Deployment", "Job")]
+    others = [each for pod in pods for each in pod["containers"] if each["name"] != "worker"]
+    assert len(others) == 3
+    assert all(emptied in each["env"] for each in others)
+    assert emptied not in worker_of(manifests)["env"]
+
+
 def test_tokens_of_a_role_are_asked_of_the_workers_region(tmp_path: Path) -> None:
     manifests = overlay("cpu", "kafka-msk-iam")
     (trigger,) = the(manifests, "ScaledObject")["spec"]["triggers"]
