@@ -132,14 +132,12 @@ fuzz: install ## Try hostile inputs on every parser; writes build/fuzz-report.md
 	@FUZZ_MINUTES=$(or $(MINUTES),10) FUZZ_SEED=$(SEED) FUZZ_ONLY=$(ONLY) $(TIED) .venv/bin/python -m pytest -v \
 		-n 1 --max-worker-restart 100 --timeout 0 -k no_input_breaks --junitxml build/junit/fuzz.xml tests/fuzz
 
-coverage: install ## Run the unit tests that need no server and show which lines none of them passes, and the shares by package
+coverage: install ## Run the unit tests that need no server and show which lines none of them passes
 # + ARGS=tests/unit/pipeline for fewer; processes that a test starts are not looked into
 	@mkdir -p build
 	@.venv/bin/python -m coverage run -m pytest -q -p no:tests.support.durations -m "not servers and not full and not chaos and not kube and not dashboards and not sinks and not image" \
 	  $(or $(ARGS),tests/unit index/tests ocr/tests remote/tests testing/tests training/tests)
 	@.venv/bin/python -m coverage report
-	@.venv/bin/python -m coverage json -q -o build/coverage.json
-	@.venv/bin/python -m tests.coverage_table
 
 hostile: install ## Let store, Redis and producers lie to a worker; writes build/hostile-report.md (some minutes)
 # + ARGS="-k store" goes to pytest

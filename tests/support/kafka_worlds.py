@@ -50,13 +50,11 @@ class OwnTopics(Protocol):
 
     def append(self, partition: int, value: bytes | None, *, key: bytes | None = b"key", headers: Headers = ()) -> int:
         """Add a record to the input, committed; its offset."""
-        ...
 
     def append_aborted(self, partition: int, value: bytes) -> None: ...
 
     def append_open(self, partition: int, value: bytes) -> Callable[[], None]:
         """Add a record to the input in a transaction that stays open until the answer is called, which aborts it."""
-        ...
 
     def append_unreadable(self, partition: int, offsets: int) -> int: ...
 
@@ -68,17 +66,14 @@ class OwnTopics(Protocol):
 
     def rename(self, source: RecordSource) -> None:
         """Let the member rejoin at its next poll under a new id, with no callback."""
-        ...
 
     def expel(self, source: RecordSource) -> None:
         """Put the member out of the group behind its back."""
-        ...
 
     def fail_commit(self, publisher: Publisher, *, happened: bool) -> None: ...
 
     def leave_pending(self, source: RecordSource, assignment: Assignment, offset: int) -> Callable[[], None]:
         """Open a transaction with an offset of the assignment's partition; the answer commits it."""
-        ...
 
     def close(self) -> None: ...
 

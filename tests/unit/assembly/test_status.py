@@ -19,15 +19,7 @@ from tests.fixtures import Stack, Unique
 from tests.support.waiting import eventually
 from tests.unit.cli.conftest import Tagstream
 from workers.assembly.group_status import Look, Observer, Snapshot, pace, snapshots, start_of
-from workers.backends.kafka import (
-    Extent,
-    GroupState,
-    GroupWatch,
-    KafkaEmitter,
-    KafkaRecordSource,
-    Reach,
-    ensure_topics,
-)
+from workers.backends.kafka import Extent, GroupState, GroupWatch, KafkaEmitter, KafkaRecordSource, Reach, ensure_topics
 from workers.backends.kafka.topics import GroupMember
 from workers.cli import terminal
 from workers.cli.status import document, page

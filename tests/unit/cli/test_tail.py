@@ -170,10 +170,7 @@ def test_a_number_that_json_does_not_have_is_null() -> None:
             "--kind gone: known are enriched, partial, retraction, skip, dead-letter, tombstone, unknown",
         ),
         (("--since", "10x"), "'10x' is no time: 2026-01-31, 2026-01-31T08:00Z, or 90m, 12h, 7d (ago)"),
-        (
-            ("--since", "1h", "--from-beginning"),
-            "--from-beginning and --since both say where to begin: keep one",
-        ),
+        (("--since", "1h", "--from-beginning"), "--from-beginning and --since both say where to begin: keep one"),
     ],
 )
 def test_a_wrong_choice_ends_with_2_and_a_sentence(arguments: tuple[str, ...], says: str, tagstream: Tagstream) -> None:

@@ -6,14 +6,7 @@ from collections.abc import Sequence
 import pytest
 import yaml
 
-from tests.unit.deploy.tools import (
-    ROOT,
-    Manifest,
-    documented,
-    overlay,
-    settings_of,
-    the,
-)
+from tests.unit.deploy.tools import ROOT, Manifest, documented, overlay, settings_of, the
 from workers import environment, errors
 from workers.assembly import topics
 from workers.cli.topics import PARTITIONS

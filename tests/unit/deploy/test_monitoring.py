@@ -164,9 +164,7 @@ def test_every_alert_is_tried_where_it_fires_and_where_it_is_silent() -> None:
     assert silent == {alert["alert"] for alert in ALERTS}
 
 
-NOT_SHOWN = {
-    "tagstream_committed_offset": "a number without meaning for a reader; alerts ask whether it moves",
-}
+NOT_SHOWN = {"tagstream_committed_offset": "a number without meaning for a reader; alerts ask whether it moves"}
 """Metrics that no panel asks for, each with the reason."""
 
 

@@ -24,27 +24,6 @@ def writes(text: str, made: list[str]) -> Callable[[Path], None]:
     return make
 
 
-def test_a_recipe_is_made_once_and_each_folder_is_a_copy(tmp_path: Path) -> None:
-    made: list[str] = []
-    for number, recipe in enumerate(("one", "one", "other")):
-        kept(tmp_path / str(number), recipe, writes(recipe, made))
-        assert (tmp_path / str(number) / "file").read_text() == recipe
-        (tmp_path / str(number) / "file").write_text("changed by a test")
-    assert made == ["one", "other"]
-
-
-def test_two_processes_that_make_one_recipe_at_once_both_have_it(tmp_path: Path) -> None:
-    made: list[str] = []
-
-    def slow(folder: Path) -> None:
-        kept(tmp_path / "faster", "one", writes("one", made))
-        writes("one", made)(folder)
-
-    kept(tmp_path / "slower", "one", slow)
-    assert made == ["one", "one"]
-    assert (tmp_path / "faster" / "file").read_text() == (tmp_path / "slower" / "file").read_text() == "one"
-
-
 def test_other_code_makes_bundles_again_and_those_of_old_code_go_after_a_day(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

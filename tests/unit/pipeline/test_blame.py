@@ -14,12 +14,7 @@ PATIENCE_S = 60.0
 
 
 def known(
-    fault: Fault,
-    *,
-    before: Fault | None = None,
-    others_read: bool = True,
-    failing_s: float = 0.0,
-    next_s: float = 0.0,
+    fault: Fault, *, before: Fault | None = None, others_read: bool = True, failing_s: float = 0.0, next_s: float = 0.0
 ) -> Evidence:
     return Evidence(fault, "HTTP 400 Code", before, others_read, failing_s, next_s)
 

@@ -31,17 +31,7 @@ from workers.pipeline.profiles import default_profiles
 from workers.pipeline.rendering import Renderer
 from workers.pipeline.roles import make_roles
 from workers.pipeline.task import CompleteTask, Task
-from workers.types import (
-    Assignment,
-    Caption,
-    Coordinates,
-    Document,
-    Facts,
-    Job,
-    LabelScores,
-    Partition,
-    Record,
-)
+from workers.types import Assignment, Caption, Coordinates, Document, Facts, Job, LabelScores, Partition, Record
 
 
 class Polyglot(ColourEmbedder):

@@ -188,12 +188,7 @@ def test_of_a_batch_that_was_not_opened_it_names_every_offset_and_counts_as_trun
 
 @pytest.mark.parametrize(
     ("less", "key", "value", "headers"),
-    [
-        (0, b"key", b"v" * 500, 2),
-        (1, b"key", b"", 2),
-        (500, b"key", b"", 2),
-        (640, b"", b"", 0),
-    ],
+    [(0, b"key", b"v" * 500, 2), (1, b"key", b"", 2), (500, b"key", b"", 2), (640, b"", b"", 0)],
 )
 def test_it_drops_no_more_than_it_must(less: int, key: bytes, value: bytes, headers: int) -> None:
     """The value is dropped first, then the record's own headers."""

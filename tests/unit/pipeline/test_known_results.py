@@ -114,8 +114,7 @@ def test_facts_of_another_content_than_the_events_are_a_miss(known: KnownResults
 
 
 @pytest.mark.parametrize(
-    "more",
-    [{"width": 10_001}, {"height": 10_001}, {"width": 4, "height": 3}, {"size": 101}, {"format": "tiff"}],
+    "more", [{"width": 10_001}, {"height": 10_001}, {"width": 4, "height": 3}, {"size": 101}, {"format": "tiff"}]
 )
 def test_facts_over_the_workers_limits_are_a_miss(cache: Counting, more: dict[str, Any]) -> None:
     """Guard: a worker publishes no width, height or size that it would have refused to find out."""

@@ -112,9 +112,7 @@ def test_an_image_whose_added_result_is_known_goes_with_those_that_want_only_tag
     assert (tagger.seen, model.seen) == ([[1, 2]], [[1]])
 
 
-def test_a_batch_of_an_added_role_grows_while_it_is_quick_and_ends_others_wait_where_it_is_slow(
-    tagger: Seeing,
-) -> None:
+def test_a_batch_of_an_added_role_grows_while_it_is_quick_and_ends_others_wait_where_it_is_slow(tagger: Seeing) -> None:
     """Guard: eight dense pages in one batch would count as a hung device."""
     manual: ManualPipeline
     image_s = 0.02

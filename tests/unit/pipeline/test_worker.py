@@ -10,16 +10,7 @@ import pytest
 from schemas.enriched_image import EnrichedImage, Retraction, read_output
 from tagstream_testing.memory_broker import Fault
 from tagstream_testing.memory_kafka import MemoryRecordSource
-from tests.support.harness import (
-    BUCKET,
-    DEAD,
-    GROUP,
-    IN,
-    OUT,
-    EchoCaptioner,
-    Harness,
-    running,
-)
+from tests.support.harness import BUCKET, DEAD, GROUP, IN, OUT, EchoCaptioner, Harness, running
 from tests.support.waiting import eventually
 from workers.errors import Broken, Misconfigured, Unavailable
 from workers.pipeline import worker as pipeline_worker

@@ -169,12 +169,7 @@ def test_an_outcome_of_an_unknown_profile_stays(tmp_path: Path) -> None:
         ({}, {"thresholds": 0.3}, {"floor": 0.35}, "below-floor"),
         ({}, {"thresholds": 0.3}, {"labels": "d" * 16}, "labels"),
         ({}, {"want": ("tags", "embedding")}, {"dialect": "s3"}, "embedding"),
-        (
-            {},
-            {"want": ("tags", "embedding")},
-            {"dialect": "s3", "embedding": (OTHER, "clip", POINT)},
-            "embedding",
-        ),
+        ({}, {"want": ("tags", "embedding")}, {"dialect": "s3", "embedding": (OTHER, "clip", POINT)}, "embedding"),
     ],
 )
 def test_a_record_without_the_needed_data_needs_the_image(

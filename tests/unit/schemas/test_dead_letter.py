@@ -169,8 +169,7 @@ def test_a_signed_url_loses_its_signature() -> None:
 
 
 @pytest.mark.parametrize(
-    "fields",
-    [{"index": -1}, {"index": "1"}, {"index": 1e3}, {"stage": "think"}, {"reason": "bad-luck"}, {"detail": 5}],
+    "fields", [{"index": -1}, {"index": "1"}, {"index": 1e3}, {"stage": "think"}, {"reason": "bad-luck"}, {"detail": 5}]
 )
 def test_a_failure_uses_the_closed_lists(fields: dict[str, Any]) -> None:
     values: dict[str, Any] = {"index": 0, "stage": "parse", "reason": "schema", "detail": ""}

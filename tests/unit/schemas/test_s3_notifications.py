@@ -10,17 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from schemas.image_event import MAX_RECORDS, BadEvent, Ignored, ImageEvent, Options, newer
-from tests.unit.schemas.documents import (
-    AWKWARD,
-    AWS,
-    MINIO,
-    event,
-    fault,
-    keys,
-    notification,
-    parse,
-    patient,
-)
+from tests.unit.schemas.documents import AWKWARD, AWS, MINIO, event, fault, keys, notification, parse, patient
 
 CREATED = ["Put", "Post", "Copy", "CompleteMultipartUpload"]
 REMOVED = ["Delete", "DeleteMarkerCreated", "DeleteAllVersions"]

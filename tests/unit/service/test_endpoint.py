@@ -59,13 +59,9 @@ def answers(report: Callable[[], Health]) -> Answers:
     return {"alive": report, "started": report, "ready": report, "metrics_page": bytes, "open_metrics_page": bytes}
 
 
-def test_a_live_worker_answers_200(served: Served) -> None:
+def test_a_live_worker_answers_200_and_a_stalled_one_503_with_its_reasons_and_images(served: Served) -> None:
     status, body, kind = served.get("/livez")
-    assert (status, json.loads(body)) == (200, {"ok": True, "reasons": []})
-    assert kind == "application/json"
-
-
-def test_a_stalled_worker_answers_503_with_its_reasons_and_its_images_in_flight(served: Served) -> None:
+    assert (status, json.loads(body), kind) == (200, {"ok": True, "reasons": []}, "application/json")
     served.alive = Health(False, ("annotate: nothing moved for 61 s",), in_flight={"annotate": 4})
     status, body, _ = served.get("/livez")
     assert status == 503
