@@ -62,10 +62,9 @@ class Names:
         """Names that begin so, then names with such a later word; by frequency."""
         self._refresh()
         wanted = _key(text)
-        known = self._known
+        known = [pair for pair in self._known if wanted in pair[0]] if wanted else self._known
         first = islice((each for key, each in known if key.startswith(wanted)), limit)
-        later = islice((each for key, each in known if wanted in key), limit)
-        return list(dict.fromkeys((*first, *later)))[:limit]
+        return list(dict.fromkeys((*first, *(each for _, each in known[:limit]))))[:limit]
 
     def knows(self, searcher: Searcher, name: str) -> bool:
         """Whether a bundle or any picture has the name."""
