@@ -43,7 +43,7 @@ _LAST_CALLS: Final = 16  # that say how long the next one takes
 class Asking:
     """`ports.RemoteCaptioner`. Its threads start at the first `ask`.
 
-    Before the first image, and again after an outage, a known picture is asked about with and without its pixels: the
+    Before the first image, and after a wrong setting, a known picture is asked about with and without its pixels: the
     service must answer, and the picture must count. Until the first proof images wait; while the service is known to be
     away they leave at once.
 
@@ -328,9 +328,13 @@ class Asking:
     # The proof.
 
     def _prove(self) -> None:
-        """Ask about a known picture; the images that wait learn the end of it."""
+        """Find out whether the service can be asked."""
         try:
-            self._prove_that_pixels_count(time.monotonic() + _PROOF_S)
+            until = time.monotonic() + _PROOF_S
+            if self._proved and self._unready is None:  # after an outage a few words show enough, and cost little
+                self._shown(None, until)
+            else:
+                self._prove_that_pixels_count(until)
         except Unanswered:  # the day's tokens are spent
             with self._changed:
                 self._breaker.probe_lost()

@@ -356,6 +356,7 @@ def test_a_service_that_takes_the_key_after_all_is_asked_again(
     endpoint.fault = lambda: None
     until(lambda: asking.unready() is None)
     assert caption(ask(asking, "two"))
+    assert endpoint.proofs == 2
 
 
 def test_after_three_images_that_fail_all_leave_at_once_until_the_service_is_back(
@@ -371,6 +372,7 @@ def test_after_three_images_that_fail_all_leave_at_once_until_the_service_is_bac
     assert asking.unready() is None
     endpoint.fault = lambda: None
     until(lambda: ask(asking, "5").exception(IN_TIME_S) is None)
+    assert endpoint.proofs == 1  # an outage ends by a few words
     told = [record.levelname for record in caplog.records]
     assert told == ["WARNING", "INFO"]
 

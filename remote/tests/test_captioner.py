@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
+import time
+from concurrent.futures import Future
 from pathlib import Path
 
+import numpy as np
 import pytest
-from tagstream_remote.captioner import remote_captioner
+from pydantic import SecretStr
+from tagstream_remote.budget import utc_day
+from tagstream_remote.captioner import counter_of, remote_captioner
 
-from workers.errors import Misconfigured
+from remote.tests.stub import ANSWER_TOKENS, PICTURE_TOKENS, TEXT_TOKENS, StubService, caption_of
+from workers.errors import Misconfigured, Unanswered
 from workers.settings import SecretUrl, Settings
+from workers.types import ImageAbout, Partition, RemoteAnswer
 
 ADDRESS = "http://127.0.0.1:9/v1"
 
@@ -47,3 +54,37 @@ def test_a_file_that_is_wrong_is_refused(tmp_path: Path) -> None:
     path.write_text('{"side": 1}')
     with pytest.raises(Misconfigured, match="TAGSTREAM_CAPTION_FILE"):
         remote_captioner(Settings(captioner=ADDRESS, caption_model="seer", caption_file=path))
+
+
+def test_a_service_is_asked_with_the_key_of_its_file_and_its_tokens_are_counted(tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.write_text("an-old-key-of-it")
+    with StubService(key="the-new-key-of-it") as stub:
+        settings = Settings(
+            captioner=stub.address,
+            caption_model=stub.model,
+            caption_key=SecretStr("an-old-key-of-it"),
+            secret_files={"caption_key": key},
+            caption_tokens_per_day=100_000,
+            state_dir=tmp_path,
+        )
+        captioner = remote_captioner(settings)
+        pixels = np.full((768, 768, 3), 200, np.uint8)
+        jpeg = captioner.encode(pixels, ImageAbout("png", 768, 768))
+
+        def ask() -> Future[RemoteAnswer]:
+            return captioner.ask(jpeg, [], Partition("images", 0), lambda answer: None)
+
+        assert isinstance(ask().exception(20), Unanswered)
+        assert captioner.unready() is not None
+        key.write_text("the-new-key-of-it")
+        ends = time.monotonic() + 20
+        while captioner.unready() is not None:
+            assert time.monotonic() < ends
+            time.sleep(0.01)
+        answer = ask().result(20)
+        captioner.close()
+    assert answer.caption.text == caption_of(jpeg)
+    counter = counter_of(settings)
+    assert counter is not None
+    assert counter.sum(utc_day()) == 3 * (TEXT_TOKENS + ANSWER_TOKENS) + 2 * PICTURE_TOKENS
