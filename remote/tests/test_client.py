@@ -269,13 +269,6 @@ def test_a_key_is_read_before_each_request_and_never_shown(stub: StubService) ->
     assert KEY not in str(error.value)
 
 
-def test_a_key_that_an_error_repeats_is_not_shown(stub: StubService, endpoint: Endpoint) -> None:
-    stub.always(refuse(400, {"message": f"a strange request of {KEY}"}))
-    with pytest.raises(Unanswered, match="strange") as error:
-        endpoint.call(JPEG, "", soon())
-    assert KEY not in error.value.detail
-
-
 def test_a_word_in_place_of_a_key_hides_nothing_of_an_error() -> None:
     with StubService(key="e") as stub:
         stub.always("400")
@@ -297,14 +290,6 @@ def test_a_proxy_of_the_environment_is_used_for_other_machines(
     monkeypatch.setenv("HTTP_PROXY", stub.address.removesuffix("/v1"))
     with pytest.raises(Misplaced, match="404"):  # of the stub, which is no proxy
         Endpoint("http://captions.invalid/v1", MODEL, lambda: KEY, CaptionFile()).call(JPEG, "", soon())
-
-
-def test_no_cookie_is_kept(stub: StubService, endpoint: Endpoint) -> None:
-    stub.script(refuse(500, set_cookie="a=b; Path=/"))
-    with pytest.raises(Away):
-        endpoint.call(JPEG, "", soon())
-    endpoint.call(JPEG, "", soon())
-    assert "cookie" not in stub.asked[-1].headers
 
 
 def test_tokens_show_whether_a_picture_counts(stub: StubService, endpoint: Endpoint) -> None:
