@@ -119,7 +119,7 @@ def waits(tagger: Tagger, roles: Roles, backlog: int, want: str) -> list[float]:
         _rest(thread, 0.01)
     try:
         for number in range(SINGLE, SINGLE + backlog):
-            _send(broker, 1, number, ["tags", want])
+            _send(broker, 1, number, sorted({"tags", want}))
         time.sleep(3)
         return [_wait(broker, thread, number) for number in range(SINGLE)]
     finally:

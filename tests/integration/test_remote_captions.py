@@ -102,6 +102,26 @@ def test_images_of_other_partitions_do_not_wait_and_waiting_is_no_stall(
     assert caption.method == "remote"
 
 
+def test_a_worker_whose_images_wait_ends_by_sigterm_and_the_next_one_asks(
+    site: Site, service: StubService, tmp_path: Path
+) -> None:
+    settings = settings_of(service, tmp_path, wait_s=600) | {"TAGSTREAM_DRAIN_S": "2"}
+    keys = [f"{number}" for number in range(12)]
+    upload(site, *keys, first=130)
+    service.always("hang")
+    with worker(site, "w", tmp_path, **settings) as process:
+        send(site, keys)
+        eventually(lambda: service.asked, 60, process.said)
+        assert process.terminate() == 0, process.said()
+    assert site.outcomes() == []
+    service.always("ok")
+    with worker(site, "w", tmp_path, **settings) as process:
+        answered(site, process)
+        assert process.terminate() == 0, process.said()
+    assert {each.status for each in newest(site).values()} == {"complete"}
+    assert site.outcomes() == site.inputs()
+
+
 def test_what_an_outage_left_out_is_completed_by_retag_and_a_late_answer_is_free(
     site: Site, service: StubService, tmp_path: Path
 ) -> None:
