@@ -288,11 +288,6 @@ class CapacityPlan:
         return math.ceil(self.at_peak * self.new * self.demand.caption_s)
 
     @property
-    def caption_requests(self) -> int:
-        """What `requests` in TAGSTREAM_CAPTION_FILE must be at least."""
-        return math.ceil(self.captions_at_once / (self.workers * self.demand.processes))
-
-    @property
     def caption_tokens_a_day(self) -> int:
         return round(self.demand.images_a_day * self.new * self.demand.caption_tokens)
 

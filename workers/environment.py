@@ -88,7 +88,7 @@ def _contradictions(settings: Settings) -> Iterator[str]:
         yield f"TAGSTREAM_CAPTIONER={settings.captioner} needs TAGSTREAM_CAPTION_MODEL: the model to ask for"
     if FIELDS_KIND in settings.roles:
         yield f"TAGSTREAM_ROLES has {FIELDS_KIND!r}, which come with an address's captions: name them in TAGSTREAM_WANT"
-    fields = [FIELDS_KIND] if settings.captioner_address and settings.caption_file else []
+    fields = [FIELDS_KIND] if settings.caption_file else []  # a command may have another captioner than the worker
     if not {*WANTS, *settings.roles, *fields}.issuperset(settings.want):
         yield (
             f"TAGSTREAM_WANT={','.join(settings.want)}: it must name some of {', '.join(WANTS)} and of the roles in "

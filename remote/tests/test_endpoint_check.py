@@ -13,6 +13,7 @@ from tagstream_remote.endpoint_check import EndpointCheck
 
 from remote.tests.stub import MODEL, StubService
 from workers.assembly import findings
+from workers.assembly.needs import needed, with_models
 from workers.assembly.requirements import of_models
 from workers.errors import Misconfigured, Unavailable
 from workers.settings import Settings
@@ -82,6 +83,22 @@ def test_check_and_a_start_ask_of_an_address(tmp_path: Path) -> None:
         with pytest.raises(Misconfigured, match="TAGSTREAM_CAPTION_FILE"):
             list(of_models(wrong))[-1]()
         assert stub.looks == 1, "a start asks nothing"
+
+
+def test_a_worker_without_a_service_wants_no_fields_and_a_command_may(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with StubService() as stub:
+        service = made(stub, tmp_path, FIELDS)
+    environment = {"CAPTIONER": stub.address, "CAPTION_MODEL": MODEL, "CAPTION_FILE": str(service.caption_file)}
+    for name, value in (environment | {"WANT": "tags,fields", "STATE_DIR": str(tmp_path)}).items():
+        monkeypatch.setenv(f"TAGSTREAM_{name}", value)
+    assert with_models(None, "none", "cpu").want == ("tags", "fields")
+    needed(worker=True)
+    with pytest.raises(Misconfigured, match="TAGSTREAM_WANT=tags,fields"):
+        needed(worker=True, TAGSTREAM_CAPTIONER="template")
+    with pytest.raises(Misconfigured, match="TAGSTREAM_WANT"):
+        dict(findings._questions(service.model_copy(update={"captioner": "none", "want": ("fields",)})))["Fields"]()
 
 
 def test_the_days_tokens_are_told_where_they_have_a_limit(tmp_path: Path) -> None:

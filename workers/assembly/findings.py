@@ -13,7 +13,7 @@ from workers.assembly.decoders import allowed_names, decoders, intake, profiles
 from workers.assembly.needs import compared, container_limit, worst_bytes
 from workers.assembly.parts import found_here, wanted_processes
 from workers.assembly.remote import endpoint_check
-from workers.assembly.requirements import opened, require_embedder
+from workers.assembly.requirements import opened, require_embedder, require_fields
 from workers.assembly.topics import found_topics, topic_deviations, wanted_topics
 from workers.backends.kafka import require_topics
 from workers.environment import require
@@ -23,7 +23,7 @@ from workers.models.labels import label_ids
 from workers.models.result_kinds import kind_of
 from workers.pipeline.profiles import OFF
 from workers.service.process import Slot
-from workers.settings import Settings, setting_of
+from workers.settings import FIELDS_KIND, Settings, setting_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +65,8 @@ def _questions(settings: Settings) -> Iterator[tuple[str, Callable[[], str]]]:
         yield about, lambda use=use: _bundle(settings, use)  # type: ignore[misc]
     if "embedding" in settings.want:
         yield "Embeddings", lambda: f"{require_embedder(settings)} gives them"
+    if FIELDS_KIND in settings.want:
+        yield "Fields", lambda: require_fields(settings)
     if settings.labels_file is not None:
         yield "Allowed labels", lambda: _allowed(settings)
     if settings.profiles is not None:

@@ -228,27 +228,23 @@ class FileTagger:
         return tagged if self._remote is None else self._asked(self._remote, tagged, decoded)
 
     def _asked(
-        self,
-        remote: RemoteCaptioner,
-        tagged: Mapping[int, TaggedFile],
-        decoded: Mapping[int, tuple[Facts, DecodedImage]],
+        self, remote: RemoteCaptioner, tagged: dict[int, TaggedFile], decoded: Mapping[int, tuple[Facts, DecodedImage]]
     ) -> dict[int, TaggedFile]:
         """These files with a service's answers; a batch is sent together."""
         futures: dict[int, Future[RemoteAnswer]] = {}
         for number, (facts, image) in decoded.items():
             jpeg = remote.encode(image.pixels[remote.transform], ImageAbout.in_file(facts, image.facts))
             futures[number] = remote.ask(jpeg, [name for name, _ in tagged[number].tags], _FILES, lambda _: None)
-        found: dict[int, TaggedFile] = {}
         for number, future in futures.items():
             file = tagged[number]
             try:
                 answer = future.result()
             except Unanswered as error:
-                found[number] = replace(file, missing=error)
+                tagged[number] = replace(file, missing=error)
                 continue
             fields = {} if answer.fields is None else {added_kinds()[FIELDS_KIND]: dict(answer.fields)}
-            found[number] = replace(file, caption=answer.caption.text, results={**file.results, **fields})
-        return found
+            tagged[number] = replace(file, caption=answer.caption.text, results={**file.results, **fields})
+        return tagged
 
     def _results(self, decoded: Sequence[tuple[Facts, DecodedImage]]) -> Sequence[Mapping[ResultKind, Fields]]:
         """The results of added roles for each image."""

@@ -29,14 +29,14 @@ def remote_captioner(settings: Settings) -> RemoteCaptioner | None:
 
 
 class EndpointCheck(Protocol):
-    """An address's settings, right in themselves."""
+    """An address's settings, right in themselves. Both methods raise Unavailable, `ask` also Misconfigured."""
 
     def ask(self) -> str:
-        """Ask the service for its models; a sentence for people. Raises Misconfigured, Unavailable."""
+        """Ask the service for its models; returns a sentence for people."""
         ...
 
     def tokens_spent(self) -> int | None:
-        """Tokens of this UTC day; None: they have no limit, and are not counted. Raises Unavailable."""
+        """Tokens of this UTC day; None: they have no limit."""
         ...
 
 

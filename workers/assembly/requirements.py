@@ -16,7 +16,7 @@ from workers.models.dual.config import KINDS, space_of
 from workers.models.labels import label_ids
 from workers.models.result_kinds import kind_of
 from workers.service.process import Slot
-from workers.settings import Settings, setting_of
+from workers.settings import FIELDS_KIND, Settings, setting_of
 
 Question: TypeAlias = Callable[[], object]
 """Raises `Misconfigured` where the answer is no."""
@@ -27,6 +27,7 @@ def of_a_worker(settings: Settings) -> Iterator[Question]:
     yield from of_models(settings)
     yield partial(require_embedder, settings)
     yield partial(require_labelled, settings)
+    yield partial(require_fields, settings)
 
 
 def of_models(settings: Settings) -> Iterator[Question]:
@@ -80,6 +81,16 @@ def require_labelled(settings: Settings) -> None:
             f"{named.name_or_folder} has no labels, and TAGSTREAM_WANT={','.join(settings.want)} asks for tags: give "
             "it labels with `tagstream models labels`, or set TAGSTREAM_WANT=embedding."
         )
+
+
+def require_fields(settings: Settings) -> str:
+    """Where fields come from. Raises Misconfigured: TAGSTREAM_WANT names them, and no service gives them."""
+    if FIELDS_KIND in settings.want and settings.captioner_address is None:
+        raise Misconfigured(
+            f"TAGSTREAM_WANT={','.join(settings.want)}: {FIELDS_KIND} come with the captions of an address in "
+            f"TAGSTREAM_CAPTIONER, which is {settings.captioner}"
+        )
+    return f"they come with the captions of {settings.captioner}"
 
 
 def _require_labels(settings: Settings, tagger: Bundle) -> None:

@@ -199,8 +199,8 @@ class Case:
                 "A process's one interpreter bounds it: more processes in each worker (TAGSTREAM_WORKERS, --processes) "
                 "gain, more processors alone do not."
             )
-        if plan.caption_requests > 4:
-            lines.append(f"`requests` in TAGSTREAM_CAPTION_FILE: {plan.caption_requests}, if the service bears it.")
+        if (requests := -(-plan.captions_at_once // (plan.workers * plan.demand.processes))) > 4:
+            lines.append(f"`requests` in TAGSTREAM_CAPTION_FILE: {requests}, if the service bears it.")
         if plan.demand.processes > 1:
             most = plan.partitions // plan.demand.processes
             lines.append(f"maxReplicaCount of the autoscaler: at most {most}, a partition for each process.")

@@ -252,7 +252,6 @@ def test_wrong_values_get_a_sentence(name: str, value: str, says: str) -> None:
         ({"TAGSTREAM_ROLES": "fields=bundles/x"}, "TAGSTREAM_WANT"),
         ({"TAGSTREAM_CAPTIONER": "https://vlm/v1"}, "needs TAGSTREAM_CAPTION_MODEL"),
         (VLM | {"TAGSTREAM_WANT": "caption,fields"}, "or fields with TAGSTREAM_CAPTION_FILE"),
-        ({"TAGSTREAM_CAPTION_FILE": "/f", "TAGSTREAM_WANT": "fields"}, "or fields with TAGSTREAM_CAPTION_FILE"),
     ],
 )
 def test_settings_that_contradict_each_other_are_an_error(environ: dict[str, str], says: str) -> None:
