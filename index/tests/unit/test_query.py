@@ -11,26 +11,8 @@ from tagstream_index.page.typed import MOST_CHARS, MOST_FILTERS, named, read, re
 from tagstream_index.query import Filter, Query, moment, pattern
 
 NAMES = st.text(max_size=40)
-PIECES = st.sampled_from(
-    [
-        "tag:",
-        "tag:dog",
-        '"',
-        "-",
-        "|",
-        "score>",
-        "score>=0.5",
-        "since:7d",
-        "is:",
-        " ",
-        "key:a*",
-        "taken:2026-05",
-        "taken>",
-        "or",
-        "\0",
-        "\ud800",
-    ]
-)
+WRITTEN = 'tag: tag:dog " - | score> score>=0.5 since:7d is: key:a* taken:2026-05 taken> or'
+PIECES = st.sampled_from([*WRITTEN.split(), " ", "\0", "\ud800"])
 TYPED = st.lists(PIECES | NAMES, max_size=20).map("".join)
 
 

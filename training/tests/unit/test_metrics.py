@@ -176,31 +176,8 @@ def test_a_threshold_is_chosen_on_images_with_a_known_label() -> None:
     assert precision_and_recall(SCORES[known, 0], TARGETS[known, 0], chosen.value) == (1, 1)
 
 
-WORDS = [
-    "a",
-    "the",
-    "dog",
-    "cat",
-    "red",
-    "blue",
-    "circle",
-    "square",
-    "left",
-    "of",
-    "two",
-    "three",
-    "on",
-    "grass",
-    "runs",
-    "jumps",
-    "small",
-    "large",
-    "behind",
-    "under",
-    "and",
-    "with",
-    "ball",
-]
+SAID = "a the dog cat red blue circle square left of two three on grass runs jumps small large behind under and with"
+WORDS = [*SAID.split(), "ball"]
 
 
 def made(seed: int) -> tuple[list[list[str]], list[list[list[str]]]]:
