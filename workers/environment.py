@@ -196,9 +196,8 @@ def wants_json_log() -> bool:
 def read(environ: Mapping[str, str]) -> Settings:
     """The settings of this environment.
 
-    Raises:
-        Misconfigured: one line for each unknown name and unreadable file; or else for each wrong value, or else for
-            each contradiction between them.
+    Raises Misconfigured: one line for each unknown name and unreadable file; or else for each wrong value, or else for
+    each contradiction between them.
     """
     settings, wrong = examine(environ)
     if wrong:
@@ -214,11 +213,9 @@ def read_here(**overrides: str) -> Settings:
 def examine(environ: Mapping[str, str], *required: str) -> tuple[Settings, list[str]]:
     """The settings of this environment, and a line for each error.
 
-    Fields with a wrong value have their default. Contradictions are looked for only if no value is wrong.
-
-    Raises:
-        Misconfigured: one line for each unknown name and unreadable file. They are told alone, because they explain
-            what else seems to be missing.
+    Fields with a wrong value have their default. Contradictions are looked for only if no value is wrong. Raises
+    Misconfigured: one line for each unknown name and unreadable file. They are told alone, because they explain what
+    else seems to be missing.
     """
     return examine_as(Settings, environ, *required)
 
@@ -305,8 +302,7 @@ def _read_file(name: str, path: Path) -> str:
 def read_secret(path: Path) -> str:
     """The text of a file with a secret.
 
-    Raises:
-        OSError, ValueError: it can't be read, is too large, or no text in UTF-8. None of them quotes it.
+    Raises OSError, ValueError: it can't be read, is too large, or no text in UTF-8. None of them quotes it.
     """
     with path.open("rb") as file:
         content = file.read(_LARGEST_FILE + 1)
@@ -335,10 +331,7 @@ def _made_by_kubernetes(name: str, text: str) -> bool:
 
 def _from_elsewhere(environ: Mapping[str, str]) -> dict[str, Any]:
     """Values from XDG_STATE_HOME and from OpenTelemetry's variables."""
-    found: dict[str, Any] = {
-        "otlp_traces": _exports(environ, "TRACES"),
-        "otlp_metrics": _exports(environ, "METRICS"),
-    }
+    found: dict[str, Any] = {"otlp_traces": _exports(environ, "TRACES"), "otlp_metrics": _exports(environ, "METRICS")}
     if xdg := environ.get("XDG_STATE_HOME"):
         found["state_dir"] = Path(xdg) / "tagstream"
     return found

@@ -12,15 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
 from urllib.parse import urlsplit
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ByteSize,
-    ConfigDict,
-    Field,
-    SecretStr,
-)
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, SecretStr
 
 from schemas.enriched_image import USES
 from schemas.options import WANT_MAX, WANTS
@@ -313,9 +305,7 @@ class Settings(BaseModel):
         "Kafka", "", "Topic with people's tag corrections (`tagstream correct`), which override the model. Empty: off"
     )
     corrections_by: bool = _setting(
-        "Kafka",
-        False,
-        "`on`: enriched images tell who corrected their tags (`corrections.by`), which is personal data",
+        "Kafka", False, "`on`: enriched images tell who corrected their tags (`corrections.by`), which is personal data"
     )
     keep_scores: bool = _setting(
         "Kafka",
@@ -475,9 +465,7 @@ class Settings(BaseModel):
         "Models", "tuned", "`tuned` (the fastest one measured on this device), `fp32`, `bf16`, `fp16` or `int8`"
     )
     labels_file: OptionalFile = _setting(
-        "Models",
-        None,
-        "File with the only labels to score, one a line; empty: all. Scores stay the same and cost less",
+        "Models", None, "File with the only labels to score, one a line; empty: all. Scores stay the same and cost less"
     )
     profiles: OptionalFile = _setting(
         "Models",

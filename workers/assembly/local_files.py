@@ -159,8 +159,7 @@ class FileTagger:
     def results(self) -> Iterator[TaggedFile | FailedFile]:
         """Yield a result for each file, in order.
 
-        Raises:
-            Broken: no decoder can be kept alive, or a model's answers are none.
+        Raises Broken: no decoder can be kept alive, or a model's answers are none.
         """
         for first in range(0, len(self._paths), BATCH):
             numbers = range(first, min(first + BATCH, len(self._paths)))
@@ -281,10 +280,8 @@ def image_files(arguments: Sequence[Path]) -> list[Path]:
     """The named files and the images of named folders, by name.
 
     A folder's images are found by their endings. A name that is neither file nor folder, and a folder that can't be
-    listed, stay in the list: reading them tells the error.
-
-    Raises:
-        Misconfigured: there is none, or nothing is there by any of these names.
+    listed, stay in the list: reading them tells the error. Raises Misconfigured: there is none, or nothing is there by
+    any of these names.
     """
     if not any(map(os.path.lexists, arguments)):
         raise Misconfigured(f"{', '.join(map(str, arguments))}: there is no such file or folder")

@@ -122,8 +122,7 @@ def _require_bundle(settings: Settings, use: str) -> None:
 def opened(name: str) -> Bundle:
     """Open a bundle without its weights; imports torch only for the compact one.
 
-    Raises:
-        Misconfigured: it is no bundle.
+    Raises Misconfigured: it is no bundle.
     """
     if name != "compact":
         return Bundle.open(Path(name))

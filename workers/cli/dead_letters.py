@@ -53,10 +53,7 @@ def list_letters(
     key: Keys = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document a line.")] = False,
 ) -> None:
-    """List dead letters, and count them by reason.
-
-    tagstream dead-letters list --since 12h --reason broken-image
-    """
+    """List dead letters, and count them by reason. tagstream dead-letters list --since 12h --reason broken-image"""
     from workers.assembly.replay import read_letters
     from workers.assembly.topic_reading import Foreign
 

@@ -40,10 +40,7 @@ class Shown(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A record of an output topic, or why it is foreign.
-
-    `told` None: a tombstone.
-    """
+    """A record of an output topic, or why it is foreign. `told` None: a tombstone."""
 
     record: ReadRecord
     told: EnrichedImage | Retraction | Skip | DeadLetter | str | None

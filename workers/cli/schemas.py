@@ -22,10 +22,7 @@ def export(
     folder: Annotated[Path, typer.Argument(file_okay=False, help="Folder for the documents; made if missing.")],
     as_json: Annotated[bool, typer.Option("--json", help="The written files as one JSON document.")] = False,
 ) -> None:
-    """Write the JSON Schemas of events and added results, and AsyncAPI.
-
-    tagstream schemas export ./schemas
-    """
+    """Write the JSON Schemas of events and added results, and AsyncAPI. tagstream schemas export ./schemas"""
     from workers.models.result_kinds import added_kinds
 
     try:

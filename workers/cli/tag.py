@@ -65,10 +65,7 @@ def tag(
     require_labelled(settings)
     files = image_files(paths)
     tagged = 0
-    with (
-        nullcontext() if page is None else page_at(page) as written,
-        _tagger(settings, files, written) as tagger,
-    ):
+    with nullcontext() if page is None else page_at(page) as written, _tagger(settings, files, written) as tagger:
         console = terminal.console()
         for result in tagger.results():
             tagged += isinstance(result, TaggedFile)

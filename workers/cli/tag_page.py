@@ -22,10 +22,7 @@ MOST = 1_000
 
 
 class Page:
-    """An HTML page with cards for the first `MOST` results.
-
-    Call `begin` once the tagger is known, and `end` once.
-    """
+    """An HTML page with cards for the first `MOST` results. Call `begin` once the tagger is known, and `end` once."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
