@@ -4,23 +4,16 @@ The publisher asks for the membership between the messages and the commit, so a 
 an event at that very moment.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.contract.conftest import opened
-from tests.fixtures import Unique
 from tests.support.kafka_worlds import MAX_MESSAGE_BYTES, OwnTopics, assignments_of, poll_until
 from workers.backends.kafka.types import Delivery, OffsetReset
 from workers.errors import Broken, Misconfigured, Unpublished
 from workers.ports import Publisher
 from workers.types import NO_MEMBERSHIP, Assignment, Headers, Membership, Message, Transaction
-
-
-@pytest.fixture(params=["memory", pytest.param("kafka", marks=pytest.mark.servers)])
-def world(request: pytest.FixtureRequest, unique: Unique) -> Iterator[OwnTopics]:
-    yield from opened(request.param, request, unique)
 
 
 def values(world: OwnTopics) -> Sequence[bytes | None]:

@@ -8,7 +8,10 @@ from unittest import mock
 
 import pytest
 
+from tests.support.kept import kept_compact
+from tests.unit.models.small import small_bundle
 from workers.cli.app import run_command
+from workers.models.bundle import Bundle
 
 
 @dataclass(frozen=True)
@@ -56,3 +59,21 @@ def tagstream(capfd: pytest.CaptureFixture[str]) -> Tagstream:
         return Ran(code, out, err)
 
     return call
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A user's cache folder with the compact bundle."""
+    folder = tmp_path_factory.mktemp("cache")
+    kept_compact(folder / "tagstream")
+    return folder
+
+
+@pytest.fixture
+def ram(tmp_path: Path) -> Bundle:
+    return small_bundle("ram", tmp_path / "bundles" / "ram")
+
+
+@pytest.fixture
+def tag2text(tmp_path: Path) -> Bundle:
+    return small_bundle("tag2text", tmp_path / "bundles" / "tag2text")

@@ -7,8 +7,6 @@ from typing import Any
 
 import pytest
 
-from tests.support.kept import kept_compact
-from tests.unit.models.small import small_bundle
 from workers.assembly.composition import load_models
 from workers.cli.app import run_command
 from workers.environment import read
@@ -22,29 +20,12 @@ from workers.settings import Settings
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("cache")
-    kept_compact(folder / "tagstream")
-    return folder
-
-
 @pytest.fixture(autouse=True)
 def _own_folders(monkeypatch: pytest.MonkeyPatch, cache: Path, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
     monkeypatch.setenv("TAGSTREAM_STATE_DIR", str(tmp_path / "state"))
     monkeypatch.setenv("TAGSTREAM_DEVICE", "cpu")
     monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def ram(tmp_path: Path) -> Bundle:
-    return small_bundle("ram", tmp_path / "bundles" / "ram")
-
-
-@pytest.fixture
-def tag2text(tmp_path: Path) -> Bundle:
-    return small_bundle("tag2text", tmp_path / "bundles" / "tag2text")
 
 
 def test_list_shows_the_built_in_tagger_and_the_bundles_of_the_default_folder(

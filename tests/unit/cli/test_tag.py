@@ -16,23 +16,14 @@ from sharpness import SharpnessKind
 from sharpness.model import make_bundle
 from tests.support.exif import TAKEN, whole
 from tests.support.images import encoded, ramp
-from tests.support.kept import kept_compact
 from tests.support.remote import Counted, PlayedCaptioner, an_answer
 from tests.unit.cli.conftest import Ran, Tagstream
-from tests.unit.models.small import small_bundle
 from workers.cli import tag_page
 from workers.errors import MISCONFIGURED, Unanswered
 from workers.models import result_kinds
 from workers.models.bundle import Bundle
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("cache")
-    kept_compact(folder / "tagstream")
-    return folder
 
 
 @pytest.fixture(autouse=True)
@@ -51,16 +42,6 @@ def folder(tmp_path: Path) -> Path:
     (made / "c4 cut.jpg").write_bytes(encoded(ramp(400, 300), "jpeg")[:700])
     (made / "notes.txt").write_text("no image")
     return made
-
-
-@pytest.fixture
-def ram(tmp_path: Path) -> Bundle:
-    return small_bundle("ram", tmp_path / "bundles" / "ram")
-
-
-@pytest.fixture
-def tag2text(tmp_path: Path) -> Bundle:
-    return small_bundle("tag2text", tmp_path / "bundles" / "tag2text")
 
 
 def lines(ran: Ran) -> list[dict[str, Any]]:
