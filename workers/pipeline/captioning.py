@@ -27,7 +27,7 @@ class GuidedRole:
 
     Args:
         tagging: the role of the tags; None: there are no tags.
-        guide: makes the guide of tag names.
+        guide: makes the guide of tag names; None: nothing guides the captions.
     """
 
     name: Want = "caption"
@@ -35,17 +35,14 @@ class GuidedRole:
     kind = "caption"
     in_general = False
 
-    def __init__(self, tagging: Tagging | None, guide: Callable[[Sequence[str]], str]) -> None:
+    def __init__(self, tagging: Tagging | None, guide: Callable[[Sequence[str]], str] | None) -> None:
         self._tagging = tagging
         self._guide = guide
-        self.option_rules: OptionRules = {
-            "want": changes_nothing,
-            "guide_tags": self._guide_as_known,
-            "profile": self._chooses_the_guide,
-        }
+        chosen = {"guide_tags": self._guide_as_known, "profile": self._chooses_the_guide}
+        self.option_rules: OptionRules = NO_OPTIONS if guide is None else {"want": changes_nothing, **chosen}
 
     def needs(self, options: Options) -> frozenset[Want]:
-        return _needs_of_caption(options)
+        return frozenset() if self._guide is None else _needs_of_caption(options)
 
     def pack(self, value: Caption) -> bytes:
         return entries.pack_caption(value)
@@ -74,6 +71,8 @@ class GuidedRole:
 
     def names(self, image: Annotation) -> Sequence[str]:
         """The tags that guide the image's caption."""
+        if self._guide is None:
+            return ()
         own = self._tagging.names_by_label(image) if self._tagging is not None else ()
         return image.event.options.guide_tags or own
 
@@ -82,7 +81,7 @@ class GuidedRole:
 
     def _guide_as_known(self, image: Annotation, results: Mapping[str, Any]) -> str | None:
         """The option rule for a guide that is known: its hash."""
-        if not self._knows_guide(image, results):
+        if self._guide is None or not self._knows_guide(image, results):
             return None
         return entries.digest(self._guide(self.names(image)))
 
@@ -142,18 +141,10 @@ class RemoteCaptioning(GuidedRole):
     """The role of captions from elsewhere, for which images wait. Tags guide them if the prompt holds them."""
 
     def __init__(self, captioner: RemoteCaptioner, tagging: Tagging | None) -> None:
-        super().__init__(tagging, ", ".join)
+        super().__init__(tagging, ", ".join if captioner.guided else None)
         self.captioner = captioner
         self.model = ServiceModel(captioner.name, captioner.digest, captioner.transform)
         self.made_by = captioner.digest
-        if not captioner.guided:
-            self.option_rules = NO_OPTIONS
-
-    def needs(self, options: Options) -> frozenset[Want]:
-        return super().needs(options) if self.captioner.guided else frozenset()
-
-    def names(self, image: Annotation) -> Sequence[str]:
-        return super().names(image) if self.captioner.guided else ()
 
     def taken(self, answer: RemoteAnswer) -> Caption | None:
         """The answer's caption, if the cache could give it back: then it can be published."""

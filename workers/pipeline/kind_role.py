@@ -20,7 +20,7 @@ from workers.pipeline.captioning import RemoteCaptioning
 from workers.pipeline.identity import model_ref
 from workers.pipeline.published import NotStored, StoredOutcome
 from workers.pipeline.task import Attempt
-from workers.ports import Model, ModelIdentity, ResultModel, SelfTested
+from workers.ports import ModelIdentity, ResultModel, SelfTested
 from workers.types import ImageAbout, RemoteAnswer
 
 
@@ -83,28 +83,27 @@ class KindRole(AddedRole):
     reason: Reason = "annotate-failed"
     essential = False
     comes_with: Want | None = None
-    model: Model
+    model: ResultModel
 
     def __init__(self, kind: ResultKind, model: ResultModel) -> None:
         super().__init__(kind, model)
-        self._model = model
 
     def run(self, attempts: Sequence[Attempt]) -> Sequence[Any]:
-        images = [attempt.pixels(self._model) for attempt in attempts]
+        images = [attempt.pixels(self.model) for attempt in attempts]
         about = [ImageAbout.of(one) if a.known_good else a.about for a, one in zip(attempts, images, strict=True)]
-        return one_each(self._model, self._model.forward(images, about), len(attempts))
+        return one_each(self.model, self.model.forward(images, about), len(attempts))
 
     def finish(self, answer: Any) -> writing.Fields:
-        return {"model": self._reference, "value": result_of(self._model, self._result, answer)}
+        return {"model": self._reference, "value": result_of(self.model, self._result, answer)}
 
     def self_test(self, attempt: Attempt) -> None:
-        image = self._model.self_test_image()
-        self.finish(self._model.forward([image], [ImageAbout.of(image)])[0])
+        image = self.model.self_test_image()
+        self.finish(self.model.forward([image], [ImageAbout.of(image)])[0])
 
     def check_self_test(self, answer: Any) -> None:
         self.finish(answer)
-        if isinstance(self._model, SelfTested):
-            self._model.check_self_test(answer)
+        if isinstance(self.model, SelfTested):
+            self.model.check_self_test(answer)
 
 
 class RemoteFields(AddedRole):

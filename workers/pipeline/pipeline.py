@@ -77,8 +77,7 @@ class Pipeline:
         if (captioning := roles.captioning) is not None:
             wait = WaitStage(roles, captioning, self.progress, clock, endings)
             wait.then(finish=finish.begin, keep_late=lookup.keep_late)
-            finish.then_wait(wait.begin)
-            decode.then_wait(wait.leaves)
+            finish.wait, decode.leaves = wait.begin, wait.leaves
             self.stages = (*self.stages, wait)
         endings.then(done=finish.complete)
         self._after_commit = AfterCommit(

@@ -90,7 +90,6 @@ class KeptRole(Role, Result, Protocol):
 class ModelRole(KeptRole, Protocol):
     """A role with a model that runs here."""
 
-    model: Model
     stage: Stage
     reason: Reason
     """The reason in a dead letter after a failure of the model."""
@@ -99,6 +98,9 @@ class ModelRole(KeptRole, Protocol):
 
     comes_with: Want | None
     """The role whose run also gives this result for free; None: there is no such role."""
+
+    @property
+    def model(self) -> Model: ...
 
     def run(self, attempts: Sequence[Attempt]) -> Sequence[Any]:
         """Run the model; returns one raw answer for each image, in order.

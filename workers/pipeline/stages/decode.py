@@ -42,7 +42,8 @@ class DecodeStage(Stage):
         self._journal = journal
         self._progress = progress
         self._endings = endings
-        self._leaves: Callable[[Partition], bool] = lambda _: False
+        self.leaves: Callable[[Partition], bool] = lambda _: False
+        """Whether an image goes on without pixels for its results from elsewhere."""
         self._gate = ExclusiveGate()
         self._stall_timeout_s = options.stall_timeout_s
         self.budget = Budget(options.decoded_bytes)
@@ -60,10 +61,6 @@ class DecodeStage(Stage):
             reject: ends a task; takes the SHA-256 of its bytes and the error.
         """
         self._lookup, self._annotate, self._reject = lookup, annotate, reject
-
-    def then_wait(self, leaves: Callable[[Partition], bool]) -> None:
-        """Set the question whether a partition's images are left unasked."""
-        self._leaves = leaves
 
     @property
     def budgets(self) -> Mapping[str, Budget]:
@@ -111,7 +108,7 @@ class DecodeStage(Stage):
         """Decode the image for the results that it lacks."""
         self._progress.move(inspected.task, "wait-decode")
         awaited = self._roles.awaited(inspected.annotation)
-        leaves = awaited and self._leaves(inspected.task.job.assignment.partition)
+        leaves = awaited and self.leaves(inspected.task.job.assignment.partition)
         transforms = self._roles.transforms(inspected.annotation, waiting=not leaves)
         if not transforms:
             inspected.task.release("bytes", "encoded")

@@ -69,7 +69,8 @@ class FinishStage(QueueStage):
         self._endings = endings
         self._times = StageTimes(clock)
         self._stall_timeout_s = options.stall_timeout_s
-        self._wait: Callable[[DecodedTask, CompleteTask], bool] = lambda *_: False
+        self.wait: Callable[[DecodedTask, CompleteTask], bool] = lambda *_: False
+        """Takes an image that lacks results from elsewhere; False: it need not wait."""
         self._annotated: StageQueue[AnnotatedTask] = self._queue(self._postprocess)
         self._complete: StageQueue[CompleteTask] = self._queue(self._finish)
         self.done: StageQueue[Done] = self._queue(self.enter, most=lambda: self._enters)
@@ -83,10 +84,6 @@ class FinishStage(QueueStage):
             annotate_again: runs the models again on an image with NaN scores.
         """
         self._keep, self._annotate_again = keep, annotate_again
-
-    def then_wait(self, wait: Callable[[DecodedTask, CompleteTask], bool]) -> None:
-        """Set the step for images that lack results from elsewhere; it says whether the image waits."""
-        self._wait = wait
 
     def annotated(self, tasks: Sequence[AnnotatedTask]) -> None:
         """Build outcomes from the models' answers. Thread-safe."""
@@ -121,7 +118,7 @@ class FinishStage(QueueStage):
                 annotated.task.alone = True
                 self._annotate_again(annotated.decoded)
                 continue
-            if not self._wait(annotated.decoded, found):
+            if not self.wait(annotated.decoded, found):
                 complete.append(found)
         self._finish(complete)
 
