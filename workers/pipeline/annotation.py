@@ -7,8 +7,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 from schemas.correction import Word
+from schemas.dead_letter import Reason, Stage
 from schemas.image_event import ImageEvent
-from schemas.options import Options
+from schemas.options import Options, Want
 from workers.pipeline.profiles import Profile
 from workers.types import LabelScores
 
@@ -61,3 +62,20 @@ def option_parts(rules: OptionRules, image: Annotation, results: Mapping[str, An
     """The parts of all options that change a result, as `name=value`."""
     found = [(name, rules[name](image, results)) for name in _FIELDS]
     return tuple([f"{name}={value}" for name, value in found if value is not None])
+
+
+class RoleDefaults:
+    """What most roles have in common (see `roles.ModelRole`)."""
+
+    stage: Stage = "annotate"
+    reason: Reason = "annotate-failed"
+    essential = False
+    comes_with: Want | None = None
+    option_rules = NO_OPTIONS
+    in_general = False
+
+    def needs(self, options: Options) -> frozenset[Want]:
+        return frozenset()
+
+    def header(self, image: Annotation) -> tuple[str, bytes] | None:
+        return None

@@ -10,7 +10,7 @@ from schemas import writing
 from schemas.dead_letter import Reason, Stage
 from schemas.options import Options, Want
 from workers.pipeline import cache_entries as entries
-from workers.pipeline.annotation import NO_OPTIONS, Annotation, OptionRules, changes_nothing
+from workers.pipeline.annotation import NO_OPTIONS, Annotation, RoleDefaults, changes_nothing
 from workers.pipeline.answers import caption_of, one_each
 from workers.pipeline.published import NotStored, StoredOutcome
 from workers.pipeline.tagging import Tagging
@@ -22,7 +22,7 @@ Template: TypeAlias = Callable[[Sequence[str]], Caption | None]
 """Makes a caption from tag names by a rule; None: no name is usable."""
 
 
-class GuidedRole:
+class GuidedRole(RoleDefaults):
     """A role of captions. Tag names guide them: those of the event, or the image's tags.
 
     Args:
@@ -33,13 +33,14 @@ class GuidedRole:
     name: Want = "caption"
     use = "captioner"
     kind = "caption"
-    in_general = False
+    stage: Stage = "caption"
+    reason: Reason = "caption-failed"
 
     def __init__(self, tagging: Tagging | None, guide: Callable[[Sequence[str]], str] | None) -> None:
         self._tagging = tagging
         self._guide = guide
         chosen = {"guide_tags": self._guide_as_known, "profile": self._chooses_the_guide}
-        self.option_rules: OptionRules = NO_OPTIONS if guide is None else {"want": changes_nothing, **chosen}
+        self.option_rules = NO_OPTIONS if guide is None else {"want": changes_nothing, **chosen}
 
     def needs(self, options: Options) -> frozenset[Want]:
         return frozenset() if self._guide is None else _needs_of_caption(options)
@@ -49,9 +50,6 @@ class GuidedRole:
 
     def unpack(self, value: bytes | None) -> Caption | None:
         return entries.unpack_caption(value)
-
-    def header(self, image: Annotation) -> None:
-        return None
 
     def restore(self, outcome: StoredOutcome, image: Annotation) -> Caption:
         """The caption of the event, if its guide is still the same."""
@@ -95,11 +93,6 @@ class GuidedRole:
 
 class Captioning(GuidedRole):
     """The role of a captioner."""
-
-    stage: Stage = "caption"
-    reason: Reason = "caption-failed"
-    essential = False
-    comes_with: Want | None = None
 
     def __init__(self, captioner: Captioner, tagging: Tagging | None) -> None:
         super().__init__(tagging, captioner.guide)

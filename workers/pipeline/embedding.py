@@ -15,12 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas import enriched_image
-from schemas.dead_letter import Reason, Stage
-from schemas.options import Options, Want
+from schemas.options import Want
 from schemas.stored_scores import EMBEDDING_HEADER, StoredEmbedding
 from workers.errors import Misconfigured
 from workers.pipeline import cache_entries as entries
-from workers.pipeline.annotation import NO_OPTIONS, Annotation
+from workers.pipeline.annotation import Annotation, RoleDefaults
 from workers.pipeline.answers import one_each
 from workers.pipeline.published import NotStored, StoredOutcome
 from workers.pipeline.task import Attempt
@@ -30,8 +29,6 @@ from workers.types import Pixels
 Vector: TypeAlias = NDArray[np.float16]
 """(dimensions,) float16, of length 1 before rounding."""
 
-_STAGE: Stage = "annotate"
-_REASON: Reason = "annotate-failed"
 _HEADER = struct.Struct("<4sI")
 _MAGIC = b"tse1"
 _ROUNDING = 0.01
@@ -55,27 +52,19 @@ class Embedder(Tagger, Protocol):
         """
 
 
-class EmbeddingRole:
+class EmbeddingRole(RoleDefaults):
     """The role of a tagger that gives embeddings."""
 
     name: Want = "embedding"
     use = "tagger"
-    stage = _STAGE
-    reason = _REASON
-    essential = False
     kind = "embedding"
-    option_rules = NO_OPTIONS
-    in_general = False
 
     def __init__(self, embedder: Embedder, *, keep: bool = True) -> None:
         self.model: Model = embedder
-        self.comes_with: Want | None = "tags" if keep else None
+        self.comes_with = "tags" if keep else None
         self._embedder = embedder
         self._model = getattr(embedder, "embedding_model", embedder.digest)
         self.made_by = entries.tagger_key(embedder)
-
-    def needs(self, options: Options) -> frozenset[Want]:
-        return frozenset()
 
     def pack(self, value: StoredEmbedding) -> bytes:
         return _HEADER.pack(_MAGIC, value.dimensions) + value.data

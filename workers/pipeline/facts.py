@@ -7,9 +7,8 @@ from typing import Any, Final
 
 from schemas import writing
 from schemas.enriched_image import ImageFacts
-from schemas.options import Options, Want
 from workers.facts import pack_facts, unpack_facts
-from workers.pipeline.annotation import OptionRules
+from workers.pipeline.annotation import OptionRules, RoleDefaults
 from workers.types import FACTS_VERSION, Facts, FactsMode, PictureFacts
 
 FACTS: Final = "facts"
@@ -18,20 +17,16 @@ FACTS: Final = "facts"
 _OPTION_RULES: OptionRules = {}
 
 
-class FactsResult:
+class FactsResult(RoleDefaults):
     """The cached result of every event (see `roles.Result`)."""
 
     name = FACTS
     kind = FACTS
     option_rules = _OPTION_RULES
-    in_general = False
 
     def __init__(self, mode: FactsMode) -> None:
         self._mode: FactsMode = mode
         self.made_by = f"{FACTS_VERSION}:{mode}"
-
-    def needs(self, options: Options) -> frozenset[Want]:
-        return frozenset()
 
     def pack(self, value: PictureFacts) -> bytes:
         return pack_facts(value)

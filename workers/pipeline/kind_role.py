@@ -9,12 +9,11 @@ import orjson
 from pydantic import BaseModel
 
 from schemas import writing
-from schemas.dead_letter import Reason, Stage
 from schemas.enriched_image import ModelRef
 from schemas.options import Options, Want
 from schemas.result_kinds import ResultKind
 from workers.pipeline import cache_entries as entries
-from workers.pipeline.annotation import NO_OPTIONS, Annotation, OptionRules
+from workers.pipeline.annotation import Annotation, RoleDefaults
 from workers.pipeline.answers import one_each, result_in, result_of
 from workers.pipeline.captioning import RemoteCaptioning
 from workers.pipeline.identity import model_ref
@@ -24,15 +23,12 @@ from workers.ports import ModelIdentity, ResultModel, SelfTested
 from workers.types import ImageAbout, RemoteAnswer
 
 
-class AddedRole:
+class AddedRole(RoleDefaults):
     """The role of one added kind. Its results are fields of `results.NAME`: `model` and `value`.
 
     Args:
         shape: of the results; None: as the kind says.
     """
-
-    option_rules: OptionRules = NO_OPTIONS
-    in_general = False
 
     def __init__(self, kind: ResultKind, model: ModelIdentity, shape: type[BaseModel] | None = None) -> None:
         self.name: Want = kind.name
@@ -43,9 +39,6 @@ class AddedRole:
         self._result = shape or kind.result
         self._words = kind.words
         self._reference = model_ref(model).model_dump()
-
-    def needs(self, options: Options) -> frozenset[Want]:
-        return frozenset()
 
     def pack(self, value: writing.Fields) -> bytes:
         return orjson.dumps(value["value"])
@@ -72,17 +65,10 @@ class AddedRole:
         """Number of words by which searches find a result."""
         return len(self._words(value["value"]).split())
 
-    def header(self, image: Annotation) -> None:
-        return None
-
 
 class KindRole(AddedRole):
     """The role of an added kind with a model that runs here."""
 
-    stage: Stage = "annotate"
-    reason: Reason = "annotate-failed"
-    essential = False
-    comes_with: Want | None = None
     model: ResultModel
 
     def __init__(self, kind: ResultKind, model: ResultModel) -> None:

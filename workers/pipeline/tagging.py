@@ -10,12 +10,11 @@ from numpy.typing import NDArray
 
 from schemas import writing
 from schemas.correction import Word
-from schemas.dead_letter import Reason, Stage
 from schemas.enriched_image import CorrectedTags
-from schemas.options import Options, Want
+from schemas.options import Want
 from schemas.stored_scores import SCORES_HEADER, PackedScores, encode_pairs
 from workers.pipeline import cache_entries as entries
-from workers.pipeline.annotation import Annotation, OptionRules, changes_nothing
+from workers.pipeline.annotation import Annotation, OptionRules, RoleDefaults, changes_nothing
 from workers.pipeline.answers import one_each, scores_of
 from workers.pipeline.profiles import Profile
 from workers.pipeline.published import NotStored, StoredOutcome
@@ -32,18 +31,15 @@ def _scored_labels(image: Annotation, results: Mapping[str, Any]) -> str | None:
 _OPTION_RULES: OptionRules = {"want": changes_nothing, "guide_tags": changes_nothing, "profile": _scored_labels}
 
 
-class Tagging:
+class Tagging(RoleDefaults):
     """The role of a tagger."""
 
     name: Want = "tags"
     use = "tagger"
-    stage: Stage = "annotate"
-    reason: Reason = "annotate-failed"
     essential = True
     kind = "scores"
     option_rules = _OPTION_RULES
     in_general = True
-    comes_with: Want | None = None
 
     def __init__(self, tagger: Tagger, corrections: CorrectionLog | None = None, keep: bool = True) -> None:
         self.model: Model = tagger
@@ -57,9 +53,6 @@ class Tagging:
         self._parents: Sequence[Sequence[str]] = getattr(tagger, "parents", ())  # taggers from elsewhere may have none
         self.made_by = entries.tagger_key(tagger)
         self._floor = float(np.float32(tagger.floor))
-
-    def needs(self, options: Options) -> frozenset[Want]:
-        return frozenset()
 
     def pack(self, value: LabelScores) -> bytes:
         return entries.pack_scores(value)
