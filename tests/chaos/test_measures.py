@@ -1,6 +1,5 @@
 """How the soak judges memory, and how lost markers are found in the log of a broker."""
 
-import os
 import random
 import struct
 from pathlib import Path
@@ -8,13 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.markers import LostMarker, lost_markers
-from tests.support import processes
 from tests.support.processes import Growth
-
-
-@pytest.fixture(autouse=True)
-def _nothing_else_is_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processes, "_EVERY_S", 0.0)
 
 
 def after(images: int, leaks_mb: float) -> Growth:
@@ -48,34 +41,6 @@ def test_the_remains_of_the_peak_are_no_leak(held_mb: tuple[float, ...], grows_m
     growth = Growth(0, lambda: 0.0)
     growth.samples += [(10_000 * number, int(1e6 * held)) for number, held in enumerate(held_mb)]
     assert growth.mb_per_10_000() == pytest.approx(grows_mb, abs=0.4)
-
-
-@pytest.mark.slow
-def test_growth_that_stays_is_found() -> None:
-    done = 0.0
-    growth = Growth(os.getpid(), lambda: done)
-    growth.look()
-    growth.note()
-    kept = b"\1" * 200_000_000
-    done = 10_000.0
-    growth.look()
-    growth.note()
-    (_, before), (_, after) = growth.samples
-    assert after - before == pytest.approx(len(kept), abs=30e6)
-
-
-@pytest.mark.slow
-def test_growth_that_ends_is_not_found() -> None:
-    growth = Growth(os.getpid(), lambda: 0.0)
-    growth.look()
-    growth.note()
-    passing = b"\1" * 200_000_000
-    growth.look()
-    del passing
-    growth.look()
-    growth.note()
-    (_, before), (_, after) = growth.samples
-    assert after == pytest.approx(before, abs=30e6)
 
 
 TRANSACTION, MARKER = 1 << 4, 1 << 4 | 1 << 5

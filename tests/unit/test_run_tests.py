@@ -1,16 +1,13 @@
 """`make test` and `make unit` (scripts/run_tests.py)."""
 
 import ast
-import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
-from scripts import run_tests
-from scripts.run_tests import CHECKOUT, COMMON, HOMES, WITHOUT_SERVERS, Home, changed_files, unaffected
+from scripts.run_tests import CHECKOUT, COMMON, HOMES, WITHOUT_SERVERS, Home, unaffected
 from tests import fixtures
 
 
@@ -53,37 +50,6 @@ def paths(module: str, names: list[str]) -> Iterator[str]:
             relative = f"{root}/{path}.py".removeprefix("./")
             if (CHECKOUT / relative).exists():
                 yield relative
-
-
-def git(*arguments: str) -> str:
-    command = ["git", "-c", "user.name=a", "-c", "user.email=a@b.c", *arguments]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-
-
-@pytest.fixture
-def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    for path in ("a.py", "b.py"):
-        (tmp_path / path).write_text("one\n")
-    (tmp_path / ".gitignore").write_text("build\n")
-    (tmp_path / "build").mkdir()
-    git("init", "-q")
-    git("add", "-A")
-    git("commit", "-q", "-m", "one")
-    return tmp_path
-
-
-def test_changes_since_origin_main_count_and_else_those_since_the_last_green_run(repository: Path) -> None:
-    git("update-ref", "refs/remotes/origin/main", "HEAD")
-    run_tests.GREEN.write_text(git("rev-parse", "HEAD"))
-    assert changed_files() == []
-    (repository / "a.py").write_text("two\n")
-    (repository / "new.py").write_text("new\n")
-    assert changed_files() == ["a.py", "new.py"]
-    git("commit", "-q", "-a", "-m", "two")
-    run_tests.GREEN.unlink()
-    git("mv", "b.py", "c.py")
-    assert changed_files() == ["a.py", "b.py", "c.py", "new.py"]
 
 
 def test_a_test_with_servers_in_a_folder_that_their_half_leaves_out_ends_the_collection() -> None:

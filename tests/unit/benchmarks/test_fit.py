@@ -1,19 +1,13 @@
 """A head against simple methods on the drawn set, with compact's features: the limits that photographs also meet."""
 
-from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from benchmarks.fit import METHODS, SHARES, Measured, Seen, open_world, parted, photographs, splits, variants
-from tagstream_train.data.images import Images
-from workers.models.tagger import TorchTagger
-from workers.types import Pixels
 
 pytestmark = pytest.mark.slow
 
@@ -22,33 +16,10 @@ QUICK = ("train fit", "logistic regression", "nearest centroid")
 
 
 @pytest.fixture(scope="module")
-def counted() -> Counter[str]:
-    return Counter()
-
-
-@pytest.fixture(scope="module")
-def seen(tmp_path_factory: pytest.TempPathFactory, counted: Counter[str]) -> Seen:
-    load, features = Images.load, TorchTagger.features
-
-    def loaded(self: Images, image: str, **options: Any) -> object:
-        counted[image] += 1
-        return load(self, image, **options)
-
-    def encoded(self: TorchTagger, images: Sequence[Pixels]) -> object:
-        counted["encoded"] += len(images)
-        return features(self, images)
-
+def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Images, "load", loaded)
-        patch.setattr(TorchTagger, "features", encoded)
         patch.setenv("XDG_CACHE_HOME", "")  # restored: the benchmark keeps features in its own folder
         return photographs(None, "compact", Path(tmp_path_factory.mktemp("seen")), IMAGES)
-
-
-def test_each_image_is_decoded_and_encoded_once(seen: Seen, counted: Counter[str]) -> None:
-    assert counted.pop("encoded") == len(seen.features) == IMAGES
-    assert set(counted.values()) == {1}
-    assert len(counted) == IMAGES
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # scikit-learn's, of its next version
