@@ -15,6 +15,9 @@ from dataclasses import dataclass
 from workers.pipeline.task import Task
 from workers.ports import Clock
 
+_FOR_MEMORY = ("wait-fetch", "wait-inspect", "wait-decode")
+"""Images wait here for memory, of which those at "wait-caption" may keep some for hours."""
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -85,9 +88,11 @@ class TaskProgress:
             return {place.name: self._counts[place.name] for place in self._places}
 
     def working(self) -> int:
-        """The number of tasks that do not wait for another service."""
+        """The number of tasks that do not wait for another service, nor for memory of those that do."""
         with self._lock:
-            return sum(self._counts[place.name] for place in self._places if not place.waits_on_others)
+            waits = _FOR_MEMORY if self._counts["wait-caption"] else ()
+            moving = [place.name for place in self._places if not place.waits_on_others and place.name not in waits]
+            return sum(self._counts[name] for name in moving)
 
     def stuck(self, limits_s: Mapping[str, float]) -> list[str]:
         """One sentence for each place whose oldest task exceeds the limit."""

@@ -196,7 +196,7 @@ class DecodedTask(DescribedTask):
         self.task.came_through = True
         self.task.release("pixels", "gate", "journal")
         if self.reservation is not None:
-            self.reservation.shrink(kept_bytes)
+            self.reservation.keep(kept_bytes)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

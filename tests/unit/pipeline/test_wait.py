@@ -118,6 +118,25 @@ def test_a_wait_of_hours_is_no_stall_for_its_image_and_equal_ones() -> None:
     assert bound_by(manual.pipeline.progress.counts(), 2) == "the captioner"
 
 
+def test_images_without_room_behind_waiting_ones_are_no_stall() -> None:
+    """Guard: JPEGs in a wait of hours fill the memory for decoding, and the worker would be restarted for it."""
+    captioner = PlayedCaptioner()
+    captioner.encode = lambda pixels, about: bytes(1_000)  # type: ignore[method-assign]
+    manual = ManualPipeline(partitions=2, remote=captioner, stall_timeout_s=60.0, decoded_bytes=4_000)
+    manual.pipeline.decode.divide(2)
+    for number in range(20):
+        send(manual, f"{number}", (number, 9, 9))
+    assert manual.in_flight == {"wait-caption": 2, "wait-inspect": 18}
+    manual.clock.advance(100)
+    assert manual.worker.progress().ok
+    send(manual, "another partition, and larger than all that is not kept", partition=1, options={"want": ["tags"]})
+    assert list(manual.done) == [(1, 0, 0)]
+    while captioner.asked:
+        captioner.asked.pop().future.set_result(an_answer())
+        manual.turn()
+    assert (len(manual.done), manual.in_flight, manual.pipeline.decode.budget.used) == (21, {}, 0)
+
+
 @pytest.mark.parametrize("reason", ["caption-unavailable", "caption-refused", "caption-budget"])
 def test_an_unanswered_image_is_partial_without_a_dead_letter(reason: Reason) -> None:
     manual = ManualPipeline(remote=PlayedCaptioner(Unanswered(reason, "why")))

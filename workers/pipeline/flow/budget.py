@@ -6,7 +6,9 @@ of one partition can wait behind a stuck image, but every other partition still 
 
 A reservation larger than the pool waits until the pool is empty, and then takes the whole pool. Meanwhile no other
 reservation is granted from the pool. A new partition makes the shares smaller. A share above its new size shrinks as
-its reservations end.
+its reservations end. Until then its partition gets nothing from the pool.
+
+What is kept for long is moved to its partition's share, and may exceed it. So the pool stays free for others.
 """
 
 from __future__ import annotations
@@ -63,6 +65,11 @@ class Reservation:
     def shrink(self, size: int) -> None:
         """Give back all bytes above `size`."""
         self._budget._give_back(self, max(0, self.size - size))
+
+    def keep(self, size: int) -> None:
+        """Shrink to bytes that may be needed for hours."""
+        self._budget._move_to_share(self)
+        self.shrink(size)
 
     def release(self) -> None:
         self.shrink(0)
@@ -136,6 +143,13 @@ class Budget:
                     del self._held[reservation.partition]
         self._grants.run()
 
+    def _move_to_share(self, reservation: Reservation) -> None:
+        with self._lock:
+            if reservation.from_pool and reservation.size:
+                reservation.from_pool = False
+                self._pool_used -= reservation.size
+                self._held[reservation.partition] = self._held.get(reservation.partition, 0) + reservation.size
+
     def _next(self) -> Callable[[], None] | None:
         """Grant one reservation. Partitions take turns."""
         pool_is_blocked = False
@@ -143,7 +157,8 @@ class Budget:
             waiting = queue[0]
             place = self._place(partition, waiting.size, pool_is_blocked)
             if place is None:
-                pool_is_blocked = pool_is_blocked or self._is_oversized(waiting.size)
+                exceeds = self._held.get(partition, 0) > self._share
+                pool_is_blocked = pool_is_blocked or (self._is_oversized(waiting.size) and not exceeds)
                 continue
             queue.popleft()
             del self._waiting[partition]
@@ -158,15 +173,18 @@ class Budget:
         return None
 
     def _place(self, partition: Partition, size: int, pool_is_blocked: bool) -> str | None:
-        shares = self.limit - self._pool_limit
-        has_share = self._held.get(partition, 0) + size <= max(1, shares // self._partitions)
-        if has_share and sum(self._held.values()) + size <= shares:
+        held = self._held.get(partition, 0)
+        if held + size <= self._share and sum(self._held.values()) + size <= self.limit - self._pool_limit:
             return "share"
-        if pool_is_blocked:
+        if pool_is_blocked or held > self._share:
             return None
         if self._pool_used + size <= self._pool_limit or (self._is_oversized(size) and not self._pool_used):
             return "pool"
         return None
+
+    @property
+    def _share(self) -> int:
+        return max(1, (self.limit - self._pool_limit) // self._partitions)
 
     def _used(self) -> int:
         return self._pool_used + sum(self._held.values())
