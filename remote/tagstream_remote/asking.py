@@ -253,34 +253,43 @@ class Asking:
         Raises:
             Unanswered, Misplaced, Unavailable: as `Endpoint.call`; and "caption-budget", or the counter is away.
         """
-        reserved = self._budget.reserve((self._largest_prompt or _PROMPT_TOKENS) + MAX_TOKENS)
-        if reserved is None:
-            self._spent_until = time.monotonic() + _SPENT_S
-            self._all_leave(self._spent())
-            raise self._spent()
-        usages = [] if usages is None else usages
+        usages, reserved = [] if usages is None else usages, list[Reserved]()
+
+        def spent(usage: TokenUsage | None) -> None:
+            usages.append(usage)
+            self._settle(reserved.pop(), usage)
+
         began, result = time.monotonic(), "answered"
         try:
-            return self._endpoint.call(jpeg, text, deadline, usages.append)
+            return self._endpoint.call(jpeg, text, deadline, spent, lambda tokens: reserved.append(self._reserve(tokens)))
         except Unanswered as error:
-            result = error.reason.removeprefix("caption-")
+            result = "refused" if error.reason == "caption-budget" else error.reason.removeprefix("caption-")
             raise
         except TagstreamError as error:
             result = "misplaced" if isinstance(error, Misplaced) else "unavailable"
             raise
         finally:
-            metrics.CAPTION_REQUESTS.add(result=result)
-            metrics.CAPTION_SECONDS.record(time.monotonic() - began)
-            self._settle(reserved, usages)
+            if usages:
+                metrics.CAPTION_REQUESTS.add(result=result)
+                metrics.CAPTION_SECONDS.record(time.monotonic() - began)
 
-    def _settle(self, reserved: Reserved, usages: Sequence[TokenUsage | None]) -> None:
-        """Count what each request has cost; an unknown one counts as reserved."""
-        known, unknown = [each for each in usages if each is not None], reserved.tokens * usages.count(None)
-        prompts, completions = sum(each.prompt for each in known), sum(each.completion for each in known)
+    def _reserve(self, tokens: int) -> Reserved:
+        """Take tokens for a request whose answer has at most so many. Raises as `_paid`."""
+        if (reserved := self._budget.reserve((self._largest_prompt or _PROMPT_TOKENS) + tokens)) is not None:
+            return reserved
         with self._changed:
-            self._largest_prompt = max([self._largest_prompt, *(each.prompt for each in known)])
-        self._budget.settle(reserved, prompts + completions + unknown)
-        for kind, tokens in (("prompt", prompts), ("completion", completions), ("reserved", unknown)):
+            self._spent_until = time.monotonic() + _SPENT_S
+        self._all_leave(self._spent())
+        raise self._spent()
+
+    def _settle(self, reserved: Reserved, usage: TokenUsage | None) -> None:
+        """Count what a request has cost; an unknown one counts as reserved."""
+        prompt, completion = usage or (0, 0)
+        unknown = reserved.tokens if usage is None else 0
+        with self._changed:
+            self._largest_prompt = max(self._largest_prompt, prompt)
+        self._budget.settle(reserved, prompt + completion + unknown)
+        for kind, tokens in (("prompt", prompt), ("completion", completion), ("reserved", unknown)):
             metrics.CAPTION_TOKENS.add(tokens, kind=kind)
 
     def _ended(self, image: AskedImage, *, alive: bool = False) -> None:

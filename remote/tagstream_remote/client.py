@@ -56,8 +56,18 @@ class Endpoint:
             headers={"accept-encoding": "identity", "content-type": "application/json", "user-agent": "tagstream"},
         )
 
-    def call(self, jpeg: bytes | None, text: str, deadline: float, spent: Spent = lambda usage: None) -> RemoteAnswer:
+    def call(
+        self,
+        jpeg: bytes | None,
+        text: str,
+        deadline: float,
+        spent: Spent = lambda usage: None,
+        reserve: Callable[[int], None] = lambda tokens: None,
+    ) -> RemoteAnswer:
         """Ask about an image, or a text alone; again at once where that may help, each way at most once.
+
+        Args:
+            reserve: told before each request how many tokens its answer may have; what it raises ends the call.
 
         Raises:
             Unanswered: "caption-refused" or "caption-failed".
@@ -66,7 +76,9 @@ class Endpoint:
         """
         done = set() if jpeg else {"smaller"}
         while True:
-            request = self._request(jpeg, text, done)
+            tokens = MAX_TOKENS * (2 if "longer" in done else 1)
+            request = self._request(jpeg, text, tokens, free="free" in done)
+            reserve(tokens)
             try:
                 document = self._ask("chat/completions", request, deadline, spent)
                 return answer_of(document, self.model, self._fields)
@@ -86,16 +98,15 @@ class Endpoint:
         listed = data[:1000] if isinstance(data, list) else []
         return [str(each["id"])[:256] for each in listed if isinstance(each, dict) and "id" in each]
 
-    def _request(self, jpeg: bytes | None, text: str, done: set[str]) -> dict[str, Any]:
+    def _request(self, jpeg: bytes | None, text: str, tokens: int, *, free: bool) -> dict[str, Any]:
         """The document to send, of fields that the service takes."""
         parts: list[dict[str, Any]] = [{"type": "text", "text": text}]
         if jpeg is not None:
             url = f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
             parts.append({"type": "image_url", "image_url": {"url": url}})
         messages = [{"role": "system", "content": _ORDERS}, {"role": "user", "content": parts}]
-        tokens = MAX_TOKENS * (2 if "longer" in done else 1)
         wanted = {"model": self.model, "messages": messages, "stream": False, **_OPTIONAL, "max_tokens": tokens}
-        if "free" not in done:
+        if not free:
             wanted["response_format"] = {"type": "json_schema", "json_schema": self._schema}
         request = {name: value for name, value in wanted.items() if name not in self._not_taken}
         return request if "max_tokens" in request else request | {"max_completion_tokens": tokens}
@@ -119,8 +130,10 @@ class Endpoint:
         """Send a request, and read its answer until the deadline."""
         key, left = self._key().strip(), deadline - time.monotonic()
         if not (key.isascii() and key.isprintable()):  # the library's error would show it
+            spent(_FREE)
             raise Misplaced("TAGSTREAM_CAPTION_KEY has characters that a header can't have: set it again")
         if left <= 0:
+            spent(_FREE)
             raise Away(f"no time was left to ask {self.address}", fault="too-slow")
         clock, body = _Clock(left), bytearray()
         try:

@@ -57,7 +57,9 @@ class ScriptedEndpoint(Endpoint):
         text: str,
         deadline: float,
         spent: Callable[[TokenUsage | None], None] = lambda usage: None,
+        reserve: Callable[[int], None] = lambda tokens: None,
     ) -> RemoteAnswer:
+        reserve(MAX_TOKENS)
         if fault := self.fault():
             self.faults += 1
             spent(NOTHING)
@@ -78,7 +80,9 @@ class ScriptedEndpoint(Endpoint):
         with self._lock:
             self._at_once -= 1
             error = self.answers[name].pop(0) if self.answers.get(name) else None
-        for usage in self.usages:
+        for number, usage in enumerate(self.usages):
+            if number:
+                reserve(2 * MAX_TOKENS)
             spent(usage)
         if error is not None:
             raise error
@@ -452,7 +456,7 @@ def test_every_request_of_a_call_is_paid_and_an_unknown_one_as_reserved(
     counter = KeptCounter()
     asking = make(per_day=10**6, counter=counter)
     warm(asking)
-    before, reserved = counter.total, COST.prompt + MAX_TOKENS
+    before, reserved = counter.total, COST.prompt + 2 * MAX_TOKENS
     endpoint.usages = [COST, None]
     endpoint.answers["one"] = [Away("time-out")]
     assert caption(ask(asking, "one"))  # two calls
@@ -463,6 +467,18 @@ def test_every_request_of_a_call_is_paid_and_an_unknown_one_as_reserved(
     for name in "23":
         assert caption(ask(asking, name))
     assert counter.added[-2] == reserved
+
+
+def test_a_repetition_spends_no_more_than_the_day_has_left(
+    make: Callable[..., Asking], endpoint: ScriptedEndpoint
+) -> None:
+    """Guard: only the first request of a call was reserved, so that workers went beyond the limit together."""
+    counter = KeptCounter()
+    asking = make(per_day=sum(SEEN) + sum(BLIND) + 2 * sum(COST) + COST.prompt + 2 * MAX_TOKENS - 1, counter=counter)
+    warm(asking)
+    endpoint.usages = [COST, COST]
+    assert reason(ask(asking, "one")) == "caption-budget"
+    assert counter.total == sum(SEEN) + sum(BLIND) + 2 * sum(COST)
 
 
 def test_nothing_is_spent_while_the_days_tokens_can_not_be_counted(
