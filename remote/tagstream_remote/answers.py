@@ -29,12 +29,16 @@ _FILTERED: Final = re.compile("content_?filter|content_policy|moderation", re.IG
 
 
 class Misplaced(TagstreamError):
-    """Settings are wrong, or no money is left: no image gets a caption. `detail` says what to change."""
+    """Settings are wrong, or no money is left: no image gets a caption. `detail` says what to change.
 
-    def __init__(self, detail: str, *, no_money: bool = False) -> None:
+    `paid`: to learn it again costs tokens.
+    """
+
+    def __init__(self, detail: str, *, no_money: bool = False, paid: bool = False) -> None:
         super().__init__(detail)
         self.detail = detail
         self.no_money = no_money
+        self.paid = paid
 
 
 class Away(Unavailable):
@@ -83,7 +87,8 @@ def answer_of(document: Mapping[str, Any], model: str, fields: type[BaseModel] |
     """
     answered = printable(_text(document.get("model"))[:256])
     if answered and not is_same(model, answered):
-        raise Misplaced(f"{model!r} was asked, and {answered!r} has answered: set TAGSTREAM_CAPTION_MODEL to that name")
+        detail = f"{model!r} was asked, and {answered!r} has answered: set TAGSTREAM_CAPTION_MODEL to that name"
+        raise Misplaced(detail, paid=True)
     choices = document.get("choices")
     choice = _object(choices[0]) if isinstance(choices, list) and choices else {}
     message, finish = _object(choice.get("message")), choice.get("finish_reason")

@@ -36,7 +36,7 @@ _TRIES: Final = 2  # calls for one image that fail without a time to come back a
 _PROMPT_TOKENS: Final = 3_000  # reserved for a prompt with its image before any answer said what it takes
 _SPENT_S: Final = 10.0  # for so long no image waits after the day's tokens were found spent
 _LOOK_S: Final = 1.0  # between looks at the key and the breaker while a service can't be asked
-_BLIND_S: Final = 600.0  # between proofs of a service that answers and drops images, which cost tokens
+_PAID_S: Final = 600.0  # between proofs of a service that answers, but not as it must, which cost tokens
 _LAST_CALLS: Final = 16  # that say how long the next one takes
 
 
@@ -348,8 +348,8 @@ class Asking:
             with self._changed:
                 self._breaker.probe_lost()
         except (Misplaced, Unavailable) as error:
-            if isinstance(error, Away) and error.retry_after_s is not None:
-                self._not_before = time.monotonic() + error.retry_after_s
+            told_s = (error.retry_after_s or 0.0) if isinstance(error, Away) else 0.0
+            self._not_before = time.monotonic() + (_PAID_S if isinstance(error, Misplaced) and error.paid else told_s)
             self._trouble_came(error)
         else:
             self._proof_passed()
@@ -375,10 +375,10 @@ class Asking:
         seen, told = self._shown(_jpeg(_known_picture(self._file.side)), until)
         blind, told_blind = self._shown(None, until)
         if (seen <= blind) if seen and blind else told == told_blind is not None:
-            self._not_before = time.monotonic() + _BLIND_S
             raise Misplaced(
                 f"the service answers as if it got no image: name a model that sees in TAGSTREAM_CAPTION_MODEL, "
-                f"{self.name!r} does not"
+                f"{self.name!r} does not",
+                paid=True,
             )
 
     def _shown(self, jpeg: bytes | None, until: float) -> tuple[int, str | None]:
@@ -396,8 +396,7 @@ class Asking:
             if error.reason == "caption-budget":
                 raise
             if error.reason == "caption-failed" and jpeg is not None:
-                self._not_before = time.monotonic() + _BLIND_S
-                raise Misplaced(f"the service does not take a picture: {error.detail}") from None
+                raise Misplaced(f"the service does not take a picture: {error.detail}", paid=True) from None
         return max((each.prompt for each in usages if each is not None), default=0), caption
 
 

@@ -153,7 +153,7 @@ class Endpoint:
             if clock.over:  # an answer without its length seems to be whole
                 raise httpx2.ReadTimeout("cut")
         except (httpx2.HTTPError, httpx2.InvalidURL, OSError) as error:
-            spent(None if clock.socket else _FREE)
+            spent(None if clock.sent else _FREE)
             if clock.over or isinstance(error, httpx2.TimeoutException):
                 raise Away(f"{self.address} gave no whole answer in time", fault="too-slow") from error
             reason = str(error).partition("\n")[0][:200] or type(error).__name__
@@ -169,7 +169,7 @@ class _Clock:
     """Ends a request's connection after some seconds: the library's time limits begin again with each byte."""
 
     def __init__(self, seconds: float) -> None:
-        self.over = False
+        self.over = self.sent = False
         self.socket: socket.socket | None = None
         self._timer = threading.Timer(seconds, self._end)
         self._timer.daemon = True
@@ -178,6 +178,7 @@ class _Clock:
 
     def trace(self, event: str, about: Mapping[str, Any]) -> None:
         """Told by the library what it does."""
+        self.sent = self.sent or event.endswith("send_request_body.complete")
         if event.endswith(("connect_tcp.complete", "start_tls.complete")):
             self.socket = about["return_value"].get_extra_info("socket")
             if self.over:

@@ -309,6 +309,7 @@ def test_images_wait_until_the_service_has_seen_the_known_picture(
         (("a disc", None), ("none", BLIND), False),
         (("a disc", SEEN), (Unanswered("caption-failed", "no"), NOTHING), False),
         ((Unanswered("caption-failed", "no picture is taken"), NOTHING), ("none", BLIND), True),
+        ((Misplaced("another model has answered", paid=True), SEEN), ("none", BLIND), True),
     ],
 )
 def test_a_service_that_drops_or_refuses_pictures_is_unready(

@@ -213,6 +213,15 @@ def test_a_service_that_is_not_there_costs_nothing() -> None:
     assert costs == [TokenUsage(0, 0)]
 
 
+def test_a_service_that_never_got_the_request_costs_nothing(stub: StubService) -> None:
+    """Guard: while its certificate is over, each try would take thousands of tokens from the day's."""
+    costs: list[TokenUsage | None] = []
+    endpoint = Endpoint(stub.address.replace("http:", "https:"), MODEL, str, CaptionFile())
+    with pytest.raises(Away):
+        endpoint.call(JPEG, "", soon(), costs.append)
+    assert costs == [TokenUsage(0, 0)]
+
+
 def test_a_caption_is_one_line_of_data(stub: StubService, endpoint: Endpoint) -> None:
     stub.script("control", "markup")
     assert endpoint.call(JPEG, "", soon()).caption.text == "a[31m red dog on a mat"
