@@ -20,7 +20,7 @@ from pydantic import BaseModel
 from tagstream_remote.answers import Away, Misplaced
 from tagstream_remote.budget import Budget, Reserved
 from tagstream_remote.caption_file import CaptionFile
-from tagstream_remote.client import MAX_TOKENS, Endpoint
+from tagstream_remote.client import Endpoint
 from tagstream_remote.turns import AskedImage, PartitionTurns
 from workers import metrics
 from workers.breaker import Breaker
@@ -261,7 +261,7 @@ class Asking:
 
         began, result = time.monotonic(), "answered"
         try:
-            return self._endpoint.call(jpeg, text, deadline, spent, lambda tokens: reserved.append(self._reserve(tokens)))
+            return self._endpoint.call(jpeg, text, deadline, spent, partial(self._reserve, reserved))
         except Unanswered as error:
             result = "refused" if error.reason == "caption-budget" else error.reason.removeprefix("caption-")
             raise
@@ -273,14 +273,15 @@ class Asking:
                 metrics.CAPTION_REQUESTS.add(result=result)
                 metrics.CAPTION_SECONDS.record(time.monotonic() - began)
 
-    def _reserve(self, tokens: int) -> Reserved:
+    def _reserve(self, kept: list[Reserved], tokens: int) -> None:
         """Take tokens for a request whose answer has at most so many. Raises as `_paid`."""
-        if (reserved := self._budget.reserve((self._largest_prompt or _PROMPT_TOKENS) + tokens)) is not None:
-            return reserved
-        with self._changed:
-            self._spent_until = time.monotonic() + _SPENT_S
-        self._all_leave(self._spent())
-        raise self._spent()
+        reserved = self._budget.reserve((self._largest_prompt or _PROMPT_TOKENS) + tokens)
+        if reserved is None:
+            with self._changed:
+                self._spent_until = time.monotonic() + _SPENT_S
+            self._all_leave(self._spent())
+            raise self._spent()
+        kept.append(reserved)
 
     def _settle(self, reserved: Reserved, usage: TokenUsage | None) -> None:
         """Count what a request has cost; an unknown one counts as reserved."""
