@@ -467,7 +467,7 @@ def test_every_request_of_a_call_is_paid_and_an_unknown_one_as_reserved(
     endpoint.usages = [SEEN]
     for name in "23":
         assert caption(ask(asking, name))
-    assert counter.added[-2] == reserved
+    assert counter.added[-2] == COST.prompt + MAX_TOKENS
 
 
 def test_a_repetition_spends_no_more_than_the_day_has_left(

@@ -88,7 +88,7 @@ class TaskProgress:
             return {place.name: self._counts[place.name] for place in self._places}
 
     def working(self) -> int:
-        """The number of tasks that do not wait for another service, nor for memory of those that do."""
+        """Number of tasks that wait neither for a service nor behind those."""
         with self._lock:
             waits = _FOR_MEMORY if self._counts["wait-caption"] else ()
             moving = [place.name for place in self._places if not place.waits_on_others and place.name not in waits]
