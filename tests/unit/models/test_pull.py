@@ -10,8 +10,7 @@ from huggingface_hub import HfFileMetadata
 
 from tests.unit.models.hub import Hub, serving
 from workers.errors import Misconfigured, Unavailable
-from workers.models.files import sha256_of
-from workers.models.pull import PUBLISHED, VOCABULARY, HubFile, default_endpoint, fetch, licence_of
+from workers.models.pull import PUBLISHED, HubFile, default_endpoint, fetch, licence_of
 
 BODY = bytes(range(256)) * 400
 SHA256 = hashlib.sha256(BODY).hexdigest()
@@ -175,17 +174,6 @@ def test_a_folder_that_can_not_be_is_a_sentence(hub: Hub, tmp_path: Path) -> Non
         fetch(WANTED, tmp_path / "file" / "below", endpoint=hub.endpoint)
 
 
-def test_every_published_file_is_named_completely() -> None:
-    for published in PUBLISHED.values():
-        assert published.checkpoint.name.endswith(".pth")
-        assert all(8 <= len(known) <= 64 for known in published.checkpoint.sha256)
-        for each in filter(None, (published.tags, published.thresholds, published.chinese)):
-            assert each.url().startswith("https://raw.githubusercontent.com/xinyu1205/recognize-anything/")
-            assert [len(known) for known in each.sha256] == [64]
-    assert VOCABULARY.is_this(VOCABULARY.sha256[0])
-    assert not VOCABULARY.is_this(SHA256)
-
-
 def test_only_the_published_files_licence_is_stated_and_only_if_it_is_known() -> None:
     ram, ram_plus = (PUBLISHED[kind].checkpoint.sha256[0] for kind in ("ram", "ram_plus"))
     assert licence_of("ram", ram) == "MIT, by the model card of xinyu1205/recognize_anything_model"
@@ -200,11 +188,6 @@ def test_a_file_at_an_address_of_its_own_is_fetched_from_there(tmp_path: Path) -
         hub.cut_after = [70_000]
         assert fetch(there, tmp_path, endpoint="http://127.0.0.1:1").read_bytes() == BODY
         assert gets(hub) == ["", "bytes=70000-"]
-
-
-def test_a_checksum_covers_the_whole_file(tmp_path: Path) -> None:
-    (tmp_path / "f").write_bytes(BODY)
-    assert sha256_of(tmp_path / "f") == SHA256
 
 
 def test_a_file_that_is_far_too_large_is_cut_short(tmp_path: Path) -> None:
