@@ -6,7 +6,7 @@ import time
 from typing import Final
 
 from schemas.printable import printable
-from tagstream_remote.answers import Misplaced, is_same
+from tagstream_remote.answers import Again, Misplaced, is_same
 from tagstream_remote.budget import utc_day
 from tagstream_remote.caption_file import CaptionFile
 from tagstream_remote.captioner import counter_of
@@ -42,23 +42,25 @@ class EndpointCheck:
             A sentence for people; a second line is advice.
 
         Raises:
-            Misconfigured: path, key or model name is wrong, or it is no such service.
+            Misconfigured: path, key or model name is wrong.
             Unavailable: it does not answer within `LIMIT_S`.
         """
         settings = self._settings
         address, model = settings.captioner_address or "", settings.caption_model
+        unasked = bool(self.file.fields) and FIELDS_KIND not in settings.want
+        advice = "\nTAGSTREAM_WANT lacks `fields`: only events that ask get those of the file" if unasked else ""
         endpoint = Endpoint(address, model, settings.caption_key.get_secret_value, self.file)
         try:
             names = endpoint.models(time.monotonic() + LIMIT_S)
-        except (Misplaced, Unanswered) as error:
+        except Misplaced as error:
             raise Misconfigured(f"TAGSTREAM_CAPTIONER={address}/models: {error.detail}") from None
+        except (Unanswered, Again) as error:  # a service need not have such a list, or it is too long for us
+            return f"{address} answers, and whether it has {model} is not known ({error}){advice}"
         if not any(is_same(model, name) for name in names):
             few = ", ".join(map(printable, names[:_SHOWN])) + (", …" if len(names) > _SHOWN else "")
             near = printable(nearest(model, names))
             raise Misconfigured(f"TAGSTREAM_CAPTION_MODEL={model}: {address} lists {few or 'no model'}.{near}")
-        if self.file.fields and FIELDS_KIND not in settings.want:
-            return f"{address} lists {model}\nTAGSTREAM_WANT lacks `fields`: only events that ask get those of the file"
-        return f"{address} lists {model}"
+        return f"{address} lists {model}{advice}"
 
     def tokens_spent(self) -> int | None:
         """Tokens of this UTC day; None: they have no limit, and are not counted. Raises Unavailable."""

@@ -67,6 +67,15 @@ def test_a_wrong_name_key_or_path_is_said(wrong: dict[str, Any], says: str, tmp_
     assert "sk-" not in str(caught.value)
 
 
+def test_a_service_that_lists_no_models_may_have_the_right_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with StubService() as stub:
+        checked = EndpointCheck(made(stub, tmp_path, FIELDS))
+        monkeypatch.setattr("tagstream_remote.client.MOST_BYTES", 10)
+        said = checked.ask()
+    assert "not known" in said
+    assert "TAGSTREAM_WANT lacks" in said
+
+
 def test_an_absent_service_is_no_fault_of_the_settings(tmp_path: Path) -> None:
     with StubService() as stub:
         settings = made(stub, tmp_path)
