@@ -426,6 +426,10 @@ class RemoteCaptioner(Protocol):
             late: takes an answer that comes after the future is done, for the cache. Any thread.
         """
 
+    def start(self) -> None:
+        """Find out whether the service answers; else the first `ask` does."""
+        ...
+
     def unready(self) -> str | None:
         """Why no image can be captioned until a setting changes: a wrong key or model name, a service that
         drops images, no money; else None."""

@@ -41,7 +41,7 @@ _LAST_CALLS: Final = 16  # that say how long the next one takes
 
 
 class Asking:
-    """`ports.RemoteCaptioner`. Its threads start at the first `ask`.
+    """`ports.RemoteCaptioner`. Its threads start with `start`, or the first `ask`.
 
     Before the first image, and after a wrong setting, a known picture is asked about with and without its pixels: the
     service must answer, and the picture must count. Until the first proof images wait; while the service is known to be
@@ -112,6 +112,10 @@ class Asking:
             image.leave(refusal)
         image.future.add_done_callback(partial(self._left, image))
         return image.future
+
+    def start(self) -> None:
+        with self._changed:
+            self._start()
 
     def unready(self) -> str | None:
         return self._unready

@@ -21,7 +21,7 @@ _COUNTED_WITHIN_S = 1.0
 
 
 def remote_captioner(settings: Settings) -> RemoteCaptioner:
-    """The captioner of TAGSTREAM_CAPTIONER; it asks nothing before its first `ask`.
+    """The captioner of TAGSTREAM_CAPTIONER; it asks nothing before its `start`.
 
     Raises:
         Misconfigured: its settings or TAGSTREAM_CAPTION_FILE are wrong.

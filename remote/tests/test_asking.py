@@ -342,8 +342,9 @@ def test_a_wrong_key_is_unready_until_another_one_is_in_the_file(
 ) -> None:
     endpoint.fault = lambda: Misplaced("401: set TAGSTREAM_CAPTION_KEY") if key[0] == "first" else None
     asking = make(again_s=1000.0)
+    asking.start()
+    until(lambda: asking.unready() == "401: set TAGSTREAM_CAPTION_KEY")
     assert reason(ask(asking, "one")) == "caption-unavailable"
-    assert asking.unready() == "401: set TAGSTREAM_CAPTION_KEY"
     assert ask(asking, "two").done()
     key[0] = "second"
     until(lambda: asking.unready() is None)

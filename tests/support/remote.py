@@ -74,7 +74,7 @@ class PlayedCaptioner:
         self.asked: list[Asked] = []
         self.seen: list[tuple[tuple[int, ...], ImageAbout]] = []
         self.wrong: str | None = None
-        self.closed = False
+        self.started = self.closed = False
 
     def encode(self, pixels: Pixels, about: ImageAbout) -> bytes:
         self.seen.append((pixels.shape, about))
@@ -90,6 +90,9 @@ class PlayedCaptioner:
         elif self.answer is not None:
             asked.future.set_result(self.answer)
         return asked.future
+
+    def start(self) -> None:
+        self.started = True
 
     def unready(self) -> str | None:
         return self.wrong

@@ -17,7 +17,7 @@ GROUP: Final = "tagstream.captioners"
 def remote_captioner(settings: Settings) -> RemoteCaptioner | None:
     """The captioner of TAGSTREAM_CAPTIONER; None: that is no address.
 
-    It asks nothing before its first `ask`. Raises Misconfigured: the package is not installed, or one of its settings
+    It asks nothing before its `start`. Raises Misconfigured: the package is not installed, or one of its settings
     is wrong.
     """
     if settings.captioner_address is None:

@@ -78,6 +78,7 @@ class Pipeline:
             wait = WaitStage(roles, captioning, self.progress, clock, endings)
             wait.then(finish=finish.begin, keep_late=lookup.keep_late)
             finish.wait, decode.leaves = wait.begin, wait.leaves
+            captioning.captioner.start()
             self.stages = (*self.stages, wait)
         endings.then(done=finish.complete)
         self._after_commit = AfterCommit(

@@ -49,6 +49,7 @@ def failures(manual: ManualPipeline) -> list[tuple[int, str, str | None]]:
 def test_a_caption_from_elsewhere_stands_in_the_outcome_and_the_device_has_no_part_in_it() -> None:
     captioner = PlayedCaptioner(an_answer())
     manual = ManualPipeline(remote=captioner)
+    assert captioner.started
     send(manual, "a")
     (image,) = enriched(manual)
     assert image.caption is not None
