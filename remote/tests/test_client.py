@@ -159,8 +159,7 @@ def test_wrong_settings_and_spent_money_are_misplaced(
 
 
 @pytest.mark.parametrize(
-    ("behaviour", "least", "most"),
-    [("429", 7, 7), ("429-date", 25, 30), ("429-far", LONGEST_PAUSE_S, LONGEST_PAUSE_S)],
+    ("behaviour", "least", "most"), [("429", 7, 7), ("429-date", 25, 30), ("429-far", LONGEST_PAUSE_S, LONGEST_PAUSE_S)]
 )
 def test_a_pause_is_of_seconds_or_a_date_and_bounded(
     stub: StubService, endpoint: Endpoint, behaviour: str, least: float, most: float

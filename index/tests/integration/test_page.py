@@ -1304,10 +1304,7 @@ def test_kept_pictures_are_of_a_subject_and_content_and_have_a_limit_and_an_age(
 
 
 def test_while_the_store_is_away_there_are_boxes_and_it_is_left_alone(
-    browse: Browse,
-    tables: Connection,
-    stored: Stored,
-    monkeypatch: pytest.MonkeyPatch,
+    browse: Browse, tables: Connection, stored: Stored, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own, store, bucket = stored
     body = jpeg(100, 80)

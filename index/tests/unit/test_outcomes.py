@@ -151,10 +151,7 @@ def test_long_captions_with_few_connectors_between_two_spaces_are_rows(caption: 
 
 def test_an_embedding_comes_from_the_event_or_else_from_the_header() -> None:
     shown, stored = vector_of(1), vector_of(2)
-    for said, data in (
-        (enriched("a", vector=shown), shown),
-        (enriched("a", vector=stored, in_header=True), stored),
-    ):
+    for said, data in ((enriched("a", vector=shown), shown), (enriched("a", vector=stored, in_header=True), stored)):
         found = said.row().vector
         assert found is not None
         assert (found.space, found.dimensions, found.model, found.data) == ("clip-vit-b-16", 8, MODEL, data)

@@ -1,6 +1,7 @@
 """The newest outcome of each subject, for any order of records."""
 
 import itertools
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,9 @@ from tests.unit.retag.stored import outcome, today
 from workers.pipeline.published import StoredOutcome
 from workers.retag.changes import ChangesWriter, LabelNumbers, Numbering, PlannedChanges, read_changes
 from workers.retag.plan_file import Planned
-from workers.retag.planning import Found, Newest, OutcomeChoice, Planning
+from workers.retag.planning import Found, Kind, Newest, OutcomeChoice, Planning
 from workers.retag.remake import New, Remaker
+from workers.retag.report import PlanReport
 from workers.types import ReadRecord
 
 SCORES = {"red": 0.9, "green": 0.6, "blue": 0.4}
@@ -287,3 +289,11 @@ def test_numbers_that_no_outcome_has_are_unknown(topic: Topic, tmp_path: Path) -
     assert told("red") == told("green") == (None, None, None, 0.3)
     assert told("sky") is None
     assert told("blue") is None, "a person's word has no score"
+
+
+@pytest.mark.parametrize(("images", "size", "told"), [(4, 5_000, "0.02 MB"), (120_000, 100_000, "12.00 GB")])
+def test_the_bytes_to_fetch_are_told(images: int, size: int, told: str) -> None:
+    kind = Kind("image", "no-scores")
+    found = Found(Counter({kind: images}), Counter({kind: images * size}))
+    *_, line = PlanReport("enriched", 1, True, images, 0, found).lines()
+    assert line == f"to fetch: {told}"

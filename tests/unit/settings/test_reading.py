@@ -59,10 +59,7 @@ def test_roles_keep_their_order_and_their_pins() -> None:
             "TAGSTREAM_WANT": "of-faces,caption,tags,of-faces",
         }
     )
-    assert list(settings.roles.items()) == [
-        ("sharpness", "bundles/sharp"),
-        ("of-faces", f"faces@sha256:{'ab' * 32}"),
-    ]
+    assert list(settings.roles.items()) == [("sharpness", "bundles/sharp"), ("of-faces", f"faces@sha256:{'ab' * 32}")]
     bundles = settings.bundles()
     assert list(bundles) == ["tagger", "sharpness", "of-faces"]
     assert bundles["of-faces"] == PinnedBundle("faces", "ab" * 32)
