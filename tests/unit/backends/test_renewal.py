@@ -9,10 +9,6 @@ from tagstream_testing.memory import ManualClock
 from workers.backends.renewal import Lease, RenewedFile, Secret, one_line
 
 
-def test_a_secret_that_was_in_no_file_never_changes() -> None:
-    assert Secret("s3cret")() == "s3cret"
-
-
 def test_a_secret_has_its_files_present_content(tmp_path: Path) -> None:
     path = tmp_path / "password"
     path.write_text("first\n")
@@ -67,7 +63,7 @@ def test_a_secret_that_was_refused_is_read_again_though_its_file_looks_the_same(
     assert secret() == "new"
 
 
-def test_a_secret_of_no_file_has_nothing_to_read_again() -> None:
+def test_a_secret_that_was_in_no_file_never_changes_and_has_nothing_to_read_again() -> None:
     secret = Secret("s3cret")
     secret.forget()
     assert secret() == "s3cret"
@@ -131,13 +127,8 @@ def test_a_lease_that_was_never_granted_is_due_and_not_valid(lease: Lease) -> No
 
 def test_a_lease_is_due_after_four_fifths_of_its_life_and_valid_until_its_end(lease: Lease, clock: ManualClock) -> None:
     lease.granted(100.0)
-    assert states(lease, clock, 0, 79, 80, 99, 100) == [
-        (False, True),
-        (False, True),
-        (True, True),
-        (True, True),
-        (True, False),
-    ]
+    expected = [(False, True)] * 2 + [(True, True)] * 2 + [(True, False)]
+    assert states(lease, clock, 0, 79, 80, 99, 100) == expected
 
 
 @pytest.mark.parametrize("life_s", [-50.0, 0.0, 9.0])

@@ -235,17 +235,12 @@ def test_a_row_does_not_depend_on_other_rows() -> None:
         assert torch.equal(layer(torch.cat([quiet, loud]))[:1], layer(quiet))
 
 
-def test_a_row_of_zeros_gives_the_bias() -> None:
-    linear = nn.Linear(32, 16)
+def test_a_row_of_zeros_gives_the_bias_and_a_row_of_weights_that_is_zero_stays_zero() -> None:
+    linear, zero = nn.Linear(32, 16), nn.Linear(32, 16, bias=False)
+    nn.init.zeros_(zero.weight)
     with torch.inference_mode():
         assert torch.equal(Int8Linear(linear)(torch.zeros(3, 32)), linear.bias.expand(3, 16))
-
-
-def test_a_row_of_weights_that_is_zero_stays_zero() -> None:
-    linear = nn.Linear(32, 16, bias=False)
-    nn.init.zeros_(linear.weight)
-    with torch.inference_mode():
-        assert not Int8Linear(linear)(torch.randn(3, 32)).any()
+        assert not Int8Linear(zero)(torch.randn(3, 32)).any()
 
 
 def test_attention_still_runs_because_its_own_projection_stays() -> None:
