@@ -176,10 +176,9 @@ def _unwrapped(content: str) -> str:
 
 def _checked(found: Mapping[str, Any], fields: type[BaseModel]) -> Mapping[str, str | float | int]:
     try:
-        checked = fields.model_validate(found).model_dump(by_alias=True)
+        return fields.model_validate(found).model_dump(by_alias=True)
     except ValidationError as error:
         raise Unanswered("caption-refused", f"the answer is not of the schema: {_line(first_fault(error))}") from None
-    return {name: clean(value) if isinstance(value, str) else value for name, value in checked.items()}
 
 
 def is_same(asked: str, answered: str) -> bool:

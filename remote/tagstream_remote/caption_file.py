@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final, Literal, Self, TypeAlias
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
 from schemas.text import first_fault
+from tagstream_remote.answers import clean
 from workers.errors import LargerThanReserved, Misconfigured
 from workers.files import read_regular_file
 from workers.settings import Settings, reaches_no_further
@@ -26,7 +27,7 @@ _TAGS = "{tags}"
 _FORM = 1
 """Counts changes of what a prompt is made into."""
 
-Text: TypeAlias = Annotated[str, Field(max_length=STRING_MAX)]
+Text: TypeAlias = Annotated[str, Field(max_length=STRING_MAX), AfterValidator(clean)]
 WholeNumber: TypeAlias = Annotated[int, Field(ge=-(2**53), le=2**53)]
 Number: TypeAlias = WholeNumber | Annotated[float, Field(allow_inf_nan=False)]
 """A whole number that every reader of JSON keeps, or a finite one."""

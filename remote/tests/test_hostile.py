@@ -23,6 +23,7 @@ from remote.tests.stub import StubService, refuse
 from tests.support.loopback import loopback
 from tests.support.worker_process import photo
 from workers.errors import TagstreamError, Unanswered, Unavailable
+from workers.pipeline.answers import result_in
 from workers.pipeline.cache_entries import pack_caption, unpack_caption
 from workers.settings import Settings
 from workers.types import Partition, RemoteAnswer
@@ -220,6 +221,12 @@ def test_no_redirect_is_followed_and_no_cookie_is_kept() -> None:
                     endpoint.call(JPEG, "What is it?", time.monotonic() + CALL_S)
         assert elsewhere.accepted == 0
     assert b"cookie:" not in b"".join(got).lower()
+
+
+def test_fields_of_the_cache_are_bounded_and_cleaned_as_those_of_an_answer() -> None:
+    poisoned = {"people": 2, "place": "a\x1b[31m\n park\u202e"}
+    assert result_in(FILE.model(), orjson.dumps(poisoned)) == {"people": 2, "place": "a[31m park"}
+    assert result_in(FILE.model(), orjson.dumps(poisoned | {"place": "x" * 1_001})) is None
 
 
 @pytest.mark.slow

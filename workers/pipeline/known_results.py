@@ -223,6 +223,10 @@ class KnownResults:
                 self._note_unproven(values)
                 self._note_lately({key: entries.content_of(key) for key in values})
 
+    def is_purged(self, content: str) -> bool:
+        """Whether a removal has purged the image's results: no later one would purge what is written now."""
+        return self._purges and not any(self._cache.hashes([entries.index_hash(content)]))
+
     def _index(self, keys: Iterable[str]) -> dict[tuple[str, str], bytes]:
         """Fields that tell the keys of a content's results, for a removal."""
         return {(entries.index_hash(entries.content_of(key)), key): b"1" for key in keys}

@@ -1,5 +1,6 @@
 """Images wait for a captioner elsewhere: what they hold, what becomes of them, and that no other image waits."""
 
+import hashlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -302,6 +303,26 @@ def test_a_late_answer_is_cached_and_nothing_else() -> None:
     assert (partial.status, whole.status, len(captioner.asked)) == ("partial", "complete", 1)
     assert whole.caption is not None
     assert (whole.caption.text, whole.cache.caption) == ("a late dog", "hit")
+
+
+@pytest.mark.parametrize("removed", [False, True])
+def test_an_answer_after_the_removal_that_purges_is_not_cached(removed: bool) -> None:
+    """Guard: nothing would ever purge it again."""
+    captioner, cache = PlayedCaptioner(AWAY), _Watched()
+    manual = ManualPipeline(remote=captioner, cache=cache, forget_on_remove=True)
+    send(manual, "a", etag=hashlib.md5(png(RED), usedforsecurity=False).hexdigest())
+    manual.commit_all()
+    manual.turn()
+    if removed:
+        manual.store.remove(BUCKET, "a")
+        gone = {"eventName": "ObjectRemoved:Delete", "s3": {"bucket": {"name": BUCKET}, "object": {"key": "a"}}}
+        manual.send(json.dumps({"Records": [gone]}).encode())
+        manual.turn()
+        manual.commit_all()
+        manual.pipeline.lookup.work()
+    captioner.asked[0].late(an_answer())
+    manual.turn()
+    assert ("caption" in cache.written) is not removed
 
 
 def test_another_captioner_or_other_tags_are_asked_again() -> None:

@@ -31,11 +31,13 @@ class Computed:
     Args:
         values: cache entries to write.
         flight: equal images that share the answer (see `EqualImages`); None: the task has no flight.
+        late: the content of an image that has ended.
     """
 
     values: dict[str, bytes]
     flight: Hashable | None
     answer: CompleteTask | Rejected
+    late: str = ""
 
 
 class LookupStage(QueueStage):
@@ -112,8 +114,8 @@ class LookupStage(QueueStage):
                 self.wake()
 
     def keep_late(self, complete: CompleteTask) -> None:
-        """Cache results that came after the task's end. Thread-safe."""
-        self._computed.put(Computed(self._results.values(complete), None, complete))
+        """Cache results that came after the task's end, unless a removal has come too. Thread-safe."""
+        self._computed.put(Computed(self._results.values(complete), None, complete, late=complete.facts.sha256))
 
     def refuse(self, task: Task, sha256: str, error: Rejected) -> None:
         """Reject a task, and equal images if the bytes are the cause."""
@@ -148,7 +150,9 @@ class LookupStage(QueueStage):
         self._results.settle([write for writes in committed for write in writes])
 
     def _write_computed(self, computed: Sequence[Computed]) -> None:
-        self._results.remember([item.values for item in computed])
+        self._results.remember(
+            [item.values for item in computed if not item.late or not self._results.is_purged(item.late)]
+        )
         for item in computed:
             if item.flight is not None:
                 self._equal.share(item.flight, item.answer)
