@@ -416,6 +416,21 @@ def test_a_revoked_partition_asks_no_more_and_an_equal_image_of_another_one_does
     assert (list(manual.done), manual.in_flight) == ([(1, 0, 0)], {})
 
 
+def test_a_partition_revoked_while_its_image_is_encoded_does_not_wait_for_hours() -> None:
+    captioner = PlayedCaptioner()
+    manual = ManualPipeline(remote=captioner)
+
+    def encode(*_: object) -> bytes:
+        manual.assignments[0].end()
+        for stage in manual.pipeline.stages:
+            stage.drop_ended()
+        return b"a jpeg"
+
+    captioner.encode = encode  # type: ignore[method-assign]
+    send(manual, "a")
+    assert (captioner.asked[0].future.cancelled(), manual.in_flight) == (True, {})
+
+
 def test_the_captioner_says_why_the_worker_is_unready() -> None:
     captioner = PlayedCaptioner()
     manual = ManualPipeline(remote=captioner)

@@ -114,7 +114,7 @@ class LookupStage(QueueStage):
                 self.wake()
 
     def keep_late(self, complete: CompleteTask) -> None:
-        """Cache results that came after the task's end, unless a removal has come too. Thread-safe."""
+        """Cache results that came late, unless a purge came before. Thread-safe."""
         self._computed.put(Computed(self._results.values(complete), None, complete, late=complete.facts.sha256))
 
     def refuse(self, task: Task, sha256: str, error: Rejected) -> None:

@@ -120,6 +120,8 @@ class WaitStage(QueueStage):
                 else:
                     self._left.clear()
             self._endings.when_done(task, future, partial(self._answered, known))
+            if not task.current:  # it has ended since the look above, unseen by `drop_ended`
+                future.cancel()
 
     def _answered(self, known: CompleteTask, future: Future[RemoteAnswer]) -> None:
         with self._lock:
