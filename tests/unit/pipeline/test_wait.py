@@ -420,7 +420,7 @@ def test_a_partition_revoked_while_its_image_is_encoded_does_not_wait_for_hours(
     captioner = PlayedCaptioner()
     manual = ManualPipeline(remote=captioner)
 
-    def encode(*_: object) -> bytes:
+    def encode(pixels: object, about: object) -> bytes:
         manual.assignments[0].end()
         for stage in manual.pipeline.stages:
             stage.drop_ended()
