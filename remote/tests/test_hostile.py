@@ -116,7 +116,7 @@ def piled(head: bytes, piece: bytes, tail: bytes = b"") -> Speak:
 MEGABYTE = b"x" * (1 << 20)
 LENGTH = HEAD + b"Content-Length: %d\r\n\r\n"
 BOMBS: dict[str, Callable[[], Speak]] = {
-    "gzip": lambda: says(gzip.compress(bytes(200 << 20), 1), "Content-Encoding: gzip"),
+    "gzip": lambda: says(gzip.compress(bytes(100 << 20), 9), "Content-Encoding: gzip"),
     "chunks": lambda: piled(CHUNKED, b"100000\r\n" + MEGABYTE + b"\r\n"),
     "100 MB": lambda: piled(LENGTH % (100 << 20), MEGABYTE),
     "headers": lambda: piled(HEAD, b"X: " + b"y" * 60_000 + b"\r\n"),
