@@ -16,34 +16,21 @@ from workers.errors import LargerThanReserved, Misconfigured
 from workers.files import read_regular_file
 from workers.settings import Settings, reaches_no_further
 
-MOST_BYTES: Final = 64 * 1024
-"""Of the file."""
+MOST_BYTES: Final = 64 * 1024  # of the file
 FIELDS_MAX: Final = 20
-STRING_MAX: Final = 1000
-"""Characters of a field's text."""
-TAGS_MAX: Final = 50
-"""Tags that a prompt holds: as many as an event's `guide_tags`."""
+STRING_MAX: Final = 1000  # characters of a field's text
+TAGS_MAX: Final = 50  # tags that a prompt holds: as many as an event's `guide_tags`
 _TAGS = "{tags}"
-_FORM = 1
-"""Counts changes of what a prompt is made into."""
+_FORM = 1  # counts changes of what a prompt is made into
 
 Text: TypeAlias = Annotated[str, Field(max_length=STRING_MAX), AfterValidator(clean)]
-WholeNumber: TypeAlias = Annotated[int, Field(ge=-(2**53), le=2**53)]
+WholeNumber: TypeAlias = Annotated[int, Field(ge=-(2**53), le=2**53)]  # every reader of JSON keeps it
 Number: TypeAlias = WholeNumber | Annotated[float, Field(allow_inf_nan=False)]
-"""A whole number that every reader of JSON keeps, or a finite one."""
 FieldName: TypeAlias = Annotated[str, Field(pattern="^[A-Za-z][A-Za-z0-9_-]{0,63}$")]
 
 
-class _Exact(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class CaptionField(_Exact):
-    """A field of the user's own in each answer.
-
-    Args:
-        values: all that an "enum" may be.
-    """
+class CaptionField(BaseModel, extra="forbid", frozen=True):
+    """A field of the user's own in each answer; `values` are all that an "enum" may be."""
 
     type: Literal["string", "number", "enum"]
     values: Annotated[tuple[Annotated[str, Field(min_length=1, max_length=64)], ...], Field(max_length=100)] = ()
@@ -54,37 +41,8 @@ class CaptionField(_Exact):
             raise ValueError('an "enum" has different `values`, and other types have none')
         return self
 
-    @property
-    def shape(self) -> Any:
-        """The type of its values, for pydantic."""
-        if self.type == "enum":
-            return Literal[self.values]
-        return Text if self.type == "string" else Number
 
-    @property
-    def json_schema(self) -> dict[str, Any]:
-        """Its JSON schema, of words that each of the services knows."""
-        return {"type": "string", "enum": [*self.values]} if self.type == "enum" else {"type": self.type}
-
-    @property
-    def in_words(self) -> str:
-        """Its type for a model."""
-        return " | ".join(map(_quoted, self.values)) or self.type
-
-
-def _one_place(prompt: str) -> str:
-    if prompt.count(_TAGS) > 1:
-        raise ValueError(f"it may have {_TAGS} once")
-    return prompt
-
-
-def _fit(fields: Mapping[str, CaptionField]) -> Mapping[str, CaptionField]:
-    if "caption" in fields:
-        raise ValueError("each answer has a `caption` already: give the field another name")
-    return fields
-
-
-class CaptionFile(_Exact):
+class CaptionFile(BaseModel, extra="forbid", frozen=True):
     """The prompt, the picture and the form of an answer.
 
     Args:
@@ -96,16 +54,20 @@ class CaptionFile(_Exact):
         tls: False: the service may be on another machine and have no TLS.
     """
 
-    prompt: Annotated[str, Field(min_length=1, max_length=8000), AfterValidator(_one_place)] = (
-        "Describe this image in one sentence, for people who search for it."
-    )
-    side: Annotated[int, Field(ge=64, le=2048)] = 768
-    requests: Annotated[int, Field(ge=1, le=64)] = 4
-    language: Annotated[str, Field(pattern=r"^(\w[\w-]{0,31})?$")] = ""
-    fields: Annotated[Mapping[FieldName, CaptionField], Field(max_length=FIELDS_MAX), AfterValidator(_fit)] = Field(
-        default_factory=dict
-    )
+    prompt: str = Field("Describe this image in one sentence, for people who search for it.", min_length=1, max_length=8000)
+    side: int = Field(768, ge=64, le=2048)
+    requests: int = Field(4, ge=1, le=64)
+    language: str = Field("", pattern=r"^(\w[\w-]{0,31})?$")
+    fields: Mapping[FieldName, CaptionField] = Field(default_factory=dict, max_length=FIELDS_MAX)
     tls: bool = True
+
+    @model_validator(mode="after")
+    def _one_of_each(self) -> Self:
+        if self.prompt.count(_TAGS) > 1:
+            raise ValueError(f"`prompt` may have {_TAGS} once")
+        if "caption" in self.fields:
+            raise ValueError("each answer has a `caption` already: give the field another name")
+        return self
 
     @classmethod
     def read(cls, path: Path | None) -> Self:
@@ -124,11 +86,7 @@ class CaptionFile(_Exact):
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
-        """The file of these settings, which allows their address.
-
-        Raises:
-            Misconfigured: as `read`; or the address has no TLS, is another machine's, and the file does not allow it.
-        """
+        """As `read`, and Misconfigured where the address lacks TLS and the file does not allow that."""
         file, address = cls.read(settings.caption_file), settings.captioner_address or ""
         if file.tls and address.lower().startswith("http:") and not reaches_no_further(address):
             raise Misconfigured(
@@ -143,29 +101,27 @@ class CaptionFile(_Exact):
         return _TAGS in self.prompt
 
     def text(self, tags: Sequence[str]) -> str:
-        """The prompt for an image with these tags, and the answer's form.
-
-        At most `TAGS_MAX` tags are told.
-        """
+        """The prompt for an image with these tags, at most `TAGS_MAX`, and the answer's form."""
         asked = self.prompt.replace(_TAGS, ", ".join(tags[:TAGS_MAX]))
         language = f"\nAnswer in this language: {self.language}." if self.language else ""
-        form = {"caption": "string", **{name: field.in_words for name, field in self.fields.items()}}
-        told = ", ".join(f"{_quoted(name)}: {words}" for name, words in form.items())
+        form = {name: " | ".join(map(_quoted, field.values)) or field.type for name, field in self.fields.items()}
+        told = ", ".join(f"{_quoted(name)}: {words}" for name, words in {"caption": "string", **form}.items())
         return f"{asked}{language}\nAnswer with one JSON object of this form: {{{told}}}"
 
     def schema(self) -> dict[str, Any]:  # type: ignore[override]  # pydantic's own is `model_json_schema` today
         """The JSON schema of an answer: `caption` and the fields, all required, and no others."""
-        properties = {"caption": {"type": "string"}, **{name: field.json_schema for name, field in self.fields.items()}}
+        properties: dict[str, Any] = {"caption": {"type": "string"}}
+        for name, field in self.fields.items():
+            properties[name] = {"type": "string", "enum": [*field.values]} if field.values else {"type": field.type}
         required = [*properties]
         return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
 
     def model(self) -> type[BaseModel]:
         """The fields without the caption: strict, with bounded texts and finite numbers."""
-        # Under other names, because a user may call a field `copy`, `json` or `model_config`.
-        shapes: dict[str, Any] = {
-            f"field_{number}": (field.shape, Field(alias=name))
-            for number, (name, field) in enumerate(self.fields.items())
-        }
+        shapes: dict[str, Any] = {}
+        for number, (name, field) in enumerate(self.fields.items()):
+            shape: Any = Literal[field.values] if field.values else Text if field.type == "string" else Number
+            shapes[f"field_{number}"] = (shape, Field(alias=name))  # a user may call a field `copy` or `model_config`
         how = ConfigDict(strict=True, extra="forbid", frozen=True, serialize_by_alias=True)
         return create_model("AnsweredFields", __config__=how, **shapes)
 
