@@ -29,16 +29,11 @@ _FILTERED: Final = re.compile("content_?filter|content_policy|moderation", re.IG
 
 
 class Misplaced(TagstreamError):
-    """Settings are wrong, or no money is left: no image gets a caption. `detail` says what to change.
+    """Settings are wrong, or no money is left. `detail` says what to change; `paid`: to learn it again costs tokens."""
 
-    `paid`: to learn it again costs tokens.
-    """
-
-    def __init__(self, detail: str, *, no_money: bool = False, paid: bool = False) -> None:
+    def __init__(self, detail: str, *, paid: bool = False) -> None:
         super().__init__(detail)
-        self.detail = detail
-        self.no_money = no_money
-        self.paid = paid
+        self.detail, self.paid = detail, paid
 
 
 class Away(Unavailable):
@@ -52,14 +47,12 @@ class Away(Unavailable):
 class Again(TagstreamError):
     """Another request may help; if that was sent already, raise `otherwise`.
 
-    `how` is "smaller" (half the side), "longer" (twice the tokens), "free" (without the schema), or the name of a
-    request's field that the service does not take.
+    `how`: "smaller" (half the side), "longer" (twice the tokens), "free" (without the schema), or a field not taken.
     """
 
     def __init__(self, how: str, otherwise: Unanswered) -> None:
         super().__init__(f"{how}: {otherwise}")
-        self.how = how
-        self.otherwise = otherwise
+        self.how, self.otherwise = how, otherwise
 
 
 def document_of(text: str | bytes) -> dict[str, Any]:
@@ -80,10 +73,7 @@ def usage_of(document: Mapping[str, Any]) -> TokenUsage | None:
 def answer_of(document: Mapping[str, Any], model: str, fields: type[BaseModel] | None) -> RemoteAnswer:
     """The caption and the fields of an answer with status 200. A caption alone may also come as plain text.
 
-    Raises:
-        Unanswered: it holds no caption, or fields other than the schema's.
-        Again: it ends at the limit, and is no whole JSON.
-        Misplaced: another model has answered.
+    Raises Unanswered, Again (it ends at the limit) or Misplaced (another model has answered).
     """
     answered = printable(_text(document.get("model"))[:256])
     if answered and not is_same(model, answered):
@@ -107,7 +97,12 @@ def answer_of(document: Mapping[str, Any], model: str, fields: type[BaseModel] |
     if not 1 <= len(caption) <= CAPTION_MAX:
         raise Unanswered("caption-refused", f"a caption of {len(caption):,} characters, not 1 to {CAPTION_MAX:,}")
     written = Caption(caption, None, "remote", answered or None, usage_of(document))
-    return RemoteAnswer(written, _checked(found, fields) if fields is not None else None)
+    if fields is None:
+        return RemoteAnswer(written, None)
+    try:
+        return RemoteAnswer(written, fields.model_validate(found).model_dump(by_alias=True))
+    except ValidationError as error:
+        raise Unanswered("caption-refused", f"the answer is not of the schema: {_line(first_fault(error))}") from None
 
 
 def clean(text: str) -> str:
@@ -124,7 +119,7 @@ def fault_of(
         status = int(code[:3]) if re.match(r"[45]\d\d\b", code) else 500
     answers = f"the service answers {status}{f' ({_line(said)})' if said else ''}"
     if status == 402 or _NO_MONEY.search(code):
-        return Misplaced(f"{answers}: add money or raise the limit at the service", no_money=True)
+        return Misplaced(f"{answers}: add money or raise the limit at the service")
     if _FILTERED.search(code):
         return Unanswered("caption-refused", answers)
     if status in (401, 403):  # what it says may repeat the key
@@ -172,13 +167,6 @@ def _unwrapped(content: str) -> str:
         return ""
     parts = text.split("```", 2)
     return parts[1].strip().removeprefix("json").strip() if len(parts) > 1 else text
-
-
-def _checked(found: Mapping[str, Any], fields: type[BaseModel]) -> Mapping[str, str | float | int]:
-    try:
-        return fields.model_validate(found).model_dump(by_alias=True)
-    except ValidationError as error:
-        raise Unanswered("caption-refused", f"the answer is not of the schema: {_line(first_fault(error))}") from None
 
 
 def is_same(asked: str, answered: str) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import random
 import threading
@@ -13,14 +12,13 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Final
 
-import numpy as np
 from PIL import Image, ImageDraw
 from pydantic import BaseModel
 
 from tagstream_remote.answers import Away, Misplaced
 from tagstream_remote.budget import Budget, Reserved
 from tagstream_remote.caption_file import CaptionFile
-from tagstream_remote.client import Endpoint
+from tagstream_remote.client import Endpoint, jpeg_of
 from tagstream_remote.turns import AskedImage, PartitionTurns
 from workers import metrics
 from workers.breaker import Breaker
@@ -90,7 +88,7 @@ class Asking:
         self._not_before = self._spent_until = 0.0
 
     def encode(self, pixels: Pixels, about: ImageAbout) -> bytes:
-        return _jpeg(unpadded(self.transform, DecodedImage({self.transform: pixels}), about))
+        return jpeg_of(Image.fromarray(unpadded(self.transform, DecodedImage({self.transform: pixels}), about)))
 
     def ask(
         self, jpeg: bytes, tags: Sequence[str], partition: Partition, late: Callable[[RemoteAnswer], None]
@@ -377,7 +375,7 @@ class Asking:
         logger.info("the service answers again: captions go on")
 
     def _prove_that_pixels_count(self, until: float) -> None:
-        seen, told = self._shown(_jpeg(_known_picture(self._file.side)), until)
+        seen, told = self._shown(_known_picture(self._file.side), until)
         blind, told_blind = self._shown(None, until)
         if (seen <= blind) if seen and blind else told == told_blind is not None:
             raise Misplaced(
@@ -409,14 +407,8 @@ def _mean(values: Collection[float]) -> float:
     return sum(values) / len(values) if values else 0.0
 
 
-def _jpeg(pixels: Pixels) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "JPEG", quality=85)
-    return file.getvalue()
-
-
-def _known_picture(side: int) -> Pixels:
+def _known_picture(side: int) -> bytes:
     """A red disc on white, as large as any other image."""
     picture = Image.new("RGB", (side, side), "white")
     ImageDraw.Draw(picture).ellipse((side // 4, side // 4, 3 * side // 4, 3 * side // 4), "red")
-    return np.asarray(picture)
+    return jpeg_of(picture)

@@ -54,7 +54,9 @@ class CaptionFile(BaseModel, extra="forbid", frozen=True):
         tls: False: the service may be on another machine and have no TLS.
     """
 
-    prompt: str = Field("Describe this image in one sentence, for people who search for it.", min_length=1, max_length=8000)
+    prompt: str = Field(
+        "Describe this image in one sentence, for people who search for it.", min_length=1, max_length=8000
+    )
     side: int = Field(768, ge=64, le=2048)
     requests: int = Field(4, ge=1, le=64)
     language: str = Field("", pattern=r"^(\w[\w-]{0,31})?$")

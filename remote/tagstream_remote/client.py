@@ -42,9 +42,7 @@ class Endpoint:
     """A service, and how it is asked. Thread-safe. Each request has a connection of its own, and reads the key."""
 
     def __init__(self, address: str, model: str, key: Callable[[], str], file: CaptionFile) -> None:
-        self.address = address
-        self.model = model
-        self._key = key
+        self.address, self.model, self._key = address, model, key
         self._schema = {"name": "caption", "strict": True, "schema": file.schema()}
         self._fields = file.model() if file.fields else None
         self._not_taken: frozenset[str] = frozenset()
@@ -66,13 +64,8 @@ class Endpoint:
     ) -> RemoteAnswer:
         """Ask about an image, or a text alone; again at once where that may help, each way at most once.
 
-        Args:
-            reserve: told before each request how many tokens its answer may have; what it raises ends the call.
-
-        Raises:
-            Unanswered: "caption-refused" or "caption-failed".
-            Away: no usable answer at present.
-            Misplaced: no image can be asked about until a setting is changed.
+        `reserve` is told before each request how many tokens its answer may have; what it raises ends the call.
+        Raises Unanswered ("caption-refused" or "caption-failed"), Away or Misplaced.
         """
         done = set() if jpeg else {"smaller"}
         while True:
@@ -87,7 +80,8 @@ class Endpoint:
                     raise error.otherwise from None
                 done.add(error.how)
                 if error.how == "smaller" and jpeg:
-                    jpeg = halved(jpeg)
+                    with Image.open(io.BytesIO(jpeg), formats=["JPEG"]) as image:
+                        jpeg = jpeg_of(image.reduce(2))
                 elif error.how in request:
                     logger.info("The captioner does not take %s: it is left out from now on.", error.how)
                     self._not_taken |= {error.how}
@@ -99,7 +93,6 @@ class Endpoint:
         return [str(each["id"])[:256] for each in listed if isinstance(each, dict) and "id" in each]
 
     def _request(self, jpeg: bytes | None, text: str, tokens: int, *, free: bool) -> dict[str, Any]:
-        """The document to send, of fields that the service takes."""
         parts: list[dict[str, Any]] = [{"type": "text", "text": text}]
         if jpeg is not None:
             url = f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
@@ -171,10 +164,10 @@ class _Clock:
     def __init__(self, seconds: float) -> None:
         self.over = self.sent = False
         self.socket: socket.socket | None = None
-        self._timer = threading.Timer(seconds, self._end)
-        self._timer.daemon = True
-        self._timer.start()
-        self.stop = self._timer.cancel
+        timer = threading.Timer(seconds, self._end)
+        timer.daemon = True
+        timer.start()
+        self.stop = timer.cancel
 
     def trace(self, event: str, about: Mapping[str, Any]) -> None:
         """Told by the library what it does."""
@@ -191,9 +184,8 @@ class _Clock:
                 self.socket.shutdown(socket.SHUT_RDWR)
 
 
-def halved(jpeg: bytes) -> bytes:
-    """The same picture with half the side, as a JPEG."""
-    small = io.BytesIO()
-    with Image.open(io.BytesIO(jpeg), formats=["JPEG"]) as image:
-        image.reduce(2).save(small, "JPEG", quality=85)
-    return small.getvalue()
+def jpeg_of(image: Image.Image) -> bytes:
+    """A picture as a service gets it."""
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=85)
+    return file.getvalue()
