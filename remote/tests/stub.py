@@ -43,34 +43,29 @@ class Asked:
 
     @property
     def text(self) -> str:
-        """All its texts."""
-        return "\n".join(part["text"] for part in self._parts() if part["type"] == "text")
+        """What is asked."""
+        return str(self.body["messages"][-1]["content"][0]["text"])
 
     @property
     def jpeg(self) -> bytes | None:
         """The picture's bytes."""
-        urls = [part["image_url"]["url"] for part in self._parts() if part["type"] == "image_url"]
-        return base64.b64decode(urls[0].removeprefix("data:image/jpeg;base64,")) if urls else None
+        for part in self.body["messages"][-1]["content"][1:]:
+            return base64.b64decode(part["image_url"]["url"].removeprefix("data:image/jpeg;base64,"))
+        return None
 
     @property
     def limit(self) -> int:
         return int(self.body.get("max_tokens") or self.body.get("max_completion_tokens") or 0)
 
-    def _parts(self) -> list[Any]:
-        contents = [message["content"] for message in self.body["messages"]]
-        texts = [{"type": "text", "text": each} for each in contents if isinstance(each, str)]
-        return texts + [part for each in contents if not isinstance(each, str) for part in each]
-
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer, and how it is sent. The tokens are what it says that it used."""
+    """An answer, and how it is sent."""
 
     body: bytes
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
     pace: Pace = ""
-    tokens: int = 0
 
 
 Behaviour: TypeAlias = Callable[[Asked], Reply]
@@ -83,12 +78,10 @@ def caption_of(jpeg: bytes | None) -> str:
 
 def content_of(asked: Asked) -> str:
     """The JSON that the request's schema demands; its strings hold the caption, its numbers are 1."""
-    schema = asked.body.get("response_format", {}).get("json_schema", {}).get("schema", {})
-    written: dict[str, Any] = {"caption": caption_of(asked.jpeg)}
-    for name, shape in schema.get("properties", {}).items():
-        if name != "caption":
-            written[name] = shape["enum"][0] if "enum" in shape else 1 if shape["type"] == "number" else f"some {name}"
-    return json.dumps(written)
+    schema = asked.body.get("response_format", {}).get("json_schema", {}).get("schema", {}).get("properties", {})
+    written: dict[str, Any] = {name: shape.get("enum", ["some " + name])[0] for name, shape in schema.items()}
+    numbers = {name: 1 for name, shape in schema.items() if shape["type"] == "number"}
+    return json.dumps(written | numbers | {"caption": caption_of(asked.jpeg)})
 
 
 def answer(
@@ -114,7 +107,7 @@ def answer(
         }
         if usage:
             document["usage"] = {"prompt_tokens": prompt, "completion_tokens": used, "total_tokens": prompt + used}
-        return Reply(json.dumps(document).encode(), pace=pace, tokens=prompt + used)
+        return Reply(json.dumps(document).encode(), pace=pace)
 
     return reply
 
@@ -146,9 +139,9 @@ def limited(most_bytes: int, status: int = 400, code: int | str = "exceed_contex
     return lambda asked: (error if len(asked.jpeg or b"") > most_bytes else answer())(asked)
 
 
-def said(text: str) -> Behaviour:
-    """A behaviour: this caption for each picture."""
-    return answer(lambda asked: json.dumps({"caption": text}))
+def said(text: str | None, **how: Any) -> Behaviour:
+    """A behaviour: this content for each picture."""
+    return answer(lambda asked: text, **how)
 
 
 def _plain(asked: Asked) -> str:
@@ -159,20 +152,20 @@ def _half(asked: Asked) -> str:
     return content_of(asked)[:-8]
 
 
-BEHAVIOURS: Mapping[str, Behaviour] = {
+BEHAVIOURS: Mapping[str, Behaviour] = {  # by name, for `script` and `always`
     "ok": answer(),
     "plain": answer(_plain),
     "fence": answer(lambda asked: f"Here it is:\n```json\n{content_of(asked)}\n```"),
     "think": answer(lambda asked: f"<think>\n{{a dog?}} hm\n</think>\n\n{content_of(asked)}"),
-    "think-open": answer(lambda asked: "<think>\nit might be a"),
-    "think-cut": answer(lambda asked: "<think>\nit might be a", finish="length"),
-    "reasoning": answer(lambda asked: None, finish="length", reasoning_content="it might be a"),
-    "null": answer(lambda asked: None),
-    "empty": answer(lambda asked: "", reasoning="it is a dog"),
-    "refusal": answer(lambda asked: "I can't help.", refusal="I can't help."),
+    "think-open": said("<think>\nit might be a"),
+    "think-cut": said("<think>\nit might be a", finish="length"),
+    "reasoning": said(None, finish="length", reasoning_content="it might be a"),
+    "null": said(None),
+    "empty": said("", reasoning="it is a dog"),
+    "refusal": said("I can't help.", refusal="I can't help."),
     "filtered": answer(finish="content_filter"),
     "half": answer(_half),
-    "tools": answer(lambda asked: None, finish="tool_calls", tool_calls=[]),
+    "tools": said(None, finish="tool_calls", tool_calls=[]),
     "unfinished": answer(finish=None),
     "unfinished-plain": answer(_plain, finish=None),
     "length": answer(_half, finish="length"),
@@ -184,10 +177,10 @@ BEHAVIOURS: Mapping[str, Behaviour] = {
     "dated": answer(model=lambda name: f"{name}-2026-08-06"),
     "other-model": answer(model=lambda name: "some-other-model"),
     "no-usage": answer(usage=False),
-    "drops-images": answer(lambda asked: '{"caption": "a picture"}', picture_counts=False),
-    "control": said("a\x1b[31m red\x00 \u202edog\u0007\n on\ta  mat"),
-    "markup": said(ORDERS),
-    "long": said("a dog " * 2000),
+    "drops-images": said('{"caption": "a picture"}', picture_counts=False),
+    "control": said(json.dumps({"caption": "a\x1b[31m red\x00 \u202edog\u0007\n on\ta  mat"})),
+    "markup": said(json.dumps({"caption": ORDERS})),
+    "long": said(json.dumps({"caption": "a dog " * 2000})),
     "no-choices": raw(b'{"model": "stub-vlm", "choices": []}'),
     "not-json": raw(b"<html>Welcome</html>"),
     "deep": raw(b"[" * 100_000),
@@ -199,22 +192,16 @@ BEHAVIOURS: Mapping[str, Behaviour] = {
     "400-model": refuse(400, {"message": f"Server is pinned to 'x', not {MODEL}"}),
     "400-filter": refuse(400, {"message": "flagged", "code": "content_filter"}),
     "401": refuse(401, {"message": "Incorrect API key provided: sk-secret"}),
-    "402": refuse(402, {"message": "Insufficient credits"}),
-    "403": refuse(403, {"message": "not allowed"}),
     "404": refuse(404, {"message": f"model '{MODEL}' not found", "code": "model_not_found"}),
-    "408": refuse(408),
-    "413": raw(b"too large", 413),
-    "422": refuse(422, {"message": "no"}),
     "429": refuse(429, {"code": "rate_limit_exceeded", "message": "slow down"}, retry_after="7"),
     "429-date": lambda asked: refuse(429, retry_after=formatdate(time.time() + 30, usegmt=True))(asked),
     "429-far": refuse(429, retry_after="1e300"),
     "429-odd": refuse(429, retry_after="soon"),
     "429-money": refuse(429, {"code": "insufficient_quota", "message": "You exceeded your current quota"}),
     "429-spent": refuse(429, {"code": "project_spend_limit_exceeded", "message": "limit"}),
-    "500": raw(b"Internal Server Error", 500),
-    "502": raw(b"<html>Bad gateway</html>", 502),
+    **{f"{status}": refuse(status) for status in (402, 403, 408, 422)},
+    **{f"{status}": raw(b"<html>Such</html>", status) for status in (413, 500, 502, 504)},
     "503-busy": refuse(503, {"message": "Too many requests, your request took too long"}),
-    "504": raw(b"", 504),
     "503": refuse(503, {"message": "Loading model", "code": 503}),
     "context": limited(0),
     "reset": raw(b"", pace="reset"),
@@ -223,35 +210,21 @@ BEHAVIOURS: Mapping[str, Behaviour] = {
     "drip-headers": answer(pace="drip-headers"),
     "huge": raw(b" " * 65536, pace="endless"),
 }
-"""By name, for `script` and `always`."""
-DRIP_S = 0.05
-"""Between two bytes of a drip."""
+DRIP_S = 0.05  # between two bytes of a drip
 
 
 class StubService:
-    """A service on a free port of this machine, in threads.
-
-    Args:
-        key: another key gets 401; None: all are let in.
-        model: the one that it has.
-    """
+    """A service on a free port of this machine, in threads. A key other than `key` gets 401; None: all are let in."""
 
     def __init__(self, *, key: str | None = None, model: str = MODEL) -> None:
         self.key, self.model = key, model
-        self.delay_s = 0.0
-        """Before each answer."""
-        self.asked: list[Asked] = []
-        """All requests for answers so far, in order."""
-        self.tokens = 0
-        """Used by all answers so far, as they say or would say."""
-        self.at_once = 0
-        self.most_at_once = 0
-        self.looks = 0
-        """Requests for the list of models."""
+        self.delay_s = 0.0  # before each answer
+        self.asked: list[Asked] = []  # all requests for answers so far
+        self.at_once = self.looks = 0  # such requests now; requests for the list of models
         self._script: deque[Behaviour] = deque()
         self._always = BEHAVIOURS["ok"]
         self._lock = threading.Lock()
-        self._over = threading.Event()
+        self.over = threading.Event()
         self._port = 0
         self._server: ThreadingHTTPServer | None = None
 
@@ -278,14 +251,14 @@ class StubService:
 
     def up(self) -> None:
         """Listen, on the port of before if there was one."""
-        self._over.clear()
-        self._server = _Server(self._port, self)
-        self._port = self._server.server_port
+        self.over.clear()
+        self._server = _Server(("127.0.0.1", self._port), _StubHandler)
+        self._server.stub, self._port = self, self._server.server_port
         threading.Thread(target=self._server.serve_forever, args=(0.02,), name="stub", daemon=True).start()
 
     def down(self) -> None:
         """Refuse connections; open ones end."""
-        self._over.set()
+        self.over.set()
         if self._server is not None:
             self._server.shutdown()
             self._server.server_close()
@@ -296,25 +269,17 @@ class StubService:
         with self._lock:
             self.asked.append(asked)
             self.at_once += 1
-            self.most_at_once = max(self.most_at_once, self.at_once)
             behaviour = self._script.popleft() if self._script else self._always
         try:
-            self._over.wait(self.delay_s)
+            self.over.wait(self.delay_s)
             if self.key is not None and asked.headers.get("authorization") != f"Bearer {self.key}":
                 behaviour = BEHAVIOURS["401"]
             elif asked.body["model"] != self.model:
                 behaviour = BEHAVIOURS["404"]
-            chosen = behaviour(asked)
+            return behaviour(asked)
         finally:
             with self._lock:
                 self.at_once -= 1
-        with self._lock:
-            self.tokens += chosen.tokens
-        return chosen
-
-    def pause(self, seconds: float) -> bool:
-        """Wait; True: the service has gone down meanwhile."""
-        return self._over.wait(seconds)
 
 
 def _behaviour(named: str | Behaviour) -> Behaviour:
@@ -322,12 +287,9 @@ def _behaviour(named: str | Behaviour) -> Behaviour:
 
 
 class _Server(ThreadingHTTPServer):
+    stub: StubService
     request_queue_size = 128
     daemon_threads = True
-
-    def __init__(self, port: int, stub: StubService) -> None:
-        self.stub = stub
-        super().__init__(("127.0.0.1", port), _StubHandler)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that leaves in the middle is no fault."""
@@ -352,28 +314,24 @@ class _StubHandler(BaseHTTPRequestHandler):
     def _send(self, reply: Reply) -> None:
         stub = self.server.stub
         if reply.pace == "hang":
-            stub.pause(60)
+            stub.over.wait(60)
             return
         if reply.pace == "reset":
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            self.rfile.close()
-            self.wfile.close()
-            self.connection.close()
+            for each in (self.rfile, self.wfile, self.connection):
+                each.close()
             return
-        lines = [f"HTTP/1.1 {reply.status} Such", *(f"{name}: {value}" for name, value in reply.headers.items())]
-        if reply.pace == "endless":
-            self.wfile.write("\r\n".join([*lines, "", ""]).encode())
-            while not stub.pause(0):
-                self.wfile.write(reply.body)
-            return
-        lines += [f"Content-Length: {len(reply.body)}", "Connection: close"]
-        head = "\r\n".join([*lines, "", ""]).encode()
+        length = [] if reply.pace == "endless" else [f"Content-Length: {len(reply.body)}"]
+        headers = [f"{name}: {value}" for name, value in reply.headers.items()]
+        head = "\r\n".join([f"HTTP/1.1 {reply.status} Such", *headers, *length, "Connection: close", "", ""]).encode()
         for part, drips in ((head, reply.pace == "drip-headers"), (reply.body, reply.pace == "drip")):
             step = 1 if drips else len(part) or 1
             for start in range(0, len(part), step):
                 self.wfile.write(part[start : start + step])
-                if drips and stub.pause(DRIP_S):
+                if drips and stub.over.wait(DRIP_S):
                     return
+        while reply.pace == "endless" and not stub.over.is_set():
+            self.wfile.write(reply.body)
 
     def log_message(self, *_: object) -> None:
         """Nothing is logged."""
