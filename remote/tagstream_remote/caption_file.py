@@ -55,11 +55,11 @@ class CaptionFile(BaseModel, extra="forbid", frozen=True):
     """
 
     prompt: str = Field(
-        "Describe this image in one sentence, for people who search for it.", min_length=1, max_length=8000
+        default="Describe this image in one sentence, for people who search for it.", min_length=1, max_length=8000
     )
-    side: int = Field(768, ge=64, le=2048)
-    requests: int = Field(4, ge=1, le=64)
-    language: str = Field("", pattern=r"^(\w[\w-]{0,31})?$")
+    side: int = Field(default=768, ge=64, le=2048)
+    requests: int = Field(default=4, ge=1, le=64)
+    language: str = Field(default="", pattern=r"^(\w[\w-]{0,31})?$")
     fields: Mapping[FieldName, CaptionField] = Field(default_factory=dict, max_length=FIELDS_MAX)
     tls: bool = True
 
@@ -88,7 +88,7 @@ class CaptionFile(BaseModel, extra="forbid", frozen=True):
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
-        """As `read`, and Misconfigured where the address lacks TLS and the file does not allow that."""
+        """As `read`. Raises Misconfigured too where the file does not allow an address without TLS."""
         file, address = cls.read(settings.caption_file), settings.captioner_address or ""
         if file.tls and address.lower().startswith("http:") and not reaches_no_further(address):
             raise Misconfigured(
@@ -103,7 +103,7 @@ class CaptionFile(BaseModel, extra="forbid", frozen=True):
         return _TAGS in self.prompt
 
     def text(self, tags: Sequence[str]) -> str:
-        """The prompt for an image with these tags, at most `TAGS_MAX`, and the answer's form."""
+        """The prompt for an image with these tags, and the answer's form."""
         asked = self.prompt.replace(_TAGS, ", ".join(tags[:TAGS_MAX]))
         language = f"\nAnswer in this language: {self.language}." if self.language else ""
         form = {name: " | ".join(map(_quoted, field.values)) or field.type for name, field in self.fields.items()}

@@ -356,7 +356,7 @@ def test_a_service_that_takes_the_key_after_all_is_asked_again(
 ) -> None:
     asking = make()
     warm(asking)
-    endpoint.fault = lambda: Misplaced("no money", no_money=True)
+    endpoint.fault = lambda: Misplaced("no money")
     assert reason(ask(asking, "one")) == "caption-unavailable"
     assert asking.unready() == "no money"
     endpoint.fault = lambda: None
