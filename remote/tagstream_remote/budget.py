@@ -25,8 +25,8 @@ local sum = math.max(tonumber(redis.call('GET', KEYS[1]) or '0'), tonumber(ARGV[
 if tonumber(ARGV[3]) >= 0 and sum > tonumber(ARGV[3]) then return 0 end
 redis.call('SET', KEYS[1], string.format('%d', math.max(0, sum)), 'EX', ARGV[4])
 return 1
-"""
-"""Runs in the server, which may have forgotten what we know of."""
+"""  # runs in the server, which may have forgotten what we know of
+_FAULTS: Final = (redis.exceptions.RedisError, OSError, ValueError, LookupError)
 
 
 class Counter(Protocol):
@@ -35,11 +35,7 @@ class Counter(Protocol):
     def add(self, day: str, tokens: int, *, least: int, most: int | None) -> bool:
         """Add tokens to the day's sum; False: it would be above `most`, and nothing is added.
 
-        Args:
-            least: the sum before is at least this, whatever was kept of it.
-
-        Raises:
-            Unavailable: the sum is not known, or can't be changed.
+        `least`: the sum before is at least this, whatever was kept of it. Raises Unavailable: it can't be changed.
         """
         ...
 
@@ -49,29 +45,25 @@ class Counter(Protocol):
 
 
 class RedisCounter:
-    """The sums of all workers of a group, in Redis. They are kept for two days.
-
-    Args:
-        prefix: of the sums' keys, which end with the day.
-    """
+    """The sums of all workers of a group. Their keys are `prefix` and the day."""
 
     def __init__(self, client: redis.Redis, prefix: str) -> None:
-        self._client = client
-        self._prefix = prefix
+        self._client, self._prefix = client, prefix
         self._add = client.register_script(_ADD)
 
     def add(self, day: str, tokens: int, *, least: int, most: int | None) -> bool:
         asked = [tokens, least, -1 if most is None else most, _KEPT_S]
         try:
             return bool(self._add(keys=[self._prefix + day], args=asked))
-        except (redis.exceptions.RedisError, OSError, ValueError, LookupError) as error:
-            detail = f"the day's tokens can't be counted in Redis ({printable(str(error))})"
-            raise Unavailable("redis", detail) from None
+        except _FAULTS as error:
+            raise Unavailable(
+                "redis", f"the day's tokens can't be counted in Redis ({printable(str(error))})"
+            ) from None
 
     def sum(self, day: str) -> int:
         try:
             return int(self._client.get(self._prefix + day) or 0)
-        except (redis.exceptions.RedisError, OSError, ValueError) as error:
+        except _FAULTS as error:
             raise Unavailable("redis", f"the day's tokens can't be read ({printable(str(error))})") from None
 
 
@@ -84,22 +76,18 @@ class FileCounter:
     def add(self, day: str, tokens: int, *, least: int, most: int | None) -> bool:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            with open(descriptor, "r+b", buffering=0) as file:
+            with open(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+b", buffering=0) as file:
                 fcntl.flock(file, fcntl.LOCK_EX)  # closing it unlocks it
                 last, kept = _read(file.read(_LINE_BYTES + 1))
-                if last > day:
-                    if most is None:
-                        return True  # a call of the day before has ended
-                    day = last
-                total = max(kept if last == day else 0, least) + tokens
+                if last > day and most is None:
+                    return True  # a call of the day before has ended
+                total = max(kept if last >= day else 0, least) + tokens
                 if most is not None and total > most:
                     return False
-                os.pwrite(descriptor, f"{day} {max(0, total):020d}\n".encode(), 0)
+                os.pwrite(file.fileno(), f"{max(day, last)} {max(0, total):020d}\n".encode(), 0)
                 return True
         except OSError as error:
-            detail = f"the day's tokens can't be counted in {self.path}: {error.strerror}"
-            raise Unavailable("budget", detail) from None
+            raise Unavailable("budget", f"tokens can't be counted in {self.path}: {error.strerror}") from None
         except ValueError:
             raise Unavailable("budget", f"{self.path} holds no day's tokens: remove it") from None
 
@@ -136,47 +124,28 @@ def utc_day() -> str:
 
 
 class Budget:
-    """The tokens of a day. Thread-safe. What was reserved and never settled stays spent.
-
-    Args:
-        per_day: tokens.
-        counter: None: there is no limit.
-    """
+    """The tokens of a day; without a counter no limit. Thread-safe."""
 
     def __init__(self, per_day: int, counter: Counter | None, today: Callable[[], str] = utc_day) -> None:
-        self.per_day = per_day
-        self._counter = counter
-        self._today = today
+        self.per_day, self._counter, self._today = per_day, counter, today
         self._lock = threading.Lock()
-        self._own = Reserved("", 0)
+        self._own: dict[str, int] = {}  # by day
 
     def reserve(self, tokens: int) -> Reserved | None:
-        """Take tokens of today; None: there are not so many left.
-
-        Raises:
-            Unavailable: it is not known how many are left.
-        """
+        """Take tokens of today; None: fewer are left. Raises Unavailable: that is not known."""
         asked = Reserved(self._today(), tokens)
         return asked if self._add(asked, self.per_day) else None
 
     def settle(self, reserved: Reserved, spent: int) -> None:
-        """Count what a call has cost in place of what was reserved.
-
-        Where the counter is away, the reservation stays.
-        """
+        """Count what was spent in place of what was reserved."""
         with suppress(Unavailable):
             self._add(Reserved(reserved.day, spent - reserved.tokens), None)
 
     def _add(self, change: Reserved, most: int | None) -> bool:
         if self._counter is None:
             return True
-        with self._lock:
-            least = self._own.tokens if self._own.day == change.day else 0
-        if not self._counter.add(change.day, change.tokens, least=least, most=most):
+        if not self._counter.add(change.day, change.tokens, least=self._own.get(change.day, 0), most=most):
             return False
         with self._lock:
-            if change.day > self._own.day:
-                self._own = change
-            elif change.day == self._own.day:
-                self._own = Reserved(change.day, self._own.tokens + change.tokens)
+            self._own[change.day] = self._own.get(change.day, 0) + change.tokens
         return True

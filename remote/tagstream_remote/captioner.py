@@ -16,25 +16,17 @@ from workers.ports import RemoteCaptioner
 from workers.settings import Settings
 
 logger = logging.getLogger(__name__)
-
 _COUNTED_WITHIN_S = 1.0
 
 
 def remote_captioner(settings: Settings) -> RemoteCaptioner:
-    """The captioner of TAGSTREAM_CAPTIONER; it asks nothing before its `start`.
-
-    Raises:
-        Misconfigured: its settings or TAGSTREAM_CAPTION_FILE are wrong.
-    """
+    """The captioner of TAGSTREAM_CAPTIONER. Raises Misconfigured: TAGSTREAM_CAPTION_FILE is wrong."""
     file, key, model = CaptionFile.of(settings), _secret(settings, "caption_key"), settings.caption_model
     endpoint = Endpoint(settings.captioner_address or "", model, key, file)
     counter = counter_of(settings)
     if isinstance(counter, FileCounter):
-        logger.warning(
-            "TAGSTREAM_CAPTION_TOKENS_PER_DAY counts in %s, each machine for itself: set TAGSTREAM_REDIS_URL to count "
-            "for the whole group",
-            counter.path,
-        )
+        said = "TAGSTREAM_CAPTION_TOKENS_PER_DAY counts in %s, each machine alone: set TAGSTREAM_REDIS_URL to share it"
+        logger.warning(said, counter.path)
     budget = Budget(settings.caption_tokens_per_day, counter)
     return Asking(endpoint, file, budget, model=model, key=key, wait_s=settings.caption_wait_s)
 
@@ -44,10 +36,7 @@ def _secret(settings: Settings, field: str) -> Secret:
 
 
 def counter_of(settings: Settings) -> Counter | None:
-    """Where the day's tokens are counted; None: they have no limit.
-
-    In Redis for the whole group, else for this machine.
-    """
+    """Where tokens are counted: Redis, or this machine's file; None: no limit."""
     if not settings.caption_tokens_per_day:
         return None
     url = settings.redis_url.get_secret_value()

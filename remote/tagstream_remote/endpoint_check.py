@@ -15,16 +15,11 @@ from workers.errors import Misconfigured, Unanswered, nearest
 from workers.settings import FIELDS_KIND, Settings
 
 LIMIT_S: Final = 10.0
-_SHOWN: Final = 8
-"""Names of models that an error lists."""
+_SHOWN: Final = 8  # names of models that an error lists
 
 
 class EndpointCheck:
-    """The settings of an address, right in themselves.
-
-    Raises:
-        Misconfigured: the file is wrong or does not fit TAGSTREAM_WANT, or the address lacks TLS.
-    """
+    """The settings of an address. Raises Misconfigured where they can't be right."""
 
     def __init__(self, settings: Settings) -> None:
         self.file = CaptionFile.of(settings)
@@ -36,14 +31,9 @@ class EndpointCheck:
             )
 
     def ask(self) -> str:
-        """Ask the service once for its models, which costs no tokens.
+        """A sentence about the service, asked once for its models; then advice.
 
-        Returns:
-            A sentence for people; a second line is advice.
-
-        Raises:
-            Misconfigured: path, key or model name is wrong.
-            Unavailable: it does not answer within `LIMIT_S`.
+        Raises Misconfigured (path, key or model is wrong) or Unavailable (no answer within `LIMIT_S`).
         """
         settings = self._settings
         address, model = settings.captioner_address or "", settings.caption_model

@@ -420,6 +420,9 @@ def test_a_service_that_says_when_to_come_back_is_left_alone_so_long(
         future.result(IN_TIME_S)
     assert time.monotonic() - began >= 0.4
     assert endpoint.asked[1:] == ["one"] * 5 + ["two"]
+    endpoint.answers["soon"], began = [Away("429", retry_after_s=0.0) for _ in range(10)], time.monotonic()
+    assert caption(ask(asking, "soon"))
+    assert time.monotonic() - began >= 10 * module._LOOK_S
     endpoint.answers["far"] = [Away("429", retry_after_s=1000.0)]
     assert reason(ask(asking, "far")) == "caption-unavailable"
     assert ask(asking, "later").done()
