@@ -8,7 +8,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
@@ -19,7 +21,6 @@ from tagstream_remote.answers import Away, Misplaced
 from tagstream_remote.budget import Budget, Reserved
 from tagstream_remote.caption_file import CaptionFile
 from tagstream_remote.client import Endpoint, jpeg_of
-from tagstream_remote.turns import AskedImage, PartitionTurns
 from workers import metrics
 from workers.breaker import Breaker
 from workers.errors import TagstreamError, Unanswered, Unavailable
@@ -38,17 +39,70 @@ _PAID_S: Final = 600.0  # between proofs of a service that answers, but not as i
 _LAST_CALLS: Final = 16  # that say how long the next one takes
 
 
+@dataclass(eq=False, slots=True)
+class AskedImage:
+    """An image to ask about until a time of the monotonic clock; `tries` are calls for it that failed."""
+
+    jpeg: bytes
+    text: str
+    partition: Partition
+    late: Callable[[RemoteAnswer], None]
+    until: float
+    tries: int = 0
+    future: Future[RemoteAnswer] = field(default_factory=Future)
+
+    def answer(self, answer: RemoteAnswer) -> None:
+        """Give it its answer, to `late` if it has left."""
+        try:
+            self.future.set_result(answer)
+        except InvalidStateError:
+            self.late(answer)
+
+    def leave(self, error: Exception) -> None:
+        """Let it go without an answer, unless it has left."""
+        with suppress(InvalidStateError):
+            self.future.set_exception(error)
+            if isinstance(error, Unanswered):
+                metrics.CAPTIONS_MISSING.add(reason=error.reason)
+
+
+class PartitionTurns(dict[Partition, deque[AskedImage]]):
+    """Partitions take turns; images of one go in order."""
+
+    def add(self, image: AskedImage, *, first: bool = False) -> None:
+        """Queue an image at its partition's end; `first`: at its beginning."""
+        queue = self.setdefault(image.partition, deque())
+        (queue.appendleft if first else queue.append)(image)
+
+    def take(self) -> AskedImage:
+        """Remove and return the next image; its partition's next turn is the last of all."""
+        partition = next(iter(self))
+        queue = self.pop(partition)
+        image = queue.popleft()
+        if queue:
+            self[partition] = queue
+        return image
+
+    def remove(self, image: AskedImage) -> None:
+        """Take an image out, if it is there."""
+        queue = self.get(image.partition, ())
+        if queue and image in queue:
+            queue.remove(image)
+            if not queue:
+                del self[image.partition]
+
+    def ahead(self, partition: Partition) -> int:
+        """How many images have their turn before the partition's next one."""
+        own = len(self.get(partition, ()))
+        return own + sum(min(len(queue), own + 1) for other, queue in self.items() if other != partition)
+
+
 class Asking:
     """`ports.RemoteCaptioner`. Its threads start with `start`, or the first `ask`.
 
     Before the first image, and after a wrong setting, a known picture is asked about with and without its pixels: the
     service must answer, and the picture must count. Until the first proof images wait; while the service is known to be
-    away they leave at once.
-
-    Args:
-        key: the service's key as it is now; a changed one is tried at once.
-        wait_s: the most that an image waits.
-        breaker: of calls to the service.
+    away they leave at once. A changed `key` is tried at once.
     """
 
     def __init__(
@@ -62,27 +116,22 @@ class Asking:
         wait_s: float,
         breaker: Breaker | None = None,
     ) -> None:
-        self.name = model
-        self.digest = file.digest(model)
+        self.name, self.digest, self.guided = model, file.digest(model), file.guided
         self.transform = Transform(file.side, "pad", interpolation="bicubic", exif_transpose=True)
-        self.guided = file.guided
         self.fields: type[BaseModel] | None = file.model() if file.fields else None
         self._endpoint, self._file, self._budget, self._key, self._wait_s = endpoint, file, budget, key, wait_s
         self._breaker = breaker or Breaker(1.0, 60.0)
         lock = threading.Lock()
+        # For the asking threads. Its lock is held for whatever follows here, and never while a future is set.
         self._changed = threading.Condition(lock)
-        """For the asking threads. Its lock is held for whatever follows here, and never while a future is set."""
         self._waiting_changed = threading.Condition(lock)
         self._turns = PartitionTurns()
-        self._waiting: dict[AskedImage, None] = {}
-        """All that have not left, which leave in this order."""
-        self._calls: dict[AskedImage, float] = {}
-        """Since when each running call runs."""
+        self._waiting: dict[AskedImage, None] = {}  # all that have not left, which leave in this order
+        self._calls: dict[AskedImage, float] = {}  # since when each running call runs
         self._seconds: deque[float] = deque(maxlen=_LAST_CALLS)
         self._largest_prompt = 0
         self._proved = self._proving = self._started = self._closed = False
-        self._trouble: str | None = None
-        """Why the service can't be asked; the breaker is open then."""
+        self._trouble: str | None = None  # why the service can't be asked; the breaker is open then
         self._unready: str | None = None
         self._failed_key = ""
         self._not_before = self._spent_until = 0.0
@@ -218,42 +267,41 @@ class Asking:
     def _all_leave(self, error: Exception) -> None:
         """Let go all images that are not being asked about."""
         with self._changed:
-            images = list(self._turns.drain())
+            images = [image for queue in self._turns.values() for image in queue]
+            self._turns.clear()
         for image in images:
             image.leave(error)
 
     # A call.
 
     def _call(self, image: AskedImage) -> None:
+        error: Exception | None = None
         try:
             answer = self._paid(image.jpeg, image.text, self._calls[image] + _CALL_S)
-        except Unanswered as error:
-            self._ended(image, alive=error.reason != "caption-budget")
-            image.leave(error)
-        except Misplaced as error:
-            self._ended(image)
+        except Exception as raised:  # noqa: BLE001  # as in `_work`
+            error = raised
+        now = time.monotonic()
+        alive = error is None or (isinstance(error, Unanswered) and error.reason != "caption-budget")
+        with self._changed:
+            self._seconds.append(now - self._calls.pop(image))
+            if alive and self._breaker.succeeded(now):
+                self._trouble_ended()
+        if error is None:
+            image.answer(answer)
+        elif isinstance(error, Unavailable):
+            self._unanswered(image, error)
+        elif isinstance(error, Misplaced):
             self._trouble_came(error)
             image.leave(Unanswered("caption-unavailable", error.detail))
-        except Unavailable as error:
-            self._ended(image)
-            self._unanswered(image, error)
-        except Exception as error:  # noqa: BLE001  # as in `_work`
-            self._ended(image)
-            image.leave(error)
         else:
-            self._ended(image, alive=True)
-            image.answer(answer)
+            image.leave(error)
 
     def _paid(
         self, jpeg: bytes | None, text: str, deadline: float, usages: list[TokenUsage | None] | None = None
     ) -> RemoteAnswer:
-        """Call the service, and count what it cost.
+        """Call the service, and count what each request cost, in `usages` too.
 
-        Args:
-            usages: takes what each request cost.
-
-        Raises:
-            Unanswered, Misplaced, Unavailable: as `Endpoint.call`; and "caption-budget", or the counter is away.
+        Raises as `Endpoint.call`; and Unanswered ("caption-budget"), or Unavailable: the counter is away.
         """
         usages, reserved = [] if usages is None else usages, list[Reserved]()
 
@@ -295,13 +343,6 @@ class Asking:
         for kind, tokens in (("prompt", prompt), ("completion", completion), ("reserved", unknown)):
             metrics.CAPTION_TOKENS.add(tokens, kind=kind)
 
-    def _ended(self, image: AskedImage, *, alive: bool = False) -> None:
-        now = time.monotonic()
-        with self._changed:
-            self._seconds.append(now - self._calls.pop(image))
-            if alive and self._breaker.succeeded(now):
-                self._trouble_ended()
-
     def _unanswered(self, image: AskedImage, error: Unavailable) -> None:
         """Ask again for an image, or let it go."""
         now = time.monotonic()
@@ -314,8 +355,8 @@ class Asking:
                 pause_s = max(back_s, _LOOK_S) * random.uniform(1.0, 1.25)
                 self._not_before = max(self._not_before, now + pause_s)
                 opens = False
-            again = image.tries < _TRIES and image.until > self._not_before and image in self._waiting
-            again = again and not opens and self._trouble is None
+            well = image.tries < _TRIES and not opens and self._trouble is None
+            again = well and image.until > self._not_before and image in self._waiting
             if again:
                 self._turns.add(image, first=True)
         if opens:
@@ -355,18 +396,15 @@ class Asking:
             self._not_before = time.monotonic() + (_PAID_S if isinstance(error, Misplaced) and error.paid else told_s)
             self._trouble_came(error)
         else:
-            self._proof_passed()
+            with self._changed:
+                self._proved, self._not_before = True, 0.0
+                if self._trouble is not None:
+                    self._breaker.probe_answered(time.monotonic())
+                    self._trouble_ended()
         finally:
             with self._changed:
                 self._proving = False
                 self._changed.notify_all()
-
-    def _proof_passed(self) -> None:
-        with self._changed:
-            self._proved, self._not_before = True, 0.0
-            if self._trouble is not None:
-                self._breaker.probe_answered(time.monotonic())
-                self._trouble_ended()
 
     def _trouble_ended(self) -> None:
         """Ask again. With the lock."""
@@ -378,21 +416,15 @@ class Asking:
         seen, told = self._shown(_known_picture(self._file.side), until)
         blind, told_blind = self._shown(None, until)
         if (seen <= blind) if seen and blind else told == told_blind is not None:
-            raise Misplaced(
-                f"the service answers as if it got no image: name a model that sees in TAGSTREAM_CAPTION_MODEL, "
-                f"{self.name!r} does not",
-                paid=True,
-            )
+            detail = f"{self.name!r} answers as if it got no image: name a model that sees in TAGSTREAM_CAPTION_MODEL"
+            raise Misplaced(detail, paid=True)
 
     def _shown(self, jpeg: bytes | None, until: float) -> tuple[int, str | None]:
         """Prompt tokens (0: unknown) and the caption (None: refused) of the known picture, or of none.
 
-        Raises:
-            Unanswered: the day's tokens are spent.
-            Misplaced, Unavailable: as a call; or the service takes no picture.
+        Raises as `_paid`, where the day's tokens are spent or the service takes no picture.
         """
-        usages: list[TokenUsage | None] = []
-        caption = None
+        usages, caption = list[TokenUsage | None](), None
         try:
             caption = self._paid(jpeg, self._file.text(()), until, usages).caption.text
         except Unanswered as error:
