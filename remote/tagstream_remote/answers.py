@@ -26,6 +26,7 @@ _OUT_OF_ROOM: Final = re.compile(
 )
 _NO_MONEY: Final = re.compile("insufficient_quota|credit_balance_exhausted|spend_limit_exceeded|billing_hard_limit")
 _FILTERED: Final = re.compile("content_?filter|content_policy|moderation", re.IGNORECASE)
+_NO_MODEL: Final = re.compile("not.?found|not exist|no such|unknown|invalid|pinned|not (available|loaded|served)", re.I)
 
 
 class Misplaced(TagstreamError):
@@ -120,7 +121,7 @@ def fault_of(
     answers = f"the service answers {status}{f' ({_line(said)})' if said else ''}"
     if status == 402 or _NO_MONEY.search(code):
         return Misplaced(f"{answers}: add money or raise the limit at the service")
-    if _FILTERED.search(code):
+    if _FILTERED.search(f"{code} {said}" if status in (400, 403) else code):
         return Unanswered("caption-refused", answers)
     if status in (401, 403):  # what it says may repeat the key
         return Misplaced(f"the service answers {status}: set TAGSTREAM_CAPTION_KEY to a key that may use {model!r}")
@@ -135,7 +136,10 @@ def fault_of(
     for name in sent:
         if re.search(rf"\b{name}\b", said) or (name == "response_format" and "json_schema" in said):
             return Again(name, failed)
-    return Misplaced(f"{answers}: check TAGSTREAM_CAPTION_MODEL") if model in said else failed
+    of_model = model in said and _NO_MODEL.search(
+        f"{code} {said.replace(model, '')}"
+    )  # which an error about an image may name too
+    return Misplaced(f"{answers}: check TAGSTREAM_CAPTION_MODEL") if of_model else failed
 
 
 def _error(document: Mapping[str, Any]) -> tuple[str, str]:

@@ -244,6 +244,7 @@ class Asking:
                 work()
             except Exception as error:  # noqa: BLE001  # a bug of ours ends the worker, by an image's future
                 self._all_leave(error)
+                time.sleep(_SPENT_S)  # where no image waits: what failed may cost tokens
 
     def _watch_waiting(self) -> None:
         """Let go each image whose time is over."""

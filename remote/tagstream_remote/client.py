@@ -153,7 +153,7 @@ class Endpoint:
             raise Away(f"{self.address} can't be asked: {reason}") from error
         finally:
             clock.stop()
-        if len(key) >= _SECRET and response.status_code != httpx2.codes.OK:
+        if len(key) >= _SECRET:
             body = body.replace(key.encode(), b"***")
         return response, bytes(body)
 

@@ -44,7 +44,7 @@ class EndpointCheck:
             names = endpoint.models(time.monotonic() + LIMIT_S)
         except Misplaced as error:
             raise Misconfigured(f"TAGSTREAM_CAPTIONER={address}/models: {error.detail}") from None
-        except (Unanswered, Again) as error:  # a service need not have such a list, or it is too long for us
+        except (Unanswered, Again) as error:  # the list may be too long for us
             return f"{address} answers, and whether it has {model} is not known ({error}){advice}"
         if not any(is_same(model, name) for name in names):
             few = ", ".join(map(printable, names[:_SHOWN])) + (", …" if len(names) > _SHOWN else "")

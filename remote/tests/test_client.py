@@ -88,9 +88,9 @@ OUTAGES = [
 ENDS = {
     "Misplaced 1": WRONG,
     "Away 1": OUTAGES,
-    "caption-refused 1": [*REFUSED, "long", "400-filter", "huge"],
+    "caption-refused 1": [*REFUSED, "long", "400-filter", "403-filter", "huge"],
     "caption-refused 2": [*CUT, "whitespace"],
-    "caption-failed 1": ["400", "422", "400-in-200"],
+    "caption-failed 1": ["400", "422", "400-in-200", "400-of-image"],
     "caption-failed 2": ["413", "context"],
 }
 
