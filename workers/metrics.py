@@ -251,10 +251,10 @@ ADDED_RESULTS = Counter(
 )
 CAPTION_REQUESTS = Counter(
     "tagstream_caption_requests",
-    "Requests to the service of TAGSTREAM_CAPTIONER, by result: answered, refused, failed, unavailable, misplaced",
+    "Calls of the service of TAGSTREAM_CAPTIONER, by result: answered, refused, failed, unavailable, misplaced",
     labels=("result",),
 )
-CAPTION_SECONDS = Histogram("tagstream_caption_seconds", "One request to that service, with its answer")
+CAPTION_SECONDS = Histogram("tagstream_caption_seconds", "One call of that service, with its repetitions")
 CAPTION_TOKENS = Counter(
     "tagstream_caption_tokens",
     "Tokens of that service, by kind: prompt, completion, or reserved where an answer did not say",
