@@ -164,8 +164,8 @@ def test_a_wrong_key_makes_the_worker_unready_until_its_file_is_right(
 ) -> None:
     settings = settings_of(service, tmp_path, wait_s=600)
     upload(site, "refused", "asked", first=50)
-    service.key = "MARKED-other-key"
     with worker(site, "w", tmp_path, **settings) as process:
+        service.key = "MARKED-other-key"  # the worker is ready already
         send(site, ["refused"])
         answered(site, process)
         eventually(lambda: "TAGSTREAM_CAPTION_KEY" in process.said(), 60, process.said)
