@@ -75,7 +75,7 @@ class Scene(Endpoint):
         self._lock = threading.Lock()
 
     def make(self, *, wait_s: float = IN_TIME_S, per_day: int = 0, again_s: float = 0.02, **file: Any) -> Asking:
-        kept = CaptionFile(**{"prompt": "{tags}", "requests": 1, "side": 64} | file)
+        kept = CaptionFile.model_validate({"prompt": "{tags}", "requests": 1, "side": 64} | file)
         how: dict[str, Any] = {"model": MODEL, "wait_s": wait_s, "breaker": Breaker(again_s, again_s)}
         budget = Budget(per_day, self.counter if per_day else None)
         self.made.append(Asking(self, kept, budget, key=lambda: self.key, **how))
