@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
-from schemas.dead_letter import Failure, Reason
+from schemas.dead_letter import Failure
 from schemas.enriched_image import EnrichedImage, PaidTokens
 from tagstream_testing.memory import MemoryObjectStore, MemoryResultCache
 from tests.support.harness import BUCKET, POISON, Harness, png
@@ -23,7 +24,7 @@ from workers import metrics
 from workers.errors import Unanswered
 from workers.pipeline.activity import bound_by
 from workers.pipeline.journal import Journal
-from workers.types import Coordinates, Facts, Fetched, Transform
+from workers.types import Coordinates, Facts, Fetched, RemoteAnswer, Transform
 
 AWAY = Unanswered("caption-unavailable", "the service does not answer")
 RED, BLUE = (255, 0, 0), (0, 0, 255)
@@ -33,6 +34,16 @@ def send(manual: ManualPipeline, key: str, colour: tuple[int, int, int] = RED, p
     manual.store.put(BUCKET, key, png(colour))
     manual.events(key, partition=partition, **more)
     manual.turn()
+
+
+def played(
+    answer: RemoteAnswer | Unanswered | None = None,
+    guided: bool = True,
+    fields: type[BaseModel] | None = None,
+    **more: Any,
+) -> tuple[PlayedCaptioner, ManualPipeline]:
+    captioner = PlayedCaptioner(answer, guided=guided, fields=fields)
+    return captioner, ManualPipeline(remote=captioner, **more)
 
 
 def enriched(manual: ManualPipeline) -> list[EnrichedImage]:
@@ -48,8 +59,7 @@ def failures(manual: ManualPipeline) -> list[tuple[int, str, str | None]]:
 
 
 def test_a_caption_from_elsewhere_stands_in_the_outcome_and_the_device_has_no_part_in_it() -> None:
-    captioner = PlayedCaptioner(an_answer())
-    manual = ManualPipeline(remote=captioner)
+    captioner, manual = played(an_answer())
     assert captioner.started
     send(manual, "a")
     (image,) = enriched(manual)
@@ -59,12 +69,8 @@ def test_a_caption_from_elsewhere_stands_in_the_outcome_and_the_device_has_no_pa
     made_by = image.models.captioner
     assert made_by is not None
     assert (made_by.name, made_by.digest, made_by.precision) == ("vlm", "9" * 64, "remote")
-    assert (image.cache.caption, image.caption.model, image.caption.usage, image.missing) == (
-        "miss",
-        "vlm@main",
-        PaidTokens(prompt=72, completion=9),
-        None,
-    )
+    assert (image.cache.caption, image.caption.model, image.missing) == ("miss", "vlm@main", None)
+    assert image.caption.usage == PaidTokens(prompt=72, completion=9)
     ((shape, about),) = captioner.seen
     assert (shape, about.width, about.height) == ((12, 12, 3), 16, 16)
     (asked,) = captioner.asked
@@ -76,8 +82,7 @@ def test_a_waiting_image_holds_its_jpeg_alone_and_is_no_suspect(tmp_path: Path) 
     """Guard: a crash in a wait of hours would make suspects of all waiting images, and a suspect would not get in."""
     path = tmp_path / "journal"
     Journal(path).enter(Coordinates("images", 0, 1, 0))
-    captioner = PlayedCaptioner()
-    manual = ManualPipeline(remote=captioner, journal=path)
+    captioner, manual = played(journal=path)
     budget = manual.pipeline.decode.budget
     send(manual, "a")
     assert (manual.in_flight, budget.used) == ({"wait-caption": 1}, len(b"a jpeg of 24 small bytes"))
@@ -98,8 +103,7 @@ def test_a_suspect_that_waits_has_come_through(tmp_path: Path) -> None:
 
 
 def test_images_of_other_partitions_do_not_wait_and_those_behind_keep_their_order() -> None:
-    captioner = PlayedCaptioner()
-    manual = ManualPipeline(partitions=2, remote=captioner)
+    captioner, manual = played(partitions=2)
     send(manual, "a")
     send(manual, "b", BLUE, options={"want": ["tags"]})
     send(manual, "c", (0, 255, 0), partition=1, options={"want": ["tags"]})
@@ -110,8 +114,7 @@ def test_images_of_other_partitions_do_not_wait_and_those_behind_keep_their_orde
 
 
 def test_a_wait_of_hours_is_no_stall_for_its_image_and_equal_ones() -> None:
-    captioner = PlayedCaptioner()
-    manual = ManualPipeline(partitions=2, remote=captioner, stall_timeout_s=60.0)
+    _, manual = played(partitions=2, stall_timeout_s=60.0)
     send(manual, "a")
     send(manual, "b", partition=1)
     assert manual.in_flight == {"wait-caption": 1, "wait-equal": 1}
@@ -139,13 +142,15 @@ def test_images_without_room_behind_waiting_ones_are_no_stall() -> None:
     assert (len(manual.done), manual.in_flight, manual.pipeline.decode.budget.used) == (21, {}, 0)
 
 
-@pytest.mark.parametrize("reason", ["caption-unavailable", "caption-refused", "caption-budget"])
-def test_an_unanswered_image_is_partial_without_a_dead_letter(reason: Reason) -> None:
-    manual = ManualPipeline(remote=PlayedCaptioner(Unanswered(reason, "why")))
+@pytest.mark.parametrize("word", ["unavailable", "refused", "budget", "failed"])
+def test_an_unanswered_image_is_partial_and_a_failed_one_has_a_dead_letter(word: str) -> None:
+    reason: Any = f"caption-{word}"
+    _, manual = played(Unanswered(reason, "why"))
     send(manual, "a")
     (image,) = enriched(manual)
     assert (image.status, image.reason, image.caption) == ("partial", reason, None)
-    assert ([tag.name for tag in image.tags], failures(manual)) == (["red"], [])
+    letters = [(0, reason, "caption")] if word == "failed" else []
+    assert ([tag.name for tag in image.tags], failures(manual)) == (["red"], letters)
 
 
 def noting(captioner: PlayedCaptioner) -> tuple[ManualPipeline, list[Sequence[Transform] | None]]:
@@ -179,8 +184,7 @@ def test_of_many_images_in_hand_one_is_asked_about_when_the_service_is_found_awa
 
 
 def test_a_refusal_is_of_its_image_alone() -> None:
-    captioner = PlayedCaptioner(Unanswered("caption-refused", "I can't help with that"))
-    manual = ManualPipeline(remote=captioner)
+    captioner, manual = played(Unanswered("caption-refused", "I can't help with that"))
     for number in range(3):
         send(manual, f"{number}", (number, 9, 9))
     assert len(captioner.asked) == 3
@@ -209,19 +213,11 @@ def test_an_image_costs_nothing_while_the_service_is_away() -> None:
 
 
 def test_of_all_partitions_one_image_a_second_is_asked_about_while_the_service_is_away() -> None:
-    captioner = PlayedCaptioner(AWAY)
-    manual = ManualPipeline(partitions=4, remote=captioner)
+    captioner, manual = played(AWAY, partitions=4)
     for number in range(100):
         send(manual, f"{number}", (number, 9, 9), partition=number % 4)
         manual.clock.advance(0.1)
     assert 4 + 9 <= len(captioner.asked) <= 4 + 10
-
-
-def test_a_failed_image_is_partial_with_a_dead_letter() -> None:
-    manual = ManualPipeline(remote=PlayedCaptioner(Unanswered("caption-failed", "400")))
-    send(manual, "a")
-    assert enriched(manual)[0].reason == "caption-failed"
-    assert failures(manual) == [(0, "caption-failed", "caption")]
 
 
 def test_a_second_missing_result_still_brings_its_dead_letter() -> None:
@@ -237,8 +233,7 @@ def test_a_second_missing_result_still_brings_its_dead_letter() -> None:
 def test_equal_images_share_one_answer_and_one_failure() -> None:
     """Guard: 50 equal images would wait for WAIT_S one after the other."""
     for reason in ("caption-unavailable", "caption-failed"):
-        captioner = PlayedCaptioner()
-        manual = ManualPipeline(remote=captioner)
+        captioner, manual = played()
         for key in ("a", "b", "c"):
             send(manual, key)
         captioner.asked[0].future.set_exception(Unanswered(reason, "why"))
@@ -248,20 +243,8 @@ def test_equal_images_share_one_answer_and_one_failure() -> None:
     assert failures(manual) == [(0, "caption-failed", "caption")] * 3
 
 
-def test_an_equal_image_in_flight_gets_the_answer_and_no_bill() -> None:
-    captioner = PlayedCaptioner()
-    manual = ManualPipeline(remote=captioner)
-    for key in ("a", "b"):
-        send(manual, key)
-    captioner.asked[0].future.set_result(an_answer())
-    manual.turn()
-    captions = [image.caption for image in enriched(manual)]
-    assert [(each.text, each.usage is None) for each in captions if each] == [("a dog", False), ("a dog", True)]
-
-
 def test_equal_images_of_one_record_fail_by_their_own_index() -> None:
-    captioner = PlayedCaptioner(Unanswered("caption-failed", "400"))
-    manual = ManualPipeline(remote=captioner)
+    _, manual = played(Unanswered("caption-failed", "400"))
     for key in ("a", "b"):
         manual.store.put(BUCKET, key, png(RED))
     notification: Any = Harness().notification("a", "b")
@@ -270,14 +253,18 @@ def test_equal_images_of_one_record_fail_by_their_own_index() -> None:
     assert failures(manual) == [(0, "caption-failed", "caption"), (1, "caption-failed", "caption")]
 
 
-def test_an_answer_is_cached_and_costs_nothing_again() -> None:
-    captioner = PlayedCaptioner(an_answer())
-    manual = ManualPipeline(remote=captioner)
-    send(manual, "a")
-    send(manual, "b")
+def test_an_equal_image_in_flight_or_later_gets_the_answer_and_no_bill() -> None:
+    captioner, manual = played()
+    for key in ("a", "b"):
+        send(manual, key)
+    captioner.asked[0].future.set_result(an_answer())
+    manual.turn()
+    send(manual, "c")
     assert len(captioner.asked) == 1
-    found = [(image.cache.caption, image.caption) for image in enriched(manual)]
-    assert [(hit, caption and caption.usage is None) for hit, caption in found] == [("miss", False), ("hit", True)]
+    first, *others = [image.caption for image in enriched(manual) if image.caption]
+    assert [(each.text, each.usage) for each in others] == [("a dog", None)] * 2
+    assert first.usage is not None
+    assert enriched(manual)[2].cache.caption == "hit"
 
 
 class _Watched(MemoryResultCache):
@@ -326,8 +313,7 @@ def test_an_answer_after_the_removal_that_purges_is_not_cached(removed: bool) ->
 
 
 def test_another_captioner_or_other_tags_are_asked_again() -> None:
-    captioner = PlayedCaptioner(an_answer())
-    manual = ManualPipeline(remote=captioner)
+    captioner, manual = played(an_answer())
     send(manual, "a")
     send(manual, "b", options={"guide_tags": ["beagle"]})
     other = PlayedCaptioner(an_answer())
@@ -338,8 +324,7 @@ def test_another_captioner_or_other_tags_are_asked_again() -> None:
 
 
 def test_a_prompt_without_tags_needs_none_and_names_none() -> None:
-    captioner = PlayedCaptioner(an_answer(), guided=False)
-    manual = ManualPipeline(remote=captioner)
+    captioner, manual = played(an_answer(), guided=False)
     send(manual, "a", options={"want": ["caption"]})
     send(manual, "b", options={"want": ["caption"], "guide_tags": ["beagle"]})
     send(manual, "c", BLUE, options={"want": ["caption"], "guide_tags": ["beagle"]})
@@ -350,8 +335,7 @@ def test_a_prompt_without_tags_needs_none_and_names_none() -> None:
 
 
 def test_an_image_that_lacks_its_caption_alone_goes_past_the_device() -> None:
-    captioner = PlayedCaptioner(AWAY)
-    manual = ManualPipeline(remote=captioner)
+    captioner, manual = played(AWAY)
     send(manual, "a")
     manual.clock.advance(1)
     captioner.answer = an_answer()
@@ -363,8 +347,7 @@ def test_an_image_that_lacks_its_caption_alone_goes_past_the_device() -> None:
 
 def test_an_image_without_tags_is_not_asked_about() -> None:
     """Guard: its outcome is a dead letter, and the answer would cost money for nothing."""
-    captioner = PlayedCaptioner(an_answer())
-    manual = ManualPipeline(remote=captioner)
+    captioner, manual = played(an_answer())
     send(manual, "good", BLUE, options={"want": ["tags"]})
     send(manual, "bad", POISON)
     assert (failures(manual), captioner.asked) == ([(0, "annotate-failed", "tags")], [])
@@ -378,8 +361,7 @@ def test_an_answer_that_can_not_be_published_is_refused(text: str) -> None:
 
 
 def test_fields_of_the_answer_are_a_result_of_their_own() -> None:
-    captioner = PlayedCaptioner(an_answer(fields={"people": 2, "place": "the beach"}), fields=Counted)
-    manual = ManualPipeline(remote=captioner)
+    captioner, manual = played(an_answer(fields={"people": 2, "place": "the beach"}), fields=Counted)
     send(manual, "a", options={"want": ["fields"]})
     send(manual, "b", options={"want": ["caption", "fields"]})
     (first, second) = enriched(manual)
@@ -401,8 +383,7 @@ def test_an_answer_without_the_fields_lacks_them_alone(fields: Any) -> None:
 
 
 def test_a_revoked_partition_asks_no_more_and_an_equal_image_of_another_one_does() -> None:
-    captioner = PlayedCaptioner()
-    manual = ManualPipeline(partitions=2, remote=captioner)
+    captioner, manual = played(partitions=2)
     send(manual, "a")
     send(manual, "b", partition=1)
     manual.assignments[0].end()
@@ -417,8 +398,7 @@ def test_a_revoked_partition_asks_no_more_and_an_equal_image_of_another_one_does
 
 
 def test_a_partition_revoked_while_its_image_is_encoded_does_not_wait_for_hours() -> None:
-    captioner = PlayedCaptioner()
-    manual = ManualPipeline(remote=captioner)
+    captioner, manual = played()
 
     def encode(pixels: object, about: object) -> bytes:
         manual.assignments[0].end()
@@ -432,8 +412,7 @@ def test_a_partition_revoked_while_its_image_is_encoded_does_not_wait_for_hours(
 
 
 def test_the_captioner_says_why_the_worker_is_unready() -> None:
-    captioner = PlayedCaptioner()
-    manual = ManualPipeline(remote=captioner)
+    captioner, manual = played()
 
     def reasons() -> list[str]:
         return [reason for stage in manual.pipeline.stages for reason in stage.unready()]
