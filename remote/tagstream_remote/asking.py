@@ -7,11 +7,12 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from statistics import fmean
 from typing import Final
 
 from PIL import Image, ImageDraw
@@ -102,24 +103,16 @@ class Asking:
 
     Before the first image, and after a wrong setting, a known picture is asked about with and without its pixels: the
     service must answer, and the picture must count. Until the first proof images wait; while the service is known to be
-    away they leave at once. A changed `key` is tried at once.
+    away they leave at once. A changed key is tried at once.
     """
 
     def __init__(
-        self,
-        endpoint: Endpoint,
-        file: CaptionFile,
-        budget: Budget,
-        *,
-        model: str,
-        key: Callable[[], str],
-        wait_s: float,
-        breaker: Breaker | None = None,
+        self, endpoint: Endpoint, file: CaptionFile, budget: Budget, wait_s: float, breaker: Breaker | None = None
     ) -> None:
-        self.name, self.digest, self.guided = model, file.digest(model), file.guided
+        self.name, self.digest, self.guided = endpoint.model, file.digest(endpoint.model), file.guided
         self.transform = Transform(file.side, "pad", interpolation="bicubic", exif_transpose=True)
         self.fields: type[BaseModel] | None = file.model() if file.fields else None
-        self._endpoint, self._file, self._budget, self._key, self._wait_s = endpoint, file, budget, key, wait_s
+        self._endpoint, self._file, self._budget, self._wait_s = endpoint, file, budget, wait_s
         self._breaker = breaker or Breaker(1.0, 60.0)
         lock = threading.Lock()
         # For the asking threads. Its lock is held for whatever follows here, and never while a future is set.
@@ -142,6 +135,7 @@ class Asking:
     def ask(
         self, jpeg: bytes, tags: Sequence[str], partition: Partition, late: Callable[[RemoteAnswer], None]
     ) -> Future[RemoteAnswer]:
+        self.start()
         now = time.monotonic()
         image = AskedImage(jpeg, self._file.text(tags), partition, late, now + self._wait_s)
         with self._changed:
@@ -150,7 +144,6 @@ class Asking:
                 return image.future
             refusal = self._refusal(partition, now)
             if refusal is None:
-                self._start()
                 self._turns.add(image)
                 self._waiting[image] = None
                 self._changed.notify()
@@ -162,7 +155,9 @@ class Asking:
 
     def start(self) -> None:
         with self._changed:
-            self._start()
+            begins, self._started = not (self._started or self._closed), True
+        for work in (self._watch_waiting, *[self._work] * self._file.requests) if begins else ():
+            threading.Thread(target=work, name="captioner", daemon=True).start()
 
     def unready(self) -> str | None:
         return self._unready
@@ -178,12 +173,6 @@ class Asking:
             image.future.cancel()
 
     # Before a call: with the lock.
-
-    def _start(self) -> None:
-        if not self._started:
-            self._started = True
-            for work in (self._watch_waiting, *[self._work] * self._file.requests):
-                threading.Thread(target=work, name="captioner", daemon=True).start()
 
     def _refusal(self, partition: Partition, now: float) -> Unanswered | None:
         """Why an image need not wait at all, if so."""
@@ -206,16 +195,16 @@ class Asking:
         pause_s = max(0.0, self._not_before - now)
         if len(self._calls) < self._file.requests and not self._turns:
             return pause_s
-        mean_s = max(_mean(self._seconds), _mean([now - since for since in self._calls.values()]))
+        mean_s = max(fmean(self._seconds or [0.0]), fmean([now - since for since in self._calls.values()] or [0.0]))
         return pause_s + mean_s * (self._turns.ahead(partition) + 1) / self._file.requests
 
     def _must_prove(self, now: float) -> bool:
-        if self._proving:
+        if self._proving or now < self._spent_until:
             return False
         if self._trouble is None:
-            return not self._proved and now >= self._spent_until
+            return not self._proved
         due = self._breaker.may_probe(now) and now >= self._not_before
-        return (due or self._key() != self._failed_key) and now >= self._spent_until
+        return due or self._endpoint.key() != self._failed_key
 
     def _next(self) -> Callable[[], None] | None:
         """Wait for something to do; None: there is nothing any more."""
@@ -374,7 +363,7 @@ class Asking:
             if self._proving:
                 self._breaker.probe_failed(now)
             self._unready = error.detail if unready else None
-            self._failed_key = self._key()
+            self._failed_key = self._endpoint.key()
         if not unready and before is None:  # the worker says why it is unready
             logger.warning("no captions until the service answers: %s", error.detail)
         self._all_leave(Unanswered("caption-unavailable", error.detail))
@@ -434,10 +423,6 @@ class Asking:
             if error.reason == "caption-failed" and jpeg is not None:
                 raise Misplaced(f"the service does not take a picture: {error.detail}", paid=True) from None
         return max((each.prompt for each in usages if each is not None), default=0), caption
-
-
-def _mean(values: Collection[float]) -> float:
-    return sum(values) / len(values) if values else 0.0
 
 
 def _known_picture(side: int) -> bytes:

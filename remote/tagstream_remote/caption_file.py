@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self, TypeAlias
 
@@ -21,6 +22,7 @@ FIELDS_MAX: Final = 20
 STRING_MAX: Final = 1000  # characters of a field's text
 TAGS_MAX: Final = 50  # tags that a prompt holds: as many as an event's `guide_tags`
 _TAGS = "{tags}"
+_quoted = partial(json.dumps, ensure_ascii=False)
 _FORM = 1  # counts changes of what a prompt is made into
 
 Text: TypeAlias = Annotated[str, Field(max_length=STRING_MAX), AfterValidator(clean)]
@@ -43,25 +45,16 @@ class CaptionField(BaseModel, extra="forbid", frozen=True):
 
 
 class CaptionFile(BaseModel, extra="forbid", frozen=True):
-    """The prompt, the picture and the form of an answer.
-
-    Args:
-        prompt: `{tags}` in it is replaced by the image's tags.
-        side: pixels of the longer side of the JPEG that is sent.
-        requests: at once, of each worker process.
-        language: of the answers; empty: as the prompt has it.
-        fields: what else each answer has, by name.
-        tls: False: the service may be on another machine and have no TLS.
-    """
+    """The prompt, whose `{tags}` are replaced, picture and form of an answer."""
 
     prompt: str = Field(
         default="Describe this image in one sentence, for people who search for it.", min_length=1, max_length=8000
     )
-    side: int = Field(default=768, ge=64, le=2048)
-    requests: int = Field(default=4, ge=1, le=64)
+    side: int = Field(default=768, ge=64, le=2048)  # pixels of the JPEG's longer side
+    requests: int = Field(default=4, ge=1, le=64)  # at once, of each worker process
     language: str = Field(default="", pattern=r"^(\w[\w-]{0,31})?$")
     fields: Mapping[FieldName, CaptionField] = Field(default_factory=dict, max_length=FIELDS_MAX)
-    tls: bool = True
+    tls: bool = True  # False: the service may be on another machine and have no TLS
 
     @model_validator(mode="after")
     def _one_of_each(self) -> Self:
@@ -115,8 +108,7 @@ class CaptionFile(BaseModel, extra="forbid", frozen=True):
         properties: dict[str, Any] = {"caption": {"type": "string"}}
         for name, field in self.fields.items():
             properties[name] = {"type": "string", "enum": [*field.values]} if field.values else {"type": field.type}
-        required = [*properties]
-        return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+        return {"type": "object", "properties": properties, "required": [*properties], "additionalProperties": False}
 
     def model(self) -> type[BaseModel]:
         """The fields without the caption: strict, with bounded texts and finite numbers."""
@@ -131,7 +123,3 @@ class CaptionFile(BaseModel, extra="forbid", frozen=True):
         """sha256 in hex over model, prompt, schema, side and language."""
         asked = [_FORM, model_asked, self.prompt, self.schema(), self.side, self.language]
         return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
-
-
-def _quoted(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)

@@ -28,7 +28,7 @@ def remote_captioner(settings: Settings) -> RemoteCaptioner:
         said = "TAGSTREAM_CAPTION_TOKENS_PER_DAY counts in %s, each machine alone: set TAGSTREAM_REDIS_URL to share it"
         logger.warning(said, counter.path)
     budget = Budget(settings.caption_tokens_per_day, counter)
-    return Asking(endpoint, file, budget, model=model, key=key, wait_s=settings.caption_wait_s)
+    return Asking(endpoint, file, budget, settings.caption_wait_s)
 
 
 def _secret(settings: Settings, field: str) -> Secret:

@@ -26,6 +26,7 @@ from workers.types import RemoteAnswer, TokenUsage
 MAX_TOKENS: Final = 1024  # of an answer; twice as many where the first was cut
 MOST_BYTES: Final = 1024 * 1024  # of an answer
 Spent: TypeAlias = Callable[[TokenUsage | None], None]  # told what each request cost; None: it is not known
+Reserve: TypeAlias = Callable[[int], None]
 _CONNECT_S: Final = 10.0
 _SECRET: Final = 9  # characters; shorter keys are words such as "none", which services without keys want
 _FREE: Final = TokenUsage(0, 0)
@@ -38,11 +39,14 @@ _OPTIONAL: Final = {"reasoning_effort": "none", "seed": 0, "temperature": 0}
 logger = logging.getLogger(__name__)
 
 
+def _nothing(_: object) -> None: ...
+
+
 class Endpoint:
     """A service, and how it is asked. Thread-safe. Each request has a connection of its own, and reads the key."""
 
     def __init__(self, address: str, model: str, key: Callable[[], str], file: CaptionFile) -> None:
-        self.address, self.model, self._key = address, model, key
+        self.address, self.model, self.key = address, model, key
         self._schema = {"name": "caption", "strict": True, "schema": file.schema()}
         self._fields = file.model() if file.fields else None
         self._not_taken: frozenset[str] = frozenset()
@@ -55,12 +59,7 @@ class Endpoint:
         )
 
     def call(
-        self,
-        jpeg: bytes | None,
-        text: str,
-        deadline: float,
-        spent: Spent = lambda usage: None,
-        reserve: Callable[[int], None] = lambda tokens: None,
+        self, jpeg: bytes | None, text: str, deadline: float, spent: Spent = _nothing, reserve: Reserve = _nothing
     ) -> RemoteAnswer:
         """Ask about an image, or a text alone; again at once where that may help, each way at most once.
 
@@ -88,7 +87,7 @@ class Endpoint:
 
     def models(self, deadline: float) -> list[str]:
         """The names of the service's models, at most 1,000. Raises as `call`."""
-        data = self._ask("models", {}, deadline, lambda usage: None).get("data")
+        data = self._ask("models", {}, deadline, _nothing).get("data")
         listed = data[:1000] if isinstance(data, list) else []
         return [str(each["id"])[:256] for each in listed if isinstance(each, dict) and "id" in each]
 
@@ -121,7 +120,7 @@ class Endpoint:
         self, path: str, request: Mapping[str, Any], deadline: float, spent: Spent
     ) -> tuple[httpx2.Response, bytes]:
         """Send a request, and read its answer until the deadline."""
-        key, left = self._key().strip(), deadline - time.monotonic()
+        key, left = self.key().strip(), deadline - time.monotonic()
         if not (key.isascii() and key.isprintable()):  # the library's error would show it
             spent(_FREE)
             raise Misplaced("TAGSTREAM_CAPTION_KEY has characters that a header can't have: set it again")

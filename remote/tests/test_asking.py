@@ -69,16 +69,15 @@ class Scene(Endpoint):
         self.fault: Callable[[], Exception | None] = lambda: None
         self.seen: Told = ("a red disc", SEEN)
         self.blind: Told = ("no picture", BLIND)
-        self.key = "first"
+        self.model, self.own_key, self.key = MODEL, "first", lambda: self.own_key
         self.counter = KeptCounter()
         self.made: list[Asking] = []
         self._lock = threading.Lock()
 
     def make(self, *, wait_s: float = IN_TIME_S, per_day: int = 0, again_s: float = 0.02, **file: Any) -> Asking:
         kept = CaptionFile.model_validate({"prompt": "{tags}", "requests": 1, "side": 64} | file)
-        how: dict[str, Any] = {"model": MODEL, "wait_s": wait_s, "breaker": Breaker(again_s, again_s)}
         budget = Budget(per_day, self.counter if per_day else None)
-        self.made.append(Asking(self, kept, budget, key=lambda: self.key, **how))
+        self.made.append(Asking(self, kept, budget, wait_s, Breaker(again_s, again_s)))
         return self.made[-1]
 
     def warm(self, **how: Any) -> Asking:
@@ -286,21 +285,21 @@ def test_a_service_that_drops_or_refuses_pictures_is_unready(
         assert not scene.asked
         time.sleep(0.1)  # each further proof would cost tokens
         assert scene.proofs == 1
-        scene.seen, scene.blind, scene.key = ("a disc", SEEN), ("none", BLIND), "of a model that sees"
+        scene.seen, scene.blind, scene.own_key = ("a disc", SEEN), ("none", BLIND), "of a model that sees"
         eventually(lambda: asking.unready() is None)
         assert caption(ask(asking, "three"))
 
 
 @pytest.mark.parametrize("again_s", [1000.0, 0.02])
 def test_a_wrong_key_is_unready_until_another_one_is_in_the_file_or_it_is_taken(scene: Scene, again_s: float) -> None:
-    scene.fault = lambda: Misplaced("set TAGSTREAM_CAPTION_KEY") if scene.key == "first" else None
+    scene.fault = lambda: Misplaced("set TAGSTREAM_CAPTION_KEY") if scene.own_key == "first" else None
     asking = scene.make(again_s=again_s)
     asking.start()
     eventually(lambda: asking.unready() == "set TAGSTREAM_CAPTION_KEY")
     assert reason(ask(asking, "one")) == "caption-unavailable"
     assert ask(asking, "two").done()
     if again_s > 1:
-        scene.key = "second"
+        scene.own_key = "second"
     else:
         scene.fault = lambda: None
     eventually(lambda: asking.unready() is None)
@@ -425,7 +424,7 @@ def test_no_proof_follows_while_the_days_tokens_are_spent(scene: Scene, new_key:
         asking = scene.warm(per_day=10**4, again_s=1000.0)
         scene.fault = lambda: Misplaced("no such key")
         assert reason(ask(asking, "one")) == "caption-unavailable"
-        scene.counter.total, scene.key = 10**4, "second"
+        scene.counter.total, scene.own_key = 10**4, "second"
     else:
         asking = scene.make(per_day=1)
         assert reason(ask(asking, "one")) == "caption-budget"
