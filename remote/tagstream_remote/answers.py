@@ -136,10 +136,9 @@ def fault_of(
     for name in sent:
         if re.search(rf"\b{name}\b", said) or (name == "response_format" and "json_schema" in said):
             return Again(name, failed)
-    of_model = model in said and _NO_MODEL.search(
-        f"{code} {said.replace(model, '')}"
-    )  # which an error about an image may name too
-    return Misplaced(f"{answers}: check TAGSTREAM_CAPTION_MODEL") if of_model else failed
+    if model in said and _NO_MODEL.search(f"{code} {said.replace(model, '')}"):  # an error of an image may name it too
+        return Misplaced(f"{answers}: check TAGSTREAM_CAPTION_MODEL")
+    return failed
 
 
 def _error(document: Mapping[str, Any]) -> tuple[str, str]:

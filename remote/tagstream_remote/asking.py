@@ -172,8 +172,6 @@ class Asking:
         for image in left:
             image.future.cancel()
 
-    # Before a call: with the lock.
-
     def _refusal(self, partition: Partition, now: float) -> Unanswered | None:
         """Why an image need not wait at all, if so."""
         if self._trouble is not None:
@@ -225,8 +223,6 @@ class Asking:
                 self._changed.wait(None if well and not self._turns else pause_s)
         return None
 
-    # The threads.
-
     def _work(self) -> None:
         while (work := self._next()) is not None:
             try:
@@ -262,8 +258,6 @@ class Asking:
         for image in images:
             image.leave(error)
 
-    # A call.
-
     def _call(self, image: AskedImage) -> None:
         error: Exception | None = None
         try:
@@ -289,10 +283,7 @@ class Asking:
     def _paid(
         self, jpeg: bytes | None, text: str, deadline: float, usages: list[TokenUsage | None] | None = None
     ) -> RemoteAnswer:
-        """Call the service, and count what each request cost, in `usages` too.
-
-        Raises as `Endpoint.call`; and Unanswered ("caption-budget"), or Unavailable: the counter is away.
-        """
+        """Call the service, and count what each request cost, in `usages` too."""
         usages, reserved = [] if usages is None else usages, list[Reserved]()
 
         def spent(usage: TokenUsage | None) -> None:
@@ -368,8 +359,6 @@ class Asking:
             logger.warning("no captions until the service answers: %s", error.detail)
         self._all_leave(Unanswered("caption-unavailable", error.detail))
 
-    # The proof.
-
     def _prove(self) -> None:
         """Find out whether the service can be asked."""
         try:
@@ -410,10 +399,7 @@ class Asking:
             raise Misplaced(detail, paid=True)
 
     def _shown(self, jpeg: bytes | None, until: float) -> tuple[int, str | None]:
-        """Prompt tokens (0: unknown) and the caption (None: refused) of the known picture, or of none.
-
-        Raises as `_paid`, where the day's tokens are spent or the service takes no picture.
-        """
+        """Prompt tokens (0: unknown) and the caption (None: refused) of the known picture, or of none."""
         usages, caption = list[TokenUsage | None](), None
         try:
             caption = self._paid(jpeg, self._file.text(()), until, usages).caption.text

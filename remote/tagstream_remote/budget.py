@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, TypeAlias
 
 import redis
 
@@ -29,21 +29,6 @@ return 1
 _FAULTS: Final = (redis.exceptions.RedisError, OSError, ValueError, LookupError)
 
 
-class Counter(Protocol):
-    """A sum of tokens for each day. Thread-safe."""
-
-    def add(self, day: str, tokens: int, *, least: int, most: int | None) -> bool:
-        """Add tokens to the day's sum; False: it would be above `most`, and nothing is added.
-
-        `least`: the sum before is at least this, whatever was kept of it. Raises Unavailable: it can't be changed.
-        """
-        ...
-
-    def sum(self, day: str) -> int:
-        """The day's sum. Raises Unavailable: it is not known."""
-        ...
-
-
 class RedisCounter:
     """The sums of all workers of a group. Their keys are `prefix` and the day."""
 
@@ -52,6 +37,10 @@ class RedisCounter:
         self._add = client.register_script(_ADD)
 
     def add(self, day: str, tokens: int, *, least: int, most: int | None) -> bool:
+        """Add tokens to the day's sum; False: it would be above `most`, and nothing is added.
+
+        `least`: the sum before is at least this, whatever was kept of it. Raises Unavailable: it can't be changed.
+        """
         asked = [tokens, least, -1 if most is None else most, _KEPT_S]
         try:
             return bool(self._add(keys=[self._prefix + day], args=asked))
@@ -61,6 +50,7 @@ class RedisCounter:
             ) from None
 
     def sum(self, day: str) -> int:
+        """The day's sum. Raises Unavailable: it is not known."""
         try:
             return int(self._client.get(self._prefix + day) or 0)
         except _FAULTS as error:
@@ -93,12 +83,13 @@ class FileCounter:
 
     def sum(self, day: str) -> int:
         try:
-            last, kept = _read(read_regular_file(self.path, _LINE_BYTES))
-        except FileNotFoundError:
-            return 0
+            last, kept = _read(read_regular_file(self.path, _LINE_BYTES) if self.path.exists() else b"")
         except (OSError, ValueError, LargerThanReserved):
             raise Unavailable("budget", f"{self.path} holds no day's tokens, or can't be read") from None
         return kept if last == day else 0
+
+
+Counter: TypeAlias = RedisCounter | FileCounter
 
 
 def _read(line: bytes) -> Reserved:

@@ -103,7 +103,7 @@ class Endpoint:
         request = {name: value for name, value in wanted.items() if name not in self._not_taken}
         return request if "max_tokens" in request else request | {"max_completion_tokens": tokens}
 
-    def _ask(self, path: str, request: Mapping[str, Any], deadline: float, spent: Spent) -> Mapping[str, Any]:
+    def _ask(self, path: str, request: dict[str, Any], deadline: float, spent: Spent) -> Mapping[str, Any]:
         """The document of an answer with status 200 that holds no error."""
         response, body = self._send(path, request, deadline, spent)
         document = document_of(body)
@@ -116,9 +116,7 @@ class Endpoint:
             raise Away(f"{self.address} answers 200 without a JSON document: check TAGSTREAM_CAPTIONER's path")
         return document
 
-    def _send(
-        self, path: str, request: Mapping[str, Any], deadline: float, spent: Spent
-    ) -> tuple[httpx2.Response, bytes]:
+    def _send(self, path: str, request: dict[str, Any], deadline: float, spent: Spent) -> tuple[httpx2.Response, bytes]:
         """Send a request, and read its answer until the deadline."""
         key, left = self.key().strip(), deadline - time.monotonic()
         if not (key.isascii() and key.isprintable()):  # the library's error would show it

@@ -16,7 +16,7 @@ from PIL import Image
 from tagstream_remote import asking as module
 from tagstream_remote.answers import Away, Misplaced
 from tagstream_remote.asking import Asking
-from tagstream_remote.budget import Budget
+from tagstream_remote.budget import Budget, FileCounter
 from tagstream_remote.caption_file import CaptionFile
 from tagstream_remote.client import MAX_TOKENS, Endpoint
 
@@ -36,7 +36,7 @@ PROOF = sum(SEEN) + sum(BLIND)
 Told = tuple[object, TokenUsage | None]
 
 
-class KeptCounter:
+class KeptCounter(FileCounter):
     def __init__(self) -> None:
         self.total = self.refused = 0
         self.added: list[int] = []
