@@ -16,7 +16,6 @@ from statistics import fmean
 from typing import Final
 
 from PIL import Image, ImageDraw
-from pydantic import BaseModel
 
 from tagstream_remote.answers import Away, Misplaced
 from tagstream_remote.budget import Budget, Reserved
@@ -111,12 +110,11 @@ class Asking:
     ) -> None:
         self.name, self.digest, self.guided = endpoint.model, file.digest(endpoint.model), file.guided
         self.transform = Transform(file.side, "pad", interpolation="bicubic", exif_transpose=True)
-        self.fields: type[BaseModel] | None = file.model() if file.fields else None
+        self.fields = file.model() if file.fields else None
         self._endpoint, self._file, self._budget, self._wait_s = endpoint, file, budget, wait_s
         self._breaker = breaker or Breaker(1.0, 60.0)
-        lock = threading.Lock()
         # For the asking threads. Its lock is held for whatever follows here, and never while a future is set.
-        self._changed = threading.Condition(lock)
+        self._changed = threading.Condition(lock := threading.Lock())
         self._waiting_changed = threading.Condition(lock)
         self._turns = PartitionTurns()
         self._waiting: dict[AskedImage, None] = {}  # all that have not left, which leave in this order

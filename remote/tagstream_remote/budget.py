@@ -94,12 +94,10 @@ Counter: TypeAlias = RedisCounter | FileCounter
 
 def _read(line: bytes) -> Reserved:
     """The day and its sum. Raises ValueError: it is no such line."""
-    if not line:
-        return Reserved("", 0)
-    found = re.fullmatch(rb"([0-9]{4}-[0-9]{2}-[0-9]{2}) ([0-9]{20})\n", line)
+    found = re.fullmatch(rb"(?:([0-9]{4}-[0-9]{2}-[0-9]{2}) ([0-9]{20})\n)?", line)
     if found is None:
         raise ValueError("no day and sum")
-    return Reserved(found[1].decode(), int(found[2]))
+    return Reserved((found[1] or b"").decode(), int(found[2] or 0))
 
 
 class Reserved(NamedTuple):

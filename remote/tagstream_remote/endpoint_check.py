@@ -15,7 +15,6 @@ from workers.errors import Misconfigured, Unanswered, nearest
 from workers.settings import FIELDS_KIND, Settings
 
 LIMIT_S: Final = 10.0
-_SHOWN: Final = 8  # names of models that an error lists
 
 
 class EndpointCheck:
@@ -47,7 +46,7 @@ class EndpointCheck:
         except (Unanswered, Again) as error:  # the list may be too long for us
             return f"{address} answers, and whether it has {model} is not known ({error}){advice}"
         if not any(is_same(model, name) for name in names):
-            few = ", ".join(map(printable, names[:_SHOWN])) + (", …" if len(names) > _SHOWN else "")
+            few = ", ".join(map(printable, names[:8])) + (", …" if len(names) > 8 else "")
             near = printable(nearest(model, names))
             raise Misconfigured(f"TAGSTREAM_CAPTION_MODEL={model}: {address} lists {few or 'no model'}.{near}")
         return f"{address} lists {model}{advice}"

@@ -31,7 +31,4 @@ class FieldsKind(ResultKind):
         return [(name, str(value)) for name, value in result.items() if isinstance(value, str | int | float)]
 
     def build(self, bundle: Any, device: Any, precision: Any) -> NoReturn:
-        raise Misconfigured(
-            "TAGSTREAM_ROLES: `fields` has no bundle. They come with the captions of an address in "
-            "TAGSTREAM_CAPTIONER: leave the role out, and name `fields` in TAGSTREAM_WANT"
-        )
+        raise Misconfigured("`fields` come with an address in TAGSTREAM_CAPTIONER: leave them out of TAGSTREAM_ROLES")
