@@ -118,7 +118,6 @@ def raw(body: bytes, status: int = 200, pace: Pace = "", **headers: str) -> Beha
 
 
 def refuse(status: int, error: Any = "no", **headers: Any) -> Behaviour:
-    """A behaviour: an error status with its document."""
     return raw(json.dumps({"error": error}).encode(), status, **headers)
 
 
@@ -144,17 +143,9 @@ def said(text: str | None, **how: Any) -> Behaviour:
     return answer(lambda asked: text, **how)
 
 
-def _plain(asked: Asked) -> str:
-    return caption_of(asked.jpeg)
-
-
-def _half(asked: Asked) -> str:
-    return content_of(asked)[:-8]
-
-
 BEHAVIOURS: Mapping[str, Behaviour] = {  # by name, for `script` and `always`
     "ok": answer(),
-    "plain": answer(_plain),
+    "plain": answer(lambda asked: caption_of(asked.jpeg)),
     "fence": answer(lambda asked: f"Here it is:\n```json\n{content_of(asked)}\n```"),
     "think": answer(lambda asked: f"<think>\n{{a dog?}} hm\n</think>\n\n{content_of(asked)}"),
     "think-open": said("<think>\nit might be a"),
@@ -164,13 +155,13 @@ BEHAVIOURS: Mapping[str, Behaviour] = {  # by name, for `script` and `always`
     "empty": said("", reasoning="it is a dog"),
     "refusal": said("I can't help.", refusal="I can't help."),
     "filtered": answer(finish="content_filter"),
-    "half": answer(_half),
+    "half": answer(lambda asked: content_of(asked)[:-8]),
     "tools": said(None, finish="tool_calls", tool_calls=[]),
     "unfinished": answer(finish=None),
-    "unfinished-plain": answer(_plain, finish=None),
-    "length": answer(_half, finish="length"),
-    "length-plain": answer(_plain, finish="length"),
-    "whitespace": answer(lambda asked: _half(asked)[:-1] + '",' + "\n \t" * asked.limit, finish="length"),
+    "unfinished-plain": answer(lambda asked: caption_of(asked.jpeg), finish=None),
+    "length": answer(lambda asked: content_of(asked)[:-8], finish="length"),
+    "length-plain": answer(lambda asked: caption_of(asked.jpeg), finish="length"),
+    "whitespace": answer(lambda asked: content_of(asked)[:-9] + '",' + "\n \t" * asked.limit, finish="length"),
     "whitespace-after": answer(lambda asked: content_of(asked) + "\n" * asked.limit, finish="length"),
     "revision": answer(model=lambda name: f"{name}@main"),
     "tag": answer(model=lambda name: f"{name}:latest"),
