@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from workers.settings import Settings
 
 
 def made(stub: StubService, folder: Path, file: object = None, **more: Any) -> Settings:
-    settings: dict[str, Any] = {"captioner": stub.address, "caption_model": MODEL} | more
+    settings: dict[str, Any] = {"captioner": stub.address, "caption_model": MODEL, "caption_key": "sk-secret"} | more
     if file is not None:
         path = folder / "caption.json"
         path.write_text(json.dumps(file))
@@ -31,74 +32,71 @@ def made(stub: StubService, folder: Path, file: object = None, **more: Any) -> S
 FIELDS = {"fields": {"people": {"type": "number"}}}
 
 
-def test_a_right_service_is_asked_once_and_costs_nothing(tmp_path: Path) -> None:
-    with StubService(key="sk-secret") as stub:
-        settings = made(stub, tmp_path, caption_key="sk-secret")
-        assert EndpointCheck(settings).ask() == f"{stub.address} lists {MODEL}"
-        assert EndpointCheck(made(stub, tmp_path, caption_model=f"{MODEL}:latest", caption_key="sk-secret")).ask()
-        assert (stub.looks, stub.asked) == (2, [])
+@pytest.fixture
+def stub() -> Iterator[StubService]:
+    with StubService(key="sk-secret") as service:
+        yield service
 
 
-def test_fields_that_no_event_gets_by_itself_are_told(tmp_path: Path) -> None:
-    with StubService() as stub:
-        assert "TAGSTREAM_WANT lacks" in EndpointCheck(made(stub, tmp_path, FIELDS)).ask()
-        assert "TAGSTREAM_WANT" not in EndpointCheck(made(stub, tmp_path, FIELDS, want=("caption", "fields"))).ask()
+def test_a_right_service_is_asked_once_and_costs_nothing(stub: StubService, tmp_path: Path) -> None:
+    assert EndpointCheck(made(stub, tmp_path)).ask() == f"{stub.address} lists {MODEL}"
+    assert EndpointCheck(made(stub, tmp_path, caption_model=f"{MODEL}:latest")).ask()
+    assert (stub.looks, stub.asked) == (2, [])
 
 
-def test_fields_are_wanted_only_where_the_file_has_some(tmp_path: Path) -> None:
-    with StubService() as stub, pytest.raises(Misconfigured, match="TAGSTREAM_WANT=caption,fields"):
-        EndpointCheck(made(stub, tmp_path, {"side": 448}, want=("caption", "fields")))
+def test_fields_are_told_if_not_wanted_and_wanted_only_where_the_file_has_some(
+    stub: StubService, tmp_path: Path
+) -> None:
+    want = ("caption", "fields")
+    assert "TAGSTREAM_WANT lacks" in EndpointCheck(made(stub, tmp_path, FIELDS)).ask()
+    assert "TAGSTREAM_WANT" not in EndpointCheck(made(stub, tmp_path, FIELDS, want=want)).ask()
+    with pytest.raises(Misconfigured, match="TAGSTREAM_WANT=caption,fields"):
+        EndpointCheck(made(stub, tmp_path, {"side": 448}, want=want))
 
 
 @pytest.mark.parametrize(
-    ("wrong", "says"),
+    ("name", "wrong", "says"),
     [
-        ({"caption_model": "stub-vml"}, f"lists {MODEL}. Do you mean '{MODEL}'"),
-        ({"caption_key": "sk-other"}, "TAGSTREAM_CAPTION_KEY"),
-        ({"captioner": "/v2"}, "404"),
+        ("caption_model", "stub-vml", f"lists {MODEL}. Do you mean '{MODEL}'"),
+        ("caption_key", "sk-other", "TAGSTREAM_CAPTION_KEY"),
+        ("captioner", "/v2", "404"),
     ],
 )
-def test_a_wrong_name_key_or_path_is_said(wrong: dict[str, Any], says: str, tmp_path: Path) -> None:
-    with StubService(key="sk-secret") as stub:
-        if "captioner" in wrong:
-            wrong = {"captioner": stub.address.replace("/v1", wrong["captioner"])}
-        with pytest.raises(Misconfigured, match=says) as caught:
-            EndpointCheck(made(stub, tmp_path, **({"caption_key": "sk-secret"} | wrong))).ask()
+def test_a_wrong_name_key_or_path_is_said(stub: StubService, name: str, wrong: str, says: str, tmp_path: Path) -> None:
+    wrong = stub.address.replace("/v1", wrong) if name == "captioner" else wrong
+    with pytest.raises(Misconfigured, match=says) as caught:
+        EndpointCheck(made(stub, tmp_path, **{name: wrong})).ask()
     assert "sk-" not in str(caught.value)
 
 
-def test_a_service_that_lists_no_models_may_have_the_right_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with StubService() as stub:
-        checked = EndpointCheck(made(stub, tmp_path, FIELDS))
-        monkeypatch.setattr("tagstream_remote.client.MOST_BYTES", 10)
-        said = checked.ask()
+def test_a_service_that_lists_no_models_may_have_the_right_one(
+    stub: StubService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tagstream_remote.client.MOST_BYTES", 10)
+    said = EndpointCheck(made(stub, tmp_path, FIELDS)).ask()
     assert "not known" in said
     assert "TAGSTREAM_WANT lacks" in said
 
 
-def test_an_absent_service_is_no_fault_of_the_settings(tmp_path: Path) -> None:
-    with StubService() as stub:
-        settings = made(stub, tmp_path)
+def test_an_absent_service_is_no_fault_of_the_settings(stub: StubService, tmp_path: Path) -> None:
+    stub.down()
     with pytest.raises(Unavailable):
-        EndpointCheck(settings).ask()
+        EndpointCheck(made(stub, tmp_path)).ask()
 
 
-def test_check_and_a_start_ask_of_an_address(tmp_path: Path) -> None:
-    with StubService() as stub:
-        settings = made(stub, tmp_path, FIELDS, tagger=str(tmp_path / "none"))
-        assert stub.address in dict(findings._questions(settings))["Captioner"]()
-        assert stub.looks == 1
-        wrong = made(stub, tmp_path, {"prompts": "?"}, tagger=str(tmp_path / "none"))
-        with pytest.raises(Misconfigured, match="TAGSTREAM_CAPTION_FILE"):
-            list(of_models(wrong))[-1]()
-        assert stub.looks == 1, "a start asks nothing"
+def test_check_and_a_start_ask_of_an_address(stub: StubService, tmp_path: Path) -> None:
+    settings = made(stub, tmp_path, FIELDS, tagger=str(tmp_path / "none"))
+    assert stub.address in dict(findings._questions(settings))["Captioner"]()
+    wrong = made(stub, tmp_path, {"prompts": "?"}, tagger=str(tmp_path / "none"))
+    with pytest.raises(Misconfigured, match="TAGSTREAM_CAPTION_FILE"):
+        list(of_models(wrong))[-1]()
+    assert stub.looks == 1, "a start asks nothing"
 
 
 def test_a_worker_without_a_service_wants_no_fields_and_a_command_may(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stub: StubService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with StubService() as stub:
-        service = made(stub, tmp_path, FIELDS)
+    service = made(stub, tmp_path, FIELDS)
     environment = {"CAPTIONER": stub.address, "CAPTION_MODEL": MODEL, "CAPTION_FILE": str(service.caption_file)}
     for name, value in (environment | {"WANT": "tags,fields", "STATE_DIR": str(tmp_path)}).items():
         monkeypatch.setenv(f"TAGSTREAM_{name}", value)
