@@ -36,7 +36,6 @@ _PROMPT_TOKENS: Final = 3_000  # reserved for a prompt with its image before any
 _SPENT_S: Final = 10.0  # for so long no image waits after the day's tokens were found spent
 _LOOK_S: Final = 1.0  # between looks at the key and the breaker while a service can't be asked
 _PAID_S: Final = 600.0  # between proofs of a service that answers, but not as it must, which cost tokens
-_LAST_CALLS: Final = 16  # that say how long the next one takes
 
 
 @dataclass(eq=False, slots=True)
@@ -119,7 +118,7 @@ class Asking:
         self._turns = PartitionTurns()
         self._waiting: dict[AskedImage, None] = {}  # all that have not left, which leave in this order
         self._calls: dict[AskedImage, float] = {}  # since when each running call runs
-        self._seconds: deque[float] = deque(maxlen=_LAST_CALLS)
+        self._seconds: deque[float] = deque(maxlen=16)  # of the last calls: so long does the next one take
         self._largest_prompt = 0
         self._proved = self._proving = self._started = self._closed = False
         self._trouble: str | None = None  # why the service can't be asked; the breaker is open then

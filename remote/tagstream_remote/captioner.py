@@ -16,7 +16,6 @@ from workers.ports import RemoteCaptioner
 from workers.settings import Settings
 
 logger = logging.getLogger(__name__)
-_COUNTED_WITHIN_S = 1.0
 
 
 def remote_captioner(settings: Settings) -> RemoteCaptioner:
@@ -42,6 +41,6 @@ def counter_of(settings: Settings) -> Counter | None:
     url = settings.redis_url.get_secret_value()
     if url:
         now = _secret(settings, "redis_url") if "redis_url" in settings.secret_files else None
-        client = redis_client(url, _COUNTED_WITHIN_S, now)
+        client = redis_client(url, 1.0, now)  # so many seconds at most
         return RedisCounter(client, f"{scope(settings.cache_namespace)}tokens:{settings.group}:")
     return FileCounter(settings.state_dir / "tokens" / quote(settings.group, safe=""))
