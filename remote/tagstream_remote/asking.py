@@ -303,7 +303,8 @@ class Asking:
 
     def _reserve(self, kept: list[Reserved], tokens: int) -> None:
         """Take tokens for a request whose answer has at most so many. Raises as `_paid`."""
-        reserved = self._budget.reserve((self._largest_prompt or _PROMPT_TOKENS) + tokens)
+        most = max(_PROMPT_TOKENS, self._budget.per_day // 10)  # or one absurd usage would end all days to come
+        reserved = self._budget.reserve(min(self._largest_prompt or _PROMPT_TOKENS, most) + tokens)
         if reserved is None:
             with self._changed:
                 self._spent_until = time.monotonic() + _SPENT_S

@@ -396,6 +396,10 @@ def test_every_request_of_a_call_is_paid_and_an_unknown_one_as_reserved(scene: S
     for name in "23":
         assert caption(ask(asking, name))
     assert added[-2] == COST.prompt + MAX_TOKENS
+    scene.usages = [TokenUsage(400_000, 9)]
+    for name in "45":
+        assert caption(ask(asking, name))
+    assert added[-2] == 100_000 + MAX_TOKENS
 
 
 def test_a_repetition_spends_no_more_than_the_day_has_left(scene: Scene) -> None:
