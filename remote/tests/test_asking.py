@@ -314,7 +314,7 @@ def test_after_three_images_that_fail_all_leave_at_once_until_the_service_is_bac
     scene.fault = lambda: Away("refused")
     assert [reason(ask(asking, name)) for name in "123"] == ["caption-unavailable"] * 3
     eventually(lambda: ask(asking, "4").done())
-    eventually(lambda: scene.faults >= 12)  # by proofs, after short pauses
+    eventually(lambda: scene.faults >= 12, IN_TIME_S)  # by proofs, after short pauses
     assert asking.unready() is None
     scene.fault = lambda: None
     eventually(lambda: ask(asking, "5").exception(IN_TIME_S) is None)
