@@ -223,6 +223,11 @@ class KnownResults:
                 self._note_unproven(values)
                 self._note_lately({key: entries.content_of(key) for key in values})
 
+    def is_paid(self, task: CompleteTask) -> bool:
+        """Whether one of the results comes from a service, for this task."""
+        results, hits = task.annotation.results, task.annotation.hits
+        return any(role.name in results and role.name not in hits for role in self._roles.waiting)
+
     def is_purged(self, content: str) -> bool:
         """Whether a removal has purged the image's results: no later one would purge what is written now."""
         return self._purges and not any(self._cache.hashes([entries.index_hash(content)]))

@@ -104,13 +104,14 @@ class LookupStage(QueueStage):
     def keep(self, complete: CompleteTask) -> None:
         """Cache the results of a task, and give them to equal images.
 
-        Call it before the task ends. If no equal image waits, the lookup thread writes the results with its next batch.
+        Call it before the task ends. Results that cost money, or for which an equal image waits, are written at once,
+        others with the lookup thread's next batch.
         """
         values = self._results.values(complete)
         flight = None if complete.failures else self._equal.hand_over(complete.task)
         if values or flight is not None:
             self._computed.add(Computed(values, flight, complete))
-            if self._equal.awaited(flight):
+            if self._equal.awaited(flight) or self._results.is_paid(complete):
                 self.wake()
 
     def keep_late(self, complete: CompleteTask) -> None:
