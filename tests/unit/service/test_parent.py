@@ -30,14 +30,14 @@ def start(number):
     {body}
     while True:
         time.sleep(60)
-sys.exit(parent.Parent(start, [1, 2], probes=None, end_s=0.5, idle=lambda: {idle}).run())
+sys.exit(parent.Parent(start, [1, 2], probes=None, end_s={end_s}, idle=lambda: {idle}).run())
 """
 
 
 @contextmanager
-def parent(body: str = "pass", idle: str = "False") -> Iterator[subprocess.Popen[str]]:
+def parent(body: str = "pass", idle: str = "False", end_s: float = 30.0) -> Iterator[subprocess.Popen[str]]:
     """A parent of two workers that run this code and then wait for SIGTERM, which ends them with 0."""
-    command = [sys.executable, "-c", SCRIPT.format(body=body, idle=idle)]
+    command = [sys.executable, "-c", SCRIPT.format(body=body, idle=idle, end_s=end_s)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
         try:
             yield running
@@ -152,7 +152,7 @@ def test_a_second_signal_leaves_at_once_and_takes_all_along() -> None:
 
 @pytest_slow
 def test_a_worker_that_does_not_end_in_time_is_killed() -> None:
-    with parent(STUBBORN) as running:
+    with parent(STUBBORN, end_s=0.5) as running:
         pids(running)
         time.sleep(0.2)
         running.send_signal(signal.SIGTERM)
