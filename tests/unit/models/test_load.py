@@ -34,6 +34,7 @@ def _tiny_kind(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(load, "entry_points", entry_points)
 
 
+@pytest.mark.slow
 def test_compact_is_loaded_by_its_name(compact: Bundle, cache_dir: Path) -> None:
     tagger = load_tagger("compact", device="cpu", precision="fp32", cache_dir=cache_dir)
     assert isinstance(tagger, Tagger)
