@@ -85,9 +85,8 @@ class KnownResults:
 
     def values(self, task: CompleteTask) -> dict[str, bytes]:
         """Cache entries for the computed results of a task, by key."""
-        results, hits = task.annotation.results, task.annotation.hits
-        new = [role for role in self._roles.results if role.name in results and role.name not in hits]
-        return {self._keys(role, task)[0]: role.pack(results[role.name]) for role in new}
+        results, computed = task.annotation.results, _computed(task, self._roles.results)
+        return {self._keys(role, task)[0]: role.pack(results[role.name]) for role in computed}
 
     def _keys(self, role: Result, task: DescribedTask) -> Sequence[str]:
         """Cache keys of a role's result; they name the coarsest scale that its image may be decoded at."""
@@ -225,8 +224,7 @@ class KnownResults:
 
     def is_paid(self, task: CompleteTask) -> bool:
         """Whether one of the results comes from a service, for this task."""
-        results, hits = task.annotation.results, task.annotation.hits
-        return any(role.name in results and role.name not in hits for role in self._roles.waiting)
+        return bool(_computed(task, self._roles.waiting))
 
     def is_purged(self, content: str) -> bool:
         """Whether a removal has purged the image's results: no later one would purge what is written now."""
@@ -316,6 +314,12 @@ class KnownResults:
         for content, index, keys in zip(contents, indexes, self._cache.hashes(indexes), strict=True):
             yield index
             yield from (key for key in keys if entries.content_of(key) == content)
+
+
+def _computed(task: CompleteTask, roles: Sequence[Result]) -> list[Result]:
+    """The roles whose result was computed for this task."""
+    results, hits = task.annotation.results, task.annotation.hits
+    return [role for role in roles if role.name in results and role.name not in hits]
 
 
 class _Answers:

@@ -149,7 +149,7 @@ class WaitStage(QueueStage):
         self._keep_late(replace(known, annotation=image))
 
     def _take(self, answer: RemoteAnswer, image: Annotation) -> None:
-        """Fill in an answer's results: also those that the event does not want, for the cache."""
+        """Fill in an answer's results; the unwanted ones serve the cache."""
         for role in self._roles.waiting:
             if role.name not in image.results and (found := role.taken(answer)) is not None:
                 image.results[role.name] = found
