@@ -41,8 +41,7 @@ def security(settings: Settings) -> dict[str, Any]:
             "ssl_keyfile": settings.kafka_tls_key,
         }
         found |= {name: str(path) for name, path in files.items() if path is not None}
-        if password := settings.kafka_tls_key_password.get_secret_value():
-            found["ssl_password"] = password
+        found["ssl_password"] = ""  # or a key with one would be asked for at a terminal
     if settings.kafka_security_protocol.startswith("SASL"):
         found |= _login(settings)
     return found
