@@ -41,7 +41,7 @@ def security(settings: Settings) -> dict[str, Any]:
             "ssl_keyfile": settings.kafka_tls_key,
         }
         found |= {name: str(path) for name, path in files.items() if path is not None}
-        found["ssl_password"] = ""  # or a key with one would be asked for at a terminal
+        found["ssl_password"] = ""  # else a terminal would ask for that of an encrypted key
     if settings.kafka_security_protocol.startswith("SASL"):
         found |= _login(settings)
     return found

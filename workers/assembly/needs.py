@@ -88,7 +88,7 @@ def _tls_files(settings: Settings) -> Iterator[Callable[[], object]]:
 
 
 def _require_open(key: Path | None) -> None:
-    with suppress(OSError):  # which is told of above
+    with suppress(OSError):  # `require_readable` says it
         if key is not None and b"ENCRYPTED" in key.read_bytes():
             raise Misconfigured(
                 f"TAGSTREAM_KAFKA_TLS_KEY={key} has a password: name a copy without (openssl pkey -in {key} -out FILE)"
