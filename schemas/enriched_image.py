@@ -30,6 +30,7 @@ SkipReason: TypeAlias = Literal[
     "test-event",  # a bucket's own sign of life
     "event-type",  # changes no image
     "key-not-matched",  # outside TAGSTREAM_KEY_GLOBS
+    "rendition",  # a smaller copy by TAGSTREAM_RENDITION: its original has an event of its own
     "not-sampled",  # outside TAGSTREAM_SAMPLE
     "not-replayed",  # a replay named other events of this message
     "stale",  # its store has another content by now than this older event says, or has the object that it says is gone
@@ -89,19 +90,33 @@ class EventRef(_Exact):
     index: int = Field(strict=True, ge=0, description="Counts the events inside one message, from 0.")
 
 
+class ReadRendition(_Exact):
+    """A smaller copy of the object, by TAGSTREAM_RENDITION."""
+
+    bucket: Bucket
+    key: Key
+    width: int = Field(strict=True, ge=1, description="As its header says. Boxes of results are in its pixels.")
+    height: int = Field(strict=True, ge=1)
+
+
 class Source(_Exact):
-    """The object that was read."""
+    """The object that was read, or of which a rendition was."""
 
     bucket: Bucket
     key: Key
     version_id: str | None = None
-    etag: str = Field(description="ETag of the read object, without quotes.")
+    etag: str = Field(description="ETag of the object, without quotes.")
     sequencer: Sequencer | None = Field(
         default=None,
         description="The event's, hexadecimal; for information. `version` gives the order.",
     )
     last_modified: Moment
-    sha256: Sha256
+    sha256: Sha256 = Field(description="Of the bytes that were read.")
+    read: ReadRendition | None = Field(
+        default=None,
+        exclude_if=lambda value: value is None,
+        description="The rendition that was read in the object's place. Absent: the object itself was.",
+    )
 
 
 class GoneSource(_Exact):
@@ -131,6 +146,12 @@ class ImageFacts(_Exact):
     width: int = Field(strict=True, ge=1)
     height: int = Field(strict=True, ge=1)
     bytes: int = Field(strict=True, ge=1, description="Size of the object.")
+    of: Annotated[Literal["rendition"], OR_LATER] | None = Field(
+        default=None,
+        exclude_if=lambda value: value is None,
+        description="rendition: the picture's facts are of `source.read`; format, width and height too, where the "
+        "object's first bytes do not tell its own. Absent: all are of the object.",
+    )
     taken_at: TakenAt | None = Field(
         default=None,
         exclude_if=lambda value: value is None,

@@ -68,7 +68,6 @@ INSTEAD = {
     r"swells?|swelling|swollen": "grows, takes too much memory",
     r"(a|the|this|that|each|every|its|no|for|as) letter": "dead letter (of the alphabet: character)",
     r"inbox(es)?": "queue",
-    r"lanes?": "partition queue",
     r"slabs?": "shared memory, or region",
     r"pictures? in flight|in flight pictures?": "images in flight",
     r"twins?": "fake",

@@ -95,10 +95,10 @@ def _contradictions(settings: Settings) -> Iterator[str]:
             f"TAGSTREAM_ROLES ({', '.join(settings.roles) or 'none'}), or {FIELDS_KIND} with TAGSTREAM_CAPTION_FILE"
         )
     outputs = [settings.output_topic, settings.dead_letter_topic, settings.skipped_topic]
-    for topic in (*settings.input_topics, settings.corrections_topic):
+    for topic in (*settings.topics, settings.corrections_topic):
         if topic and topic in outputs:
             yield f"the topic {topic!r} is both read and written: the worker would read its own output"
-    if settings.corrections_topic in settings.input_topics:
+    if settings.corrections_topic in settings.topics:
         yield f"the topic {settings.corrections_topic!r} can't hold both image events and corrections"
     if settings.max_object_bytes > settings.encoded_bytes:
         yield "TAGSTREAM_MAX_OBJECT_BYTES is above an eighth of TAGSTREAM_MEMORY: such an object could never be fetched"
@@ -408,7 +408,7 @@ def shown(settings: Settings) -> dict[str, str]:
 
 def _as_text(value: object) -> str:
     writers: list[tuple[type | tuple[type, ...], Callable[[Any], str]]] = [
-        (tuple, ",".join),
+        (tuple, lambda values: ",".join(map(str, values))),
         (dict, lambda bundles: ",".join(f"{role}={bundle}" for role, bundle in bundles.items())),
         (ByteSize, _size),
         (bool, lambda on: "on" if on else "off"),

@@ -173,9 +173,36 @@ def _check_namespace(name: str) -> str:
     return name
 
 
-def _check_topics(topics: tuple[str, ...]) -> tuple[str, ...]:
-    for topic in topics:
-        _check_topic(topic)
+class InputTopic(NamedTuple):
+    """A topic of image events; `background`: its events wait for those of other topics."""
+
+    name: str
+    background: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.name}:background" if self.background else self.name
+
+
+def _input_topics(value: object) -> object:
+    """Topics with their lanes, of texts `topic` and `topic:background`."""
+    topics = _split(value)
+    if not isinstance(topics, tuple):
+        return topics
+    return tuple(_input_topic(topic) if isinstance(topic, str) else topic for topic in topics)
+
+
+def _input_topic(text: str) -> InputTopic:
+    name, lane, _ = text.partition(":background")
+    if text != name + lane:
+        raise ValueError(f"{text!r} is neither TOPIC nor TOPIC:background")
+    return InputTopic(_check_topic(name), bool(lane))
+
+
+def _check_input_topics(topics: tuple[InputTopic, ...]) -> tuple[InputTopic, ...]:
+    if len({topic.name for topic in topics}) < len(topics):
+        raise ValueError("it names a topic twice")
+    if all(topic.background for topic in topics):
+        raise ValueError("a topic must be left without :background, for what can't wait")
     return topics
 
 
@@ -217,7 +244,9 @@ Words = Annotated[tuple[str, ...], BeforeValidator(_split)]
 Servers = Annotated[Words, AfterValidator(_check_servers)]
 Topic = Annotated[str, AfterValidator(_check_topic)]
 OptionalTopic = Annotated[str, AfterValidator(lambda topic: _check_topic(topic) if topic else topic)]
-Topics = Annotated[Words, AfterValidator(_check_topics)]
+InputTopics = Annotated[
+    tuple[InputTopic, ...], BeforeValidator(_input_topics), Field(min_length=1), AfterValidator(_check_input_topics)
+]
 Endpoint = Annotated[str, AfterValidator(lambda url: _check_endpoint(url) if url else url)]
 Url = Annotated[str, AfterValidator(lambda url: _check_url(url) if url else url)]
 Bytes = Annotated[ByteSize, BeforeValidator(_size_alone), Field(gt=0)]
@@ -295,8 +324,10 @@ class Settings(BaseModel):
     # Where the work comes from and goes to
     kafka_servers: Servers = _setting("Kafka", (), "Bootstrap servers, `host:port,…`. Required")
     group: Annotated[str, Field(min_length=1)] = _setting("Kafka", "tagstream", "Consumer group")
-    input_topics: Annotated[Topics, Field(min_length=1)] = _setting(
-        "Kafka", ("images",), "Topics to read image events from, comma separated"
+    input_topics: InputTopics = _setting(
+        "Kafka",
+        ("images",),
+        "Topics to read image events from, comma separated; events of a `topic:background` wait for those of others",
     )
     output_topic: Topic = _setting("Kafka", "images.enriched", "Topic of enriched images and retractions")
     dead_letter_topic: Topic = _setting("Kafka", "images.dead-letters", "Topic of events that could not be handled")
@@ -382,6 +413,11 @@ class Settings(BaseModel):
     )
     s3_secret_key: SecretStr = _setting("Object storage", SecretStr(""), "Secret key")
     buckets: Words = _setting("Object storage", (), "Buckets that events may name, comma separated. Required")
+    rendition: str = _setting(
+        "Object storage",
+        "",
+        "Where a smaller copy of each image is, such as `{bucket}-web/{key}.jpg`, to read in its place; empty: nowhere",
+    )
     key_globs: Annotated[Words, Field(min_length=1)] = _setting(
         "Object storage", ("*",), "Globs of keys to work on, comma separated; others are skipped. `*` crosses `/`"
     )
@@ -577,6 +613,21 @@ class Settings(BaseModel):
     """Where the secrets came from that were in files, by field: clients read them again."""
     otlp_traces: bool = False
     otlp_metrics: bool = False
+
+    @property
+    def topics(self) -> tuple[str, ...]:
+        """The names of the input topics."""
+        return tuple(topic.name for topic in self.input_topics)
+
+    @property
+    def background_topics(self) -> tuple[str, ...]:
+        """The names of those whose events wait for the others."""
+        return tuple(topic.name for topic in self.input_topics if topic.background)
+
+    @property
+    def live_topic(self) -> str:
+        """The first topic whose events wait for no others."""
+        return next(topic.name for topic in self.input_topics if not topic.background)
 
     @property
     def captioner_address(self) -> str | None:

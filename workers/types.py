@@ -212,12 +212,14 @@ class Job:
     Args:
         only_newest: there is reason to think that a newer event of this object was handled before; the store is asked
             whether the object is still the one that this event names.
+        original: the original is read, whatever renditions there are.
     """
 
     coordinates: Coordinates
     assignment: Assignment
     event: ImageEvent
     only_newest: bool = False
+    original: bool = False
 
     def __str__(self) -> str:
         return str(self.coordinates)
@@ -229,8 +231,32 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
+class Original:
+    """The original, where a rendition of it was read. Cached with `Facts`.
+
+    Args:
+        read_bucket, read_key: of the rendition.
+        size: bytes of the original.
+        format, width, height: as in `Facts`, of the original; "" and 0: its first bytes don't tell.
+        told: what its EXIF tells; None: its first bytes don't, or it is not wanted.
+    """
+
+    read_bucket: str
+    read_key: str
+    size: int
+    format: str = ""
+    width: int = 0
+    height: int = 0
+    told: PictureFacts | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
-    """Known facts of an object and its image, without the pixels. Cached."""
+    """Known facts of an object and its image, without the pixels. Cached.
+
+    Args:
+        original: None: the object itself was read. Else `sha256` and all from `size` on are of its rendition.
+    """
 
     sha256: str
     etag: str
@@ -247,6 +273,7 @@ class Facts:
     """An upper bound of what decoding in full holds in memory, from the header and what was measured for its format."""
     pixel_bytes: int = 0
     """Bytes of each pixel in `decode_bytes`, if the image can be decoded at a part of its size. Not cached."""
+    original: Original | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,6 +316,7 @@ class Fetched:
         handle: the intake's own.
         inspect_bytes: most memory of `Intake.inspect`.
         facts: what `Intake.inspect` would say, where a glance tells; None: it has to be asked.
+        original: as in `Facts`.
     """
 
     job: Job
@@ -301,6 +329,7 @@ class Fetched:
     inspect_bytes: int
     facts: Facts | None = None
     date: str | None = None
+    original: Original | None = None
 
 
 @dataclass(frozen=True, slots=True)

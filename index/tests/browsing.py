@@ -182,7 +182,7 @@ class SmallWorker(threading.Thread):
 
     def run(self) -> None:
         (servers,) = self._settings.kafka_servers
-        topics = [self._settings.corrections_topic, self._settings.input_topics[0]]
+        topics = [self._settings.corrections_topic, self._settings.live_topic]
         with ExitStack() as cleanup:
             reading = [cleanup.enter_context(tail(servers, [topic], start="beginning")) for topic in topics]
             emitter = cleanup.enter_context(KafkaEmitter(servers))

@@ -155,7 +155,7 @@ def test_an_earlier_reader_refuses_a_persons_tag_that_the_tagger_does_not_know_a
     with pytest.raises(ValueError, match="label_id"):
         old.read_output(record.value)
     letters = importlib.import_module("tagstream_schemas.dead_letter")
-    assert {*get_args(enriched_image.SkipReason)} - {*get_args(old.SkipReason)} == {"not-sampled"}
+    assert {*get_args(enriched_image.SkipReason)} - {*get_args(old.SkipReason)} == {"not-sampled", "rendition"}
     assert {*dead_letter.REASONS} - {*letters.REASONS} == {"role-not-here", *dead_letter.PARTIAL_ALONE}
 
 

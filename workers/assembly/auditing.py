@@ -92,7 +92,7 @@ class Auditing:
         if all(reach.committed is None for reach in inputs.values()):
             raise Misconfigured(
                 f"the group {self._settings.group!r} has no committed offset of "
-                f"{', '.join(self._settings.input_topics)}: there is nothing to audit."
+                f"{', '.join(self._settings.topics)}: there is nothing to audit."
                 " Correct TAGSTREAM_GROUP or TAGSTREAM_INPUT_TOPICS"
             )
         # Asked after the committed offsets: what was committed with these stands before these ends.
@@ -109,7 +109,7 @@ class Auditing:
 
     def _read_reach(self) -> Mapping[Partition, Reach]:
         settings = self._settings
-        with group_watch(self._servers, settings.group, settings.input_topics, security=self._security) as watch:
+        with group_watch(self._servers, settings.group, settings.topics, security=self._security) as watch:
             return watch.look().partitions
 
     def _ranges(self, inputs: Mapping[Partition, Reach]) -> dict[Partition, tuple[int, int]]:
@@ -140,7 +140,7 @@ class Auditing:
     def _offsets_at(self, time_ms: int | None) -> dict[Partition, int | None]:
         if time_ms is None:
             return {}
-        return offsets_at(self._servers, self._settings.input_topics, time_ms, security=self._security)
+        return offsets_at(self._servers, self._settings.topics, time_ms, security=self._security)
 
     def _spans(self, outputs: Mapping[Partition, Extent]) -> dict[Partition, tuple[int, int]]:
         """Output ranges to read: an outcome is no older than its record, clocks aside."""
@@ -159,7 +159,7 @@ class Auditing:
         outputs: Mapping[Partition, Extent],
         spans: Mapping[Partition, tuple[int, int]],
     ) -> AuditReport:
-        whole = frozenset(self._settings.input_topics if self._whole else ())
+        whole = frozenset(self._settings.topics if self._whole else ())
         with Seen() as seen:
             judge = Judge(ranges, self._topics(outputs, spans), seen, self._limits, whole)
             self._read(spans, judge.outcome, "outcomes", "read_committed")
@@ -193,7 +193,7 @@ class Auditing:
     def _topics(self, outputs: Mapping[Partition, Extent], spans: Mapping[Partition, tuple[int, int]]) -> Topics:
         settings = self._settings
         beside = {topic for topic in (settings.dead_letter_topic, settings.skipped_topic) if topic}
-        topics = sorted({settings.output_topic, *beside, *settings.input_topics})
+        topics = sorted({settings.output_topic, *beside, *settings.topics})
         policies = {topic: ["cleanup.policy", "delete.retention.ms"] for topic in topics}
         states = describe_topics(self._servers, policies, security=self._security)
         # One that we may not see may be anything.
@@ -205,7 +205,7 @@ class Auditing:
             skips=bool(settings.skipped_topic),
             output_compacted=settings.output_topic in compacting,
             others_compacted=bool(beside & compacting),
-            inputs_compacted=compacting & set(settings.input_topics),
+            inputs_compacted=compacting & set(settings.topics),
             cut=frozenset(place for place in outputs if spans[place][0] > 0),
             from_latest=settings.offset_reset == "latest",
             forgets_before_ms=self._forgets_before_ms(states) if settings.output_topic in compacting else -math.inf,

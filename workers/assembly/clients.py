@@ -147,7 +147,7 @@ def record_source(
     return KafkaRecordSource(
         servers(settings),
         group or settings.group,
-        topics or settings.input_topics,
+        topics or settings.topics,
         security=security(settings),
         session_timeout_s=settings.kafka_session_timeout_s,
         batch_bytes=settings.batch_bytes,

@@ -146,7 +146,7 @@ def banner(settings: Settings, models: ModelsByUse, device: str) -> str:
         used += f", a sample of {settings.sample:.2%} of the objects"
     skipped = settings.skipped_topic or "nowhere, counted only"
     return (
-        f"tagstream {__version__}: {used}, on {device}; reads {', '.join(settings.input_topics)} as group "
+        f"tagstream {__version__}: {used}, on {device}; reads {', '.join(map(str, settings.input_topics))} as group "
         f"{settings.group}; writes {settings.output_topic}, dead letters to {settings.dead_letter_topic}, "
         f"skips to {skipped}; delivery {settings.delivery}"
     )

@@ -219,7 +219,7 @@ class Applier:
     def _send_events(self, batch: _Sent) -> None:
         now = time.monotonic()
         due = [each for each in batch.parts.values() if each.due_at <= now][: batch.room(now)]
-        images, topic = self._threads.map(self._look, due), self._settings.input_topics[0]
+        images, topic = self._threads.map(self._look, due), self._settings.live_topic
         self._emitter.emit(event_for(image, topic) for image in images if image is not None)
         for each in due:
             each.due_at, each.sent_at, each.events = inf, now, each.events + 1

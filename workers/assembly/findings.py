@@ -76,7 +76,7 @@ def _questions(settings: Settings) -> Iterator[tuple[str, Callable[[], str]]]:
 
 def _kafka(settings: Settings) -> str:
     corrections = [settings.corrections_topic] if settings.corrections_topic else []
-    topics = [*settings.input_topics, *output_topics(settings), *corrections]
+    topics = [*settings.topics, *output_topics(settings), *corrections]
     require_topics(servers(settings), topics, security=security(settings))
     wanted = wanted_topics(settings)
     differing = topic_deviations(settings, wanted, found_topics(settings, wanted))

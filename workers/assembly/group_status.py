@@ -127,7 +127,7 @@ class Observer:
 @contextmanager
 def observing(settings: Settings) -> Iterator[Observer]:
     at, how = servers(settings), security(settings)
-    with group_watch(at, settings.group, settings.input_topics, security=how) as watch:
+    with group_watch(at, settings.group, settings.topics, security=how) as watch:
         yield Observer(settings, watch)
 
 

@@ -44,8 +44,8 @@ class Skipping:
     def __init__(
         self, settings: Settings, topic: str, partition: int, offset: int, report: Callable[[str], None]
     ) -> None:
-        if topic not in settings.input_topics:
-            raise Misconfigured(f"{topic!r} is not among TAGSTREAM_INPUT_TOPICS={','.join(settings.input_topics)}")
+        if topic not in settings.topics:
+            raise Misconfigured(f"{topic!r} is not among TAGSTREAM_INPUT_TOPICS={','.join(settings.topics)}")
         self._settings = settings
         self._report = report
         self._topic = topic

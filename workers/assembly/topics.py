@@ -82,7 +82,7 @@ _ROLES: Mapping[str, tuple[bool, tuple[Advice, ...]]] = {
 
 def wanted_topics(settings: Settings) -> list[WantedTopic]:
     """Every topic that the settings name, each once."""
-    named = [("input", topic) for topic in settings.input_topics]
+    named = [("input", topic) for topic in settings.topics]
     named += [
         ("output", settings.output_topic),
         ("dead letters", settings.dead_letter_topic),

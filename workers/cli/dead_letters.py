@@ -139,7 +139,7 @@ def replay(
     foreign = Foreign()
     dead_letters = up_to(limit, read_letters(settings, _choice(reason, want, since, until, key), foreign))
     terminal.note(*foreign.notes("not dead letters"))
-    whole = sendable(dead_letters, {*settings.input_topics, *(topics or ())})
+    whole = sendable(dead_letters, {*settings.topics, *(topics or ())})
     counts = Counter[str]()
     for dead_letter in whole:
         counts.update(dict.fromkeys(dead_letter.causes, len(dead_letter.meant)))

@@ -80,7 +80,7 @@ def emit(
     settings = needed("kafka_servers", "s3_endpoint")
     require_rate(rate)
     left_out = frozenset[str]() if excepted is None else subjects_in(excepted)
-    to_bucket, to_topic = _bucket(settings, bucket), topic or settings.input_topics[0]
+    to_bucket, to_topic = _bucket(settings, bucket), topic or settings.live_topic
     source: ImageSource = BucketSource(to_bucket, prefix, left_out)
     if folder is not None:
         most = int(settings.max_object_bytes)

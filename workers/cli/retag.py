@@ -140,7 +140,7 @@ def go(
     from workers.retag.plan_file import PlanFile
 
     settings = needed("kafka_servers")
-    topic = events_to or settings.input_topics[0]
+    topic = events_to or settings.live_topic
     if topic == settings.output_topic:
         raise Misconfigured(f"--events-to {topic}: that is the topic of the outcomes")
     require_rate(rate)

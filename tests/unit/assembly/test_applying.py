@@ -16,7 +16,7 @@ from tests.unit.schemas import documents
 from workers.assembly import corrections
 from workers.assembly.corrections import AT_ONCE, Applier, Applying
 from workers.backends.s3.store import FoundObject
-from workers.settings import Settings
+from workers.settings import InputTopic, Settings
 from workers.types import Message, ReadRecord
 
 BEGIN = datetime(2026, 12, 1, tzinfo=UTC).timestamp()
@@ -91,7 +91,9 @@ def batch(*keys: str, sha256: str = "a" * 64) -> list[Applying]:
 
 
 def settings() -> Settings:
-    return Settings(kafka_servers=("k:9092",), corrections_topic="said", input_topics=("in",), output_topic="out")
+    return Settings(
+        kafka_servers=("k:9092",), corrections_topic="said", input_topics=(InputTopic("in"),), output_topic="out"
+    )
 
 
 def applied(*batches: list[Applying]) -> None:

@@ -14,7 +14,7 @@ from workers.assembly.skipping import Skipping
 from workers.cli.dead_letters import print_table
 from workers.cli.terminal import moment_ms
 from workers.errors import Misconfigured
-from workers.settings import Settings
+from workers.settings import InputTopic, Settings
 from workers.types import Assignment, Headers, Message, Partition, ReadRecord
 
 
@@ -188,7 +188,7 @@ def test_a_replay_of_more_than_memory_should_hold_is_refused_before_anything_is_
 
 
 def test_a_skipped_record_is_null_truncated_and_named_by_its_coordinates() -> None:
-    skipping = Skipping(Settings(input_topics=("images",)), "images", 3, 41, print)
+    skipping = Skipping(Settings(input_topics=(InputTopic("images"),)), "images", 3, 41, print)
     message = skipping._dead_letter(Assignment(Partition("images", 3), "me"), limit=1 << 20)
     dead_letter = read_dead_letter_headers(message.headers)
     assert dead_letter is not None

@@ -196,7 +196,7 @@ def test_the_bucket_that_is_made_tells_kafka_of_its_images(
     assert minio["MINIO_ROOT_USER_FILE"] == ours["TAGSTREAM_S3_ACCESS_KEY_FILE"]
     assert minio["MINIO_ROOT_PASSWORD_FILE"] == ours["TAGSTREAM_S3_SECRET_KEY_FILE"]
     assert minio["MINIO_NOTIFY_KAFKA_ENABLE_TAGSTREAM"] == "on"
-    assert minio["MINIO_NOTIFY_KAFKA_TOPIC_TAGSTREAM"] in read.input_topics
+    assert minio["MINIO_NOTIFY_KAFKA_TOPIC_TAGSTREAM"] in read.topics
     assert minio["MINIO_NOTIFY_KAFKA_BROKERS_TAGSTREAM"] in read.kafka_servers
     (bucket,) = read.buckets
     assert run_script(compose()["services"]["bucket"], tmp_path, "mc") == [

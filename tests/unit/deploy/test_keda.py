@@ -42,7 +42,7 @@ def test_a_trigger_scales_its_own_workers_by_their_topics_with_their_secrets(
     named = {key: environment[name] for key, name in of_kafka.items() if key.endswith("FromEnv")}
     assert named["bootstrapServersFromEnv"].split(",") == [*read.kafka_servers]
     assert named["consumerGroupFromEnv"] == read.group
-    assert named.get("topicFromEnv") == (None if "several-topics" in components else ",".join(read.input_topics))
+    assert named.get("topicFromEnv") == (None if "several-topics" in components else ",".join(read.topics))
     assert of_kafka["offsetResetPolicy"] == read.offset_reset
     login = the(manifests, "TriggerAuthentication")
     asked = {each["parameter"]: each["key"] for each in login["spec"].get("secretTargetRef", ())}

@@ -242,7 +242,7 @@ def test_every_process_accepts_its_settings(base: str, components: Sequence[str]
         worker.kafka_security_protocol == (*(expected[name] for name in components if name in LOGINS), "PLAINTEXT")[0]
     )
     queue = ("tagstream-backfill", "images.backfill") if "backfill" in components else ("tagstream", "images")
-    assert (worker.group, *worker.input_topics) == queue
+    assert (worker.group, *worker.topics) == queue
     if "index" in components:
         index = read_index(manifests, tmp_path / "i", INDEX, *components, needed="kafka_servers index_dsn")
         assert index.index_dsn.get_secret_value() == VALUES["dsn"]
@@ -405,5 +405,5 @@ def test_the_documentations_own_overlay_works(tmp_path: Path, examples: list[str
     assert the(manifests, "Deployment")["metadata"]["name"] == name
     assert worker_of(manifests)["image"] == f"registry.my-company.com/tagstream:{version()}-cuda"
     read = read_settings(manifests, tmp_path / "secrets", "kafka-sasl-tls")
-    assert (read.group, read.input_topics) == (name, ("scans.backfill",))
+    assert (read.group, read.topics) == (name, ("scans.backfill",))
     assert (read.tagger, read.kafka_security_protocol) == ("/bundles/ram-plus", "SASL_SSL")

@@ -58,6 +58,7 @@ def test_every_field_of_an_output_is_required_except_rare_ones(name: str) -> Non
                 "results",
                 "missing",
                 *("model", "usage"),  # of a caption
+                *("read", "of"),  # of a rendition
                 *("taken_at", "orientation", "phash", "thumbhash", "place", "facts_missing"),
                 "document_id",  # this and the next were added later
                 "version",

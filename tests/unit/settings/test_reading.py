@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from workers.environment import FIELDS, examine, read, require, secret_values
 from workers.errors import Misconfigured
@@ -21,7 +22,7 @@ def complaint(environ: dict[str, str]) -> str:
 def test_an_empty_environment_gives_the_defaults() -> None:
     settings = read({})
     assert settings.group == "tagstream"
-    assert settings.input_topics == ("images",)
+    assert settings.topics == (settings.live_topic,) == ("images",)
     assert settings.delivery == "exactly_once"
     assert settings.max_object_bytes == 20 * 1024 * 1024
     assert settings == Settings()
@@ -279,7 +280,7 @@ def test_work_in_progress_has_fixed_shares_of_one_memory() -> None:
 
 
 def test_there_are_no_more_settings_than_one_person_can_know() -> None:
-    assert len(FIELDS) <= 68
+    assert len(FIELDS) <= 69
 
 
 def test_an_image_that_hangs_its_decoder_twice_ends_no_worker() -> None:
@@ -437,3 +438,24 @@ def test_an_unknown_home_directory_stays_as_written(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("pwd.getpwuid", unknown)
     assert read({}).state_dir == Path("~/.local/state/tagstream")
     assert read({"TAGSTREAM_LABELS_FILE": "~nosuchuser/x"}).labels_file == Path("~nosuchuser/x")
+
+
+@pytest.mark.parametrize(
+    ("text", "live", "background"),
+    [
+        ("images", ["images"], []),
+        ("old:background, images,more", ["images", "more"], ["old"]),
+    ],
+)
+def test_input_topics_have_lanes(text: str, live: list[str], background: list[str]) -> None:
+    settings = Settings.model_validate({"input_topics": text})
+    assert [topic.name for topic in settings.input_topics if not topic.background] == live
+    assert (list(settings.background_topics), settings.live_topic) == (background, live[0])
+    assert set(settings.topics) == {*live, *background}
+    assert Settings.model_validate({"input_topics": ",".join(map(str, settings.input_topics))}) == settings
+
+
+@pytest.mark.parametrize("text", ["", "a,a", "a,a:background", "a:background", "a:slow", "a:", ":background", "a b"])
+def test_input_topics_without_a_live_one_or_twice_are_refused(text: str) -> None:
+    with pytest.raises(ValidationError):
+        Settings.model_validate({"input_topics": text})
