@@ -380,7 +380,8 @@ class Settings(BaseModel):
     kafka_tls_cert: OptionalFile = _setting(
         "Kafka", None, "PEM file with the worker's certificate, if the brokers require one"
     )
-    kafka_tls_key: OptionalFile = _setting("Kafka", None, "PEM file with its private key, without a password")
+    kafka_tls_key: OptionalFile = _setting("Kafka", None, "PEM file with its private key")
+    kafka_tls_key_password: SecretStr = _setting("Kafka", SecretStr(""), "Password of that private key")
     kafka_sasl_mechanism: Annotated[
         Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER", "AWS_MSK_IAM"], BeforeValidator(_upper)
     ] = _setting(

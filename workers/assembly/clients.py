@@ -41,7 +41,8 @@ def security(settings: Settings) -> dict[str, Any]:
             "ssl_keyfile": settings.kafka_tls_key,
         }
         found |= {name: str(path) for name, path in files.items() if path is not None}
-        found["ssl_password"] = ""  # else a terminal would ask for that of an encrypted key
+        if password := settings.kafka_tls_key_password.get_secret_value():
+            found["ssl_password"] = password
     if settings.kafka_security_protocol.startswith("SASL"):
         found |= _login(settings)
     return found

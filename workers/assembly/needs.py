@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -84,15 +83,6 @@ def _tls_files(settings: Settings) -> Iterator[Callable[[], object]]:
     if settings.kafka_security_protocol.endswith("SSL"):
         for field in _TLS_FILES:
             yield partial(require_readable, settings, field)
-        yield partial(_require_open, settings.kafka_tls_key)
-
-
-def _require_open(key: Path | None) -> None:
-    with suppress(OSError):  # `require_readable` says it
-        if key is not None and b"ENCRYPTED" in key.read_bytes():
-            raise Misconfigured(
-                f"TAGSTREAM_KAFKA_TLS_KEY={key} has a password: name a copy without (openssl pkey -in {key} -out FILE)"
-            )
 
 
 IMAGES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}

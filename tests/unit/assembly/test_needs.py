@@ -161,17 +161,3 @@ def test_the_worst_case_fits_into_the_memory_except_for_the_decoders_growth() ->
 )
 def test_the_sum_is_compared_with_the_containers_limit(limit: int | None, says: str) -> None:
     assert says in compared(3000 * MIB, limit)
-
-
-def test_a_key_file_with_a_password_is_refused_with_the_command_that_takes_it_off(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    key = tmp_path / "key.pem"
-    files = {"TAGSTREAM_KAFKA_TLS_CERT": str(key), "TAGSTREAM_KAFKA_TLS_KEY": str(key)}
-    for name, value in {**files, "TAGSTREAM_KAFKA_SECURITY_PROTOCOL": "SSL"}.items():
-        monkeypatch.setenv(name, value)
-    key.write_text("-----BEGIN PRIVATE KEY-----\n")
-    assert needed().kafka_tls_key == key
-    key.write_text("-----BEGIN ENCRYPTED PRIVATE KEY-----\n")
-    with pytest.raises(Misconfigured, match="openssl pkey"):
-        needed()

@@ -19,6 +19,7 @@ SECRETS = {
     "TAGSTREAM_S3_ACCESS_KEY": "hush1",
     "TAGSTREAM_S3_SECRET_KEY": "hush2",
     "TAGSTREAM_KAFKA_PASSWORD": "hush3",
+    "TAGSTREAM_KAFKA_TLS_KEY_PASSWORD": "hush4",
     "TAGSTREAM_CACHE_KEY": "hush6" * 8,
     "TAGSTREAM_CAPTION_KEY": "hush8",
     "TAGSTREAM_REDIS_URL": "redis://user:hush%2F5@cache:6379/2?ssl_password=hush7",
@@ -82,6 +83,7 @@ def test_what_other_urls_hold_as_tokens_is_seen_nowhere() -> None:
 
 def test_what_must_be_seen_nowhere_is_every_secret_and_of_a_url_its_password() -> None:
     assert secret_values(read(SECRETS)) == [
+        "hush4",
         "hush3",
         "hush1",
         "hush2",
