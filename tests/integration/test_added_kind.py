@@ -138,13 +138,6 @@ def test_a_search_finds_the_words_of_a_result_with_its_package_and_without(line:
         assert found("sharpness:sharp") == {"sharp", "copy"}
 
 
-def test_a_photo_on_disk_is_tried(line: Line, tmp_path: Path) -> None:
-    image = tmp_path / "a.jpg"
-    image.write_bytes(SHARP)
-    shown = json.loads(line.command("tag", image, "--json"))
-    assert shown["results"]["sharpness"]["text"] == "sharp"
-
-
 def test_a_dead_letter_is_answered_when_it_is_replayed_to_a_worker_that_has_the_kind(
     stack: Stack, packages: Path, tmp_path: Path
 ) -> None:

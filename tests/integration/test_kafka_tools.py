@@ -6,13 +6,11 @@ import pytest
 from kafka import KafkaProducer
 
 from tagstream_testing.local.apache_kafka import ApacheKafka
-from tests.fixtures import Unique
 from tests.support.broker import lag
-from tests.support.kafka_worlds import KafkaWorld, assignments_of
 from workers.backends.kafka import KafkaEmitter, describe_topics, ensure_topics, tail
 from workers.backends.kafka.client import answers
 from workers.errors import Misconfigured, Unavailable
-from workers.types import Message, Partition, Transaction
+from workers.types import Message
 
 
 @pytest.fixture
@@ -100,20 +98,6 @@ def test_reading_a_topic_that_does_not_exist_is_said(kafka: ApacheKafka, topic_n
         tail(kafka.servers, [topic_name])
     with pytest.raises(Misconfigured, match=topic_name):
         lag(kafka.servers, "group", [topic_name])
-
-
-def test_lag_is_what_lies_beyond_the_committed_offset(kafka: ApacheKafka, unique: Unique) -> None:
-    world = KafkaWorld(kafka.servers, unique)
-    try:
-        for number in range(5):
-            world.append(0, b"%d" % number)
-        source = world.source()
-        publisher = world.publisher(source)
-        publisher.publish(Transaction([], {assignments_of(source)[0]: 2}))
-        behind = lag(kafka.servers, world.group, [world.input])
-        assert behind == {Partition(world.input, 0): 3, Partition(world.input, 1): None}
-    finally:
-        world.close()
 
 
 def test_a_cluster_answers_although_one_of_its_nodes_hangs(kafka: ApacheKafka) -> None:

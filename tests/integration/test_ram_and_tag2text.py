@@ -2,7 +2,6 @@
 
 import base64
 import io
-import json
 from pathlib import Path
 
 import numpy as np
@@ -135,31 +134,6 @@ def test_rams_tags_or_the_events_own_guide_tag2texts_captions_on_one_decode(
     assert len(found) == 6
     texts = {image.event.id: image.caption.text for image in found.values() if image.caption}
     assert texts["guided"] != texts["id-0.png"], "the guide did not matter: this proves nothing"
-
-
-def test_allowed_labels_and_a_profile_of_fewer_give_the_scores_of_all_labels(
-    site: Site, bundles: Path, directly: Directly, tmp_path: Path
-) -> None:
-    names = list(directly.tags("0.png"))
-    allowed, some = tmp_path / "allowed.txt", names[1::2]
-    allowed.write_text("".join(f"{name}\n" for name in names[1:]))
-    profiles = tmp_path / "profiles.json"
-    profiles.write_text(json.dumps({"some": {"only": some}}))
-    found = enriched(
-        site,
-        tmp_path,
-        [site.own("0.png"), site.own("0.png", id="some", options={"profile": "some"})],
-        TAGSTREAM_TAGGER=str(bundles / "ram"),
-        TAGSTREAM_CAPTIONER="none",
-        TAGSTREAM_LABELS_FILE=str(allowed),
-        TAGSTREAM_PROFILES=str(profiles),
-    )
-    scores = {event: {tag.name: tag.score for tag in image.tags} for event, image in found.items()}
-    expected = directly.tags("0.png")
-    assert scores["id-0.png"] == pytest.approx({name: expected[name] for name in names[1:]}, abs=1e-4)
-    assert scores["some"] == pytest.approx({name: expected[name] for name in some}, abs=1e-4)
-    assert len(some) >= 2
-    assert all(image.caption is None for image in found.values())
 
 
 def test_an_events_vector_is_the_towers_and_its_tags_are_the_labels(site: Site, tmp_path: Path) -> None:

@@ -1,13 +1,10 @@
 """Worker processes on real servers: each record one outcome set, in order; and a worker's endpoints and logs."""
 
 import json
-import resource
-import socket
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import pytest
 
@@ -238,43 +235,6 @@ def test_a_worker_with_a_missing_topic_is_never_ready_and_says_so_in_its_last_li
     assert not [line for line in lines if line["message"].startswith("ready")]
     assert lines[-1]["level"] == "error"
     assert lines[-1]["message"].startswith(f"the topic '{site.name}.nowhere' does not exist; create it first")
-
-
-CROWD = 1100
-OPEN_FILES = 1024
-"""The default limit of open files of a process; more connections come."""
-
-
-@contextmanager
-def crowd(process: WorkerProcess) -> Iterator[None]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard != resource.RLIM_INFINITY and hard < 4 * CROWD:
-        pytest.skip(f"this test needs {4 * CROWD} descriptors of its own (ulimit -Hn)")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 4 * CROWD), hard))
-    try:
-        with ExitStack() as clients:
-            address = ("127.0.0.1", urlsplit(process.url).port or 0)
-            for _ in range(CROWD):
-                clients.enter_context(socket.create_connection(address, timeout=10))
-            yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
-def test_a_crowd_on_the_port_of_the_probes_stops_no_work(site: Site, tmp_path: Path) -> None:
-    for number in range(20):
-        site.upload(f"{number}.jpg", photo(number))
-    with worker(site, "a", tmp_path) as process:
-        assert process.pid is not None
-        resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (OPEN_FILES, OPEN_FILES))
-        with crowd(process):
-            site.send([(site.own(f"{number}.jpg"), ()) for number in range(20)])
-            eventually(lambda: len(site.outcomes()) == 20, 60, process.said)
-            assert process.get("/livez")[0] == process.get("/readyz")[0] == 200
-            assert process.metric("tagstream_cache_errors_total") == 0
-        assert process.log.stat().st_size < 100_000
-    assert all(isinstance(output, EnrichedImage) for output in site.outputs())
-    assert site.outcomes() == site.inputs()
 
 
 def test_no_answer_of_the_port_tells_a_key_a_caption_or_a_secret(site: Site, tmp_path: Path) -> None:

@@ -36,11 +36,6 @@ def check(checkout: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([program, "--no-cache"], cwd=checkout, capture_output=True, text=True, timeout=100)
 
 
-def test_the_sources_keep_the_rules(copy: Path) -> None:
-    answer = check(copy)
-    assert answer.returncode == 0, answer.stdout
-
-
 FORBIDDEN = [
     ("workers/pipeline/spoiled.py", "import torch"),
     ("workers/retag/spoiled.py", "import torch"),

@@ -37,33 +37,6 @@ def test_every_path_that_a_page_names_exists(page: Path) -> None:
     assert [path for path in named if not (ROOT / path).exists()] == []
 
 
-def modules_in_tables(text: str) -> dict[str, set[str]]:
-    """Each module in a cell of a table, with the places where it may be: the root, and folders of its section."""
-    found: dict[str, set[str]] = {}
-    for section in re.split(r"(?m)^#+ ", text):
-        folders = {folder.strip("/") for folder in re.findall(r"[\w.]+(?:/[\w.]+)+/?", section)}
-        near = {place for folder in folders for place in (folder, str(Path(folder).parent)) if (ROOT / place).is_dir()}
-        for row in re.findall(r"(?m)^\|.*$", section):
-            for name in re.findall(r"`([\w./-]+\.py)`", row):
-                found.setdefault(name, set()).update({".", *near})
-    return found
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_module_that_a_table_names_is_in_a_folder_that_its_section_names(page: Path) -> None:
-    named = modules_in_tables(page.read_text("utf-8"))
-    assert [
-        name for name, places in named.items() if not any((ROOT / place / name).is_file() for place in places)
-    ] == []
-
-
-def test_the_table_of_rams_modules_names_all_of_them() -> None:
-    there = {path.name for path in (ROOT / "workers/models/ram").glob("[!_]*.py")}
-    named = modules_in_tables((ROOT / "docs/design/models.md").read_text("utf-8"))
-    assert there <= named.keys()
-    assert len(modules_in_tables((ROOT / "docs/design/security.md").read_text("utf-8"))) >= 4
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "home",

@@ -6,8 +6,6 @@ import html
 import io
 import re
 import socket
-import subprocess
-import sys
 import threading
 import time
 import urllib.request
@@ -37,7 +35,7 @@ from tagstream_index.page.changes import Changes
 from tagstream_index.page.correcting import Corrector, Pending, Refused, Seen, Sending, missing, seen
 from tagstream_index.page.finding import Result
 from tagstream_index.page.one import Bundles, One, one
-from tagstream_index.page.pictures import SIDES, Current, Kept, NoPicture, Pictures
+from tagstream_index.page.pictures import SIDES, Current, Kept, Pictures
 from tagstream_index.page.pool import Pool, Sentences
 from tagstream_index.page.server import Site, require_safe
 from tagstream_index.page.typed import read
@@ -1446,14 +1444,6 @@ def test_a_correction_waits_until_its_row_shows_it(
     assert "TAGSTREAM_INDEX_PAGE_TOKEN" not in missing(settings, by_token=False)
 
 
-def test_a_picture_is_never_made_outside_the_buckets(settings: IndexSettings, tables: Connection) -> None:
-    written(tables, photo("a.jpg"))
-    with searched(tables) as (searcher, _):
-        found = searcher.of_subjects(["photos/a.jpg"])["photos/a.jpg"]
-    with closing(Pictures(settings.model_copy(update={"buckets": ()}), 1)) as made, pytest.raises(NoPicture):
-        made.make(found, "thumb")
-
-
 def test_the_command_serves_until_a_signal_and_leaves_nothing(
     postgresql: PostgreSQL, settings: IndexSettings, tables: Connection, tmp_path: Path
 ) -> None:
@@ -1517,12 +1507,3 @@ def test_an_unsafe_or_taken_address_is_a_sentence(
     with socket.create_server(("127.0.0.1", 0)) as taken:
         assert run_command(["index", "serve", "--port", str(taken.getsockname()[1])]) == MISCONFIGURED
     assert "can't be bound" in capfd.readouterr().err
-
-
-def test_the_server_starts_without_torch() -> None:
-    code = (
-        "import sys; import tagstream_index.page.process\n"
-        "print([name for name in ('torch', 'timm') if name in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100, check=True)
-    assert done.stdout.strip() == "[]"

@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -381,15 +379,3 @@ def test_an_error_ends_the_command_with_a_sentence(
     assert "tagstream index init" in capfd.readouterr().err
     monkeypatch.setenv("TAGSTREAM_INDEX_DSN", "postgresql://reader@127.0.0.1:9/x")
     assert run_command(["search"]) == UNAVAILABLE
-
-
-def test_words_are_searched_without_torch(tables: Connection) -> None:
-    written(tables, photo("a.jpg", "dog"))
-    code = (
-        "import sys; from workers.cli.app import run_command\n"
-        "assert run_command(['search', 'dog', '--json']) == 0\n"
-        "print([name for name in ('torch', 'timm', 'kafka', 'PIL') if name in sys.modules], file=sys.stderr)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100, check=True)
-    assert json.loads(done.stdout)["key"] == "a.jpg"
-    assert done.stderr.strip() == "[]"

@@ -1,6 +1,5 @@
 """The settings of the index, which the worker does not have."""
 
-import re
 from pathlib import Path
 
 import pytest
@@ -9,7 +8,6 @@ from tagstream_index.settings import FOR_EVER, IndexSettings
 from workers.environment import FIELDS, examine_as, fields_of, read, secret_values, unknown, variable
 from workers.errors import Misconfigured
 
-ROOT = Path(__file__).resolve().parents[3]
 DSN = "postgresql://indexer:open%20sesame@db.example:5432/images"
 OWN = {"TAGSTREAM_INDEX_DSN": DSN, "TAGSTREAM_INDEX_BATCH": "10"}
 
@@ -23,14 +21,6 @@ def test_the_worker_passes_them_by() -> None:
     assert unknown("TAGSTREAM_INDEX_DSN") == ""
     with pytest.raises(Misconfigured, match="TAGSTREAM_INDE_DSN"):
         read({"TAGSTREAM_INDE_DSN": DSN})
-
-
-def test_every_name_in_the_docs_is_a_setting() -> None:
-    known = {variable(name) for name in fields_of(IndexSettings)}
-    pages = [ROOT / "README.md", ROOT / "index/README.md", *(ROOT / "docs").rglob("*.md")]
-    named = {name for page in pages for name in re.findall(r"TAGSTREAM_INDEX_[A-Z_]*[A-Z]\b", page.read_text())}
-    assert "TAGSTREAM_INDEX_DSN" in named
-    assert named <= known | {"TAGSTREAM_INDEX_DSN_FILE"}
 
 
 def test_an_unknown_one_is_an_error_that_names_the_nearest() -> None:

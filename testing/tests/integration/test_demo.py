@@ -161,16 +161,6 @@ def test_the_page_that_is_named_holds_every_image(ran: Ran) -> None:
         assert shown in page
 
 
-def test_a_folder_without_images_is_one_sentence(tmp_path: Path) -> None:
-    temporary, empty = tmp_path / "tmp", tmp_path / "empty"
-    temporary.mkdir()
-    empty.mkdir()
-    ran = make(temporary, "demo", f"PHOTOS={empty}")
-    assert ran.code != 0
-    assert f"There is no image in {empty}" in ran.output
-    assert "Traceback" not in ran.output
-
-
 def test_ctrl_c_at_once_leaves_no_process_and_no_folder(tmp_path: Path) -> None:
     """A later one, when all is up: where images are kept."""
     with running(tmp_path, "demo") as process:

@@ -262,15 +262,3 @@ def test_an_address_alone_brings_a_captioner_from_elsewhere_and_its_kind_of_fiel
     points.clear()
     with pytest.raises(Misconfigured, match="tagstream-remote is not installed"):
         remote.remote_captioner(settings(**ELSEWHERE))
-
-
-def test_a_sample_is_named_with_its_share() -> None:
-    said = banner(settings(sample=0.005), ModelsByUse(tagger=ColourTagger()), "Some CPU")
-    assert "0.50%" in said
-
-
-def test_a_worker_without_a_model_has_its_taggers_configured_name() -> None:
-    chosen = settings(captioner="template", skipped_topic="images.skipped")
-    said = banner(chosen, ModelsByUse(tagger=ColourTagger()), "Some CPU")
-    assert ", captioner template, on Some CPU; " in said
-    assert "skips to images.skipped; delivery exactly_once" in said

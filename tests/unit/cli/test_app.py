@@ -58,34 +58,6 @@ def test_help_loads_nothing_heavy() -> None:
 
 
 @pytest.mark.slow
-def test_an_import_waits_in_a_function_only_where_the_help_or_a_workers_start_does_without_it() -> None:
-    """`app`, `run` and `run_several` are part of a start, which needs no terminal, and on CUDA no torch."""
-    code = (
-        "import sys; from workers.cli.app import run_command\n"
-        "assert run_command(sys.argv[1:]) == 0\n"
-        "print(*sys.modules, file=sys.stderr)"
-    )
-
-    def loaded(*line: str) -> set[str]:
-        command = [sys.executable, "-c", code, *line]
-        return set(subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stderr.split())
-
-    by_help, by_start, needless, found = loaded("--help"), loaded("run", "--help"), set[str](), 0
-    root = Path(__file__).parents[3]
-    for path in (root / "workers/cli").glob("*.py"):
-        starts = path.stem in ("app", "run", "run_several")
-        for function in ast.walk(ast.parse(path.read_text("utf-8"))):
-            for node in function.body if isinstance(function, ast.FunctionDef) else ():
-                if isinstance(node, ast.ImportFrom):
-                    found += 1
-                    known = by_start if starts else by_help
-                    if (not starts and f"workers.cli.{path.stem}" not in by_help) or node.module in known:
-                        needless.add(f"{path.stem}: {node.module}")
-    assert needless == set()
-    assert found > 100
-
-
-@pytest.mark.slow
 def test_a_command_that_a_line_begins_with_is_imported_alone_and_is_the_same_among_all() -> None:
     code = (
         "import sys; from workers.cli.app import COMMANDS, run_command\n"
@@ -260,12 +232,6 @@ def test_an_unknown_setting_ends_every_command_with_2_and_a_sentence(
     assert ran.err == "TAGSTREAM_KAFKA_SERVER is not a setting. Do you mean TAGSTREAM_KAFKA_SERVERS?\n"
 
 
-def test_a_missing_setting_is_named_with_its_meaning(tagstream: Tagstream) -> None:
-    ran = tagstream("run")
-    assert ran.code == 2
-    assert ran.err.splitlines()[0] == "TAGSTREAM_KAFKA_SERVERS is not set. Meaning: Bootstrap servers, host:port,…."
-
-
 def test_all_errors_are_reported_before_the_worker_starts(
     tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -425,16 +391,6 @@ def test_an_unwritable_folder_is_reported(tagstream: Tagstream, tmp_path: Path) 
     ran = tagstream("schemas", "export", tmp_path / "file" / "below")
     assert ran.code == 2
     assert "can't be written" in ran.err
-
-
-def test_models_are_listed_and_a_broken_bundle_says_why(tagstream: Tagstream, tmp_path: Path) -> None:
-    (tmp_path / "ruined").mkdir()
-    (tmp_path / "ruined" / "model.json").write_text("{}")
-    ran = tagstream("models", "list", tmp_path)
-    assert ran.code == 0
-    assert "efficientnet_lite0" in ran.out
-    assert "✗" in ran.out
-    assert "ruined" in ran.out
 
 
 @pytest.mark.parametrize("option", [("--env-file", "f"), ("-v",), ("--quiet",)])

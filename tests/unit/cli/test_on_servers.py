@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import re
 import signal
 import subprocess
@@ -31,7 +30,7 @@ from tests.unit.schemas.documents import enriched
 from workers.assembly import corrections
 from workers.backends.kafka import KafkaEmitter, ensure_topics, group_watch, tail
 from workers.backends.s3.store import MinioObjectStore
-from workers.errors import READER_LEFT, Unavailable
+from workers.errors import Unavailable
 from workers.retag.changes import read_changes
 from workers.types import Headers, Partition, ReadRecord
 
@@ -573,17 +572,6 @@ def test_a_check_with_only_a_dependency_away_ends_with_4(
     ran = tagstream("check")
     assert ran.code == 4, ran.out
     assert "✗ Redis" in ran.out
-
-
-def test_a_reader_that_leaves_ends_tail_quietly(site: TopicsAndBucket, folder: Path, tagstream: Tagstream) -> None:
-    with KafkaEmitter(site.servers) as emitter:
-        for _ in range(2_000):
-            emitter.send(f"{site.name}.skipped", b"k", json.dumps({"schema": "skipped/1", "pad": "x" * 100}).encode())
-        emitter.flush()
-    command = f"{sys.executable} -m workers tail --json --no-follow | head -n 1; exit ${{PIPESTATUS[0]}}"
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, env=os.environ.copy())
-    assert (done.returncode, done.stderr) == (READER_LEFT, "")
-    assert len(done.stdout.splitlines()) == 1
 
 
 def test_a_persons_correction_is_in_the_topic(

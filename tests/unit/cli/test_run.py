@@ -249,19 +249,6 @@ def test_modules_that_a_start_does_not_need_are_imported_later(at_the_broker: di
     assert [each for each in NOT_BEFORE_READY if any(f"{name}.".startswith(f"{each}.") for name in modules)] == []
 
 
-def test_redis_is_imported_for_a_worker_with_a_cache_alone() -> None:
-    code = """
-import sys
-from workers.assembly import composition
-from workers.settings import Settings
-for url in ("", "redis://127.0.0.1:1"):
-    composition.result_cache(Settings(redis_url=url)).close()
-    print("redis" in sys.modules)
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["False", "True"]
-
-
 def test_garbage_is_not_looked_for_among_imports_and_is_afterwards(at_the_broker: dict[str, Any]) -> None:
     assert at_the_broker["on"]
     assert at_the_broker["apart"] > 100_000

@@ -58,13 +58,6 @@ def test_a_run_learns(tmp_path: Path) -> None:
     assert (trained.steps, trained.images) == (60, 240)
 
 
-def test_progress_counts_to_the_end(tmp_path: Path) -> None:
-    told: list[Progress] = []
-    run(tmp_path, PLAN, report=told.append)
-    assert [each.step for each in told] == list(range(1, 31))
-    assert {each.steps for each in told} == {30}
-
-
 def test_a_run_of_whole_epochs_has_no_step_more(tmp_path: Path) -> None:
     told: list[Progress] = []
     plan = PLAN.model_copy(update={"epochs": 85, "batch": 8, "accumulation": 17})

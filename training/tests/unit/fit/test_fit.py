@@ -405,14 +405,6 @@ def test_a_network_that_timm_does_not_know_is_a_sentence(place: Place) -> None:
         place.fit("typo", "timm:test_vti")
 
 
-def test_labels_that_the_bundle_knows_are_trained_further(place: Place) -> None:
-    names = (*Bundle.open(place.folder / "ram").labels[:2], "blue", "striped")
-    colours(place.folder / "mixed", labels=names)
-    fitted = place.fit("further", data=place.folder / "mixed", what="lora", plan=PLAN | {"epochs": 1})
-    assert len(fitted.bundle.labels) == 62
-    assert _row(fitted, "labels taught anew").before is not None
-
-
 @pytest.mark.parametrize("what", ["lora", "all"])
 def test_old_labels_of_a_ram_are_kept_and_guarded_when_its_encoder_learns(
     place: Place, head: Fitted, what: str, tmp_path: Path
