@@ -19,6 +19,7 @@ from pydantic.fields import FieldInfo
 from schemas.enriched_image import USES
 from schemas.options import WANTS
 from workers.errors import Misconfigured, closest
+from workers.rendition import Rendition
 from workers.settings import (
     FIELDS_KIND,
     MIB,
@@ -100,6 +101,10 @@ def _contradictions(settings: Settings) -> Iterator[str]:
             yield f"the topic {topic!r} is both read and written: the worker would read its own output"
     if settings.corrections_topic in settings.topics:
         yield f"the topic {settings.corrections_topic!r} can't hold both image events and corrections"
+    try:
+        Rendition.of(settings.rendition, settings.buckets)
+    except ValueError as error:
+        yield f"TAGSTREAM_RENDITION={settings.rendition} {error}"
     if settings.max_object_bytes > settings.encoded_bytes:
         yield "TAGSTREAM_MAX_OBJECT_BYTES is above an eighth of TAGSTREAM_MEMORY: such an object could never be fetched"
 

@@ -22,6 +22,7 @@ from workers.pipeline.kind_role import KindRole
 from workers.pipeline.roles import ModelsByUse, make_roles
 from workers.pipeline.worker import Worker, WorkerOptions
 from workers.ports import Model, SystemClock, Tagger
+from workers.rendition import Rendition
 from workers.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -118,6 +119,7 @@ def worker_options(settings: Settings, tagger: Tagger | None, transactional_id: 
         judge=judge(settings),
         allows=limits(settings).allow,
         scale_of=partial(scale_of_facts, settings),
+        rendition=Rendition.of(settings.rendition, settings.buckets),
         profiles=profiles(settings, tagger),
         worker_version=__version__,
         journal=settings.state_dir / "journals" / file_name,

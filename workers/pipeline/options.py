@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from schemas.options import Want
 from workers.pipeline.profiles import Profile, default_profiles
+from workers.rendition import NO_RENDITIONS, Rendition
 from workers.settings import Settings
 from workers.types import Facts, Transform
 
@@ -32,6 +33,7 @@ class WorkerOptions:
         allows: returns whether an image with these facts is within the limits.
         scale_of: returns, for transforms, a function that returns n if an image with these facts is decoded for them at
             1/n of its size.
+        rendition: where the renditions of objects are.
         profiles: the profiles by name; an event without a profile gets `default`.
         retry_min_s: shortest pause between two attempts, in seconds.
         retry_max_s: longest pause between two attempts, in seconds.
@@ -66,6 +68,7 @@ class WorkerOptions:
     judge: str = ""
     allows: Callable[[Facts], bool] = lambda _: True
     scale_of: Callable[[tuple[Transform, ...]], Callable[[Facts], int]] = lambda _: lambda _: 1
+    rendition: Rendition = NO_RENDITIONS
     profiles: Mapping[str, Profile] = field(default_factory=lambda: default_profiles(None))
     worker_version: str = "unknown"
     retry_min_s: float = 0.2

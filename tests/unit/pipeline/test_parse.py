@@ -11,6 +11,7 @@ from tests.support.readers import read
 from workers.pipeline.commit.ledger import Entry
 from workers.pipeline.profiles import default_profiles
 from workers.pipeline.stages.parse import EventFilter, Removed, Skipped, Wanted
+from workers.rendition import Rendition
 from workers.types import Assignment, Coordinates, Headers, Partition, Record, Unreadable
 
 TRACE: Headers = (("traceparent", b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),)
@@ -70,6 +71,18 @@ def test_what_needs_no_image_is_answered_without_one() -> None:
     assert [type(outcome) for outcome in outcomes] == [Failure, Retraction, Skip]
     assert manual.reads == []
     assert not manual.in_flight
+
+
+def test_events_of_renditions_are_skipped_also_of_their_removals() -> None:
+    manual = ManualPipeline(rendition=Rendition.of("{bucket}/web/{key}", [BUCKET]))
+    send_event(manual, event(manual, "web/red"))
+    send_event(manual, notification("ObjectRemoved:Delete", "web/red"))
+    send_event(manual, notification("ObjectRemoved:Delete", "web/red", versionId="v1"))
+    outcomes = [read(outcome) for found in manual.done.values() for outcome in found]
+    assert [(each.reason, each.subject) for each in outcomes if isinstance(each, Skip)] == [
+        ("rendition", f"{BUCKET}/web/red")
+    ] * 3
+    assert manual.reads == []
 
 
 def test_an_object_that_was_removed_is_read_again_when_it_is_back_though_its_results_are_known() -> None:

@@ -247,6 +247,7 @@ def test_wrong_values_get_a_sentence(name: str, value: str, says: str) -> None:
         ({"TAGSTREAM_WANT": "sharpness", "TAGSTREAM_ROLES": "faces=a"}, "roles in TAGSTREAM_ROLES (faces)"),
         ({"TAGSTREAM_ROLES": ",".join(f"{chr(97 + number)}=bundle" for number in range(14))}, "at most 13 items"),
         ({"TAGSTREAM_MEMORY": "8MiB"}, "could never be fetched"),
+        ({"TAGSTREAM_BUCKETS": "photos", "TAGSTREAM_RENDITION": "{bucket}-web/{key}"}, "into photos-web, which must"),
         ({"TAGSTREAM_ROLES": "fields=bundles/x"}, "TAGSTREAM_WANT"),
         ({"TAGSTREAM_CAPTIONER": "https://vlm/v1"}, "needs TAGSTREAM_CAPTION_MODEL"),
         (VLM | {"TAGSTREAM_WANT": "caption,fields"}, "or fields with TAGSTREAM_CAPTION_FILE"),

@@ -29,6 +29,7 @@ from workers.pipeline.rendering import Renderer
 from workers.pipeline.stages.endings import Done
 from workers.pipeline.stages.stage import QueueStage, StageQueue
 from workers.pipeline.task import Removal, RemovalTask, Task
+from workers.rendition import NO_RENDITIONS, Rendition
 from workers.types import Assignment, Coordinates, Job, Outcome, Record
 
 
@@ -69,6 +70,7 @@ class EventFilter:
         profiles: all profiles by name, with one named `default`.
         sample: share of the objects to process, 0 to 1.
         want: results for an event without the option `want`.
+        rendition: events of renditions are skipped.
     """
 
     buckets: tuple[str, ...]
@@ -76,6 +78,7 @@ class EventFilter:
     profiles: Mapping[str, Profile]
     sample: float = 1.0
     want: tuple[Want, ...] = Options().want
+    rendition: Rendition = NO_RENDITIONS
 
     def read(self, record: Record) -> list[Filtered]:
         """Parse a record; returns the decision for each of its events, in order."""
@@ -102,6 +105,8 @@ class EventFilter:
         if self.buckets and item.bucket not in self.buckets:
             detail = f"bucket {item.bucket!r} is not in TAGSTREAM_BUCKETS"
             return Failure(index=item.index, stage="parse", reason="bucket-not-allowed", detail=detail)
+        if self.rendition.makes(item.bucket, item.key):
+            return Skipped("rendition", item)
         if self.key_globs and not any(fnmatchcase(item.key, glob) for glob in self.key_globs):
             return Skipped("key-not-matched", item)
         if self.sample < 1 and not sampled(item.subject, self.sample):
@@ -154,7 +159,9 @@ class ParseStage(QueueStage):
         self._results = results
         self._progress = progress
         self._options = options
-        self._filter = EventFilter(options.buckets, options.key_globs, options.profiles, options.sample, options.want)
+        self._filter = EventFilter(
+            options.buckets, options.key_globs, options.profiles, options.sample, options.want, options.rendition
+        )
         self.unread = ByteTurns[Entry](self._has_room)
         self.entries: StageQueue[Entry] = self._queue(self._add)
 
