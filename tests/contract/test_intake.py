@@ -7,14 +7,13 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from schemas.image_event import ImageEvent
 from tagstream_testing.memory import MemoryObjectStore
 from tests.support.images import encoded, noise, png_bomb, ramp
 from tests.support.inline_intake import InlineIntake
 from tests.unit.intake.deadly import LARGEST, decoding, read
-from workers.errors import Broken, Gone, LargerThanReserved, Rejected, Superseded, TagstreamError, Unavailable
+from workers.errors import Gone, LargerThanReserved, Rejected, Superseded, TagstreamError, Unavailable
 from workers.intake import Limits, ProcessIntake
 from workers.intake.transform import apply
 from workers.ports import Intake
@@ -156,17 +155,6 @@ def test_a_glance_equals_an_inspection(intake: Intake, store: MemoryObjectStore)
         assert fetched.facts == (facts if name == "jpeg" else None), name
 
 
-def test_many_images_at_once_are_not_mixed_up(intake: Intake, store: MemoryObjectStore) -> None:
-    for number in range(40):
-        store.put("photos", f"{number}", encoded(Image.new("RGB", (20, 20), (number, 0, 255 - number)), "png"))
-    fetching = [intake.fetch(job(f"{number}"), LARGEST) for number in range(40)]
-    fetched = [future.result(10) for future in fetching]
-    inspected = [intake.inspect(each) for each in fetched]
-    decoded = [intake.decode(each, facts.result(10)) for each, facts in zip(fetched, inspected, strict=True)]
-    for number, future in enumerate(decoded):
-        assert (future.result(10).pixels[SQUASH] == (number, 0, 255 - number)).all()
-
-
 @pytest.mark.parametrize(
     ("body", "stage", "reason"),
     [
@@ -254,27 +242,18 @@ def test_the_events_version_is_fetched(intake: Intake, store: MemoryObjectStore)
     assert read(intake, job("a", version_id=older.version_id))[1].width == 30
 
 
-def test_an_object_can_be_decoded_once(intake: Intake, store: MemoryObjectStore) -> None:
-    store.put("photos", "a", encoded(ramp(), "png"))
-    fetched, facts = read(intake, job("a"))
-    intake.decode(fetched, facts).result(10)
-    with pytest.raises(RuntimeError):
-        intake.decode(fetched, facts).result(10)
-    with pytest.raises(RuntimeError):
-        intake.inspect(fetched).result(10)
-
-
-def test_an_object_can_be_inspected_more_than_once(intake: Intake, store: MemoryObjectStore) -> None:
+@pytest.mark.parametrize("discarded", [False, True])
+def test_an_object_can_be_inspected_again_and_decoded_or_discarded_once(
+    intake: Intake, store: MemoryObjectStore, discarded: bool
+) -> None:
     store.put("photos", "a", encoded(ramp(), "png"))
     fetched, facts = read(intake, job("a"))
     assert intake.inspect(fetched).result(10) == facts
-
-
-def test_a_discarded_object_is_forgotten(intake: Intake, store: MemoryObjectStore) -> None:
-    store.put("photos", "a", encoded(ramp(), "png"))
-    fetched, facts = read(intake, job("a"))
-    intake.discard(fetched)
-    intake.discard(fetched)
+    if discarded:
+        intake.discard(fetched)
+        intake.discard(fetched)
+    else:
+        intake.decode(fetched, facts).result(10)
     with pytest.raises(RuntimeError):
         intake.decode(fetched, facts).result(10)
     with pytest.raises(RuntimeError):
@@ -323,36 +302,3 @@ def test_no_image_waits_for_all_images_of_another_partition(
     one.result(60)
     assert sum(future.done() for future in waiting) < 20, "it came after most that were there before"
     assert not wait(waiting, 100).not_done
-
-
-in_this_process = pytest.mark.parametrize("make", [inline], indirect=True)
-"""What breaks this process's decoders breaks no child's: tests/unit/intake/test_processes_deaths.py has its own."""
-
-
-@in_this_process
-def test_a_decoder_that_fails_on_a_good_image_too_is_our_fault_and_not_the_images(
-    intake: Intake, store: MemoryObjectStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store.put("photos", "a", encoded(ramp(), "png"))
-    fetched, facts = read(intake, job("a"))
-
-    def broken(*_: object) -> None:
-        raise OSError("the codec is gone")
-
-    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", broken)
-    with pytest.raises(Broken, match="png decoder"):
-        intake.decode(fetched, facts).result(10)
-
-
-@in_this_process
-def test_headers_that_can_not_be_read_are_blamed_after_a_good_one_was(
-    intake: Intake, store: MemoryObjectStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store.put("photos", "a", encoded(ramp(), "png"))
-
-    def broken(*_: object, **__: object) -> None:
-        raise OSError("no plugin can be loaded")
-
-    monkeypatch.setattr("PIL.Image.open", broken)
-    with pytest.raises(Broken, match="png decoder"):
-        read(intake, job("a"))

@@ -248,12 +248,3 @@ def test_check_tells_a_missing_bucket_from_wrong_keys(
             pytest.raises(Misconfigured, match=said),
         ):
             store.check("bucket")
-
-
-def test_wrong_keys_are_no_objects_fault(s3: SeaweedFS) -> None:
-    with (
-        closing(MinioObjectStore(s3.endpoint_url, "unknown", "wrong", "us-east-1")) as store,
-        pytest.raises(Unavailable) as unavailable,
-    ):
-        store.get("bucket", "a", version_id=None, etag=None, max_bytes=10, deadline_s=30.0)
-    assert unavailable.value.fault == "access"

@@ -67,11 +67,6 @@ def line(world: OwnTopics) -> Line:
     return Line(world)
 
 
-def test_a_publisher_satisfies_the_port(world: OwnTopics) -> None:
-    publisher: Publisher = world.publisher(world.source())
-    publisher.close()
-
-
 def test_messages_and_offsets_are_there_when_publish_returns(world: OwnTopics, line: Line) -> None:
     line.publish({0: 5, 1: 7}, b"a", b"b")
     assert values(world) == [b"a", b"b"]
@@ -238,11 +233,6 @@ def test_taking_the_id_again_ends_the_transaction_that_a_dead_worker_left_open(w
     assert alive.committed(line.assignments[0]) == 0
     line.publish({0: 1}, b"again", by=alive)
     assert values(world) == [b"again"]
-
-
-def test_the_committed_offset_is_the_last_commits(line: Line) -> None:
-    line.publish({0: 4})
-    assert line.committed() == 4
 
 
 @pytest.mark.parametrize(("offset_reset", "first"), [("earliest", 2), ("latest", 3)])

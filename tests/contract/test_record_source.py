@@ -18,11 +18,6 @@ def started(source: RecordSource, offset: int = 0) -> dict[int, Assignment]:
     return assignments
 
 
-def test_a_source_satisfies_the_port(world: OwnTopics) -> None:
-    source: RecordSource = world.source()
-    source.close()
-
-
 def test_nothing_is_delivered_of_an_assignment_that_was_not_started(world: OwnTopics) -> None:
     world.append(0, b"a")
     source = world.source()
@@ -64,7 +59,7 @@ def test_the_end_of_a_partition_is_known_once_it_was_read(world: OwnTopics) -> N
     assert source.ends()[partition_of(world, 0)] == 3
 
 
-def test_markers_behind_the_last_record_do_not_count(world: OwnTopics) -> None:
+def test_markers_behind_the_last_record_do_not_count_and_its_position_moves_over_them(world: OwnTopics) -> None:
     """A marker and an aborted record: they would be lag for ever."""
     last = world.append(0, b"0")
     world.append_aborted(0, b"aborted")
@@ -72,14 +67,6 @@ def test_markers_behind_the_last_record_do_not_count(world: OwnTopics) -> None:
     started(source)
     records_of(source, 1)
     eventually(lambda: poll_for(source, 0.1) or source.ends()[partition_of(world, 0)] == last + 1)
-
-
-def test_its_position_moves_over_markers(world: OwnTopics) -> None:
-    world.append(0, b"0")
-    world.append_aborted(0, b"aborted")
-    source = world.source()
-    started(source)
-    records_of(source, 1)
     # The aborted record, and a marker behind it.
     eventually(lambda: poll_for(source, 0.1) or source.positions()[partition_of(world, 0)] == 3)
 
@@ -123,32 +110,6 @@ def test_a_batch_that_can_not_be_opened_is_one_record_for_all_its_offsets(world:
     assert unopened.unreadable is not None
     assert unopened.unreadable.reason == "batch-too-large"
     assert (after.offset, after.value, after.unreadable) == (first + 3, b"after", None)
-
-
-def test_records_of_a_partition_come_in_order_and_once(world: OwnTopics) -> None:
-    for number in range(300):
-        world.append(number % 2, b"%d" % number)
-    source = world.source()
-    started(source)
-    records = records_of(source, 300)
-    for partition in (0, 1):
-        offsets = [record.offset for record in records if record.partition.number == partition]
-        assert offsets == list(range(150))
-
-
-def test_a_partition_that_was_paused_while_another_was_read_is_delivered_after_resume(world: OwnTopics) -> None:
-    for number in range(200):
-        world.append(number % 2, b"%d" % number)
-    source = world.source()
-    started(source)
-    source.pause([partition_of(world, 0)])
-    others = records_of(source, 100)
-    for number in range(200, 400):
-        world.append(number % 2, b"%d" % number)
-    others += records_of(source, 100)
-    assert {record.partition.number for record in others} == {1}
-    source.resume([partition_of(world, 0)])
-    assert [record.offset for record in records_of(source, 200)] == list(range(200))
 
 
 def test_a_partition_can_be_paused_and_resumed_at_any_moment_without_loss(world: OwnTopics) -> None:

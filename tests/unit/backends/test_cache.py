@@ -216,15 +216,6 @@ def test_all_values_of_a_call_together_have_a_bound(valkey: Valkey, unique: Uniq
     cache.close()
 
 
-def test_what_could_not_be_read_back_is_not_written(valkey: Valkey, unique: Unique, causes: list[object]) -> None:
-    cache = RedisResultCache(valkey.url, ttl_s=60.0, timeout_s=PATIENT_S)
-    large, largest = unique("key"), unique("key")
-    cache.remember({large: bytes(2**20 + 1), largest: bytes(2**20)}, {(large, "f"): bytes(2**20 + 1)})
-    assert cache.lookup([large, largest]) == [None, bytes(2**20)]
-    assert causes == ["too-large", "too-large"]
-    cache.close()
-
-
 def test_a_servers_text_reaches_the_log_without_control_characters(
     make: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -462,12 +453,6 @@ def test_no_password_reaches_the_log(make: Make, caplog: pytest.LogCaptureFixtur
         with pytest.raises(Misconfigured) as raised:
             cache.check()
     assert "hunter2" not in caplog.text + str(raised.value)
-
-
-def test_check_passes_on_a_server_that_answers(valkey: Valkey) -> None:
-    cache = RedisResultCache(valkey.url, ttl_s=60.0, timeout_s=PATIENT_S)
-    cache.check()
-    cache.close()
 
 
 def test_check_names_the_server_that_does_not_answer(make: Make) -> None:

@@ -65,10 +65,13 @@ def test_a_token_is_asked_for_as_the_standard_says() -> None:
     assert parse_qs(body.decode()) == {"grant_type": ["client_credentials"], "scope": ["kafka read"]}
 
 
-def test_a_token_is_used_for_most_of_its_life_and_then_renewed() -> None:
-    with service(granted("one"), granted("two")) as (token, asked, clock):
+@pytest.mark.parametrize(("life_s", "used_s"), [(100.0, 79), (None, 239)])
+def test_a_token_is_used_for_most_of_its_life_or_some_minutes_and_then_renewed(
+    life_s: float | None, used_s: float
+) -> None:
+    with service(granted("one", life_s), granted("two")) as (token, asked, clock):
         assert token() == token() == "one"
-        clock.advance(79)
+        clock.advance(used_s)
         assert token() == "one"
         clock.advance(2)
         assert token() == "two"
@@ -129,15 +132,6 @@ def test_after_an_answer_that_is_too_large_the_next_question_is_answered() -> No
             token()
         clock.advance(1)
         assert token() == "one"
-
-
-def test_a_token_of_unknown_life_is_renewed_after_some_minutes() -> None:
-    with service(granted("one", None), granted("two")) as (token, _, clock):
-        assert token() == "one"
-        clock.advance(239)
-        assert token() == "one"
-        clock.advance(2)
-        assert token() == "two"
 
 
 def test_a_changed_secret_is_used_for_the_next_token() -> None:

@@ -35,11 +35,6 @@ def broken_codec(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ImageFile.ImageFile, "load", fail)
 
 
-def test_pillow_has_our_bound() -> None:
-    Decoding([SMALL], LIMITS)
-    assert LIMITS.max_pixels == Image.MAX_IMAGE_PIXELS
-
-
 def test_a_decode_is_counted_with_its_transforms_and_with_the_turned_image_only_where_one_is_turned() -> None:
     size = (40, 30)
     decoding = Decoding([SMALL, TURNED, SMALL], LIMITS)

@@ -1,18 +1,14 @@
 """A glance at a header finds the child's answer or nothing; it runs in the worker's own process."""
 
-import io
 import time
 from dataclasses import replace
 
 import pytest
 from PIL import Image
 
-from tagstream_testing.memory import MemoryObjectStore
-from tests.contract.test_intake import job
 from tests.support.images import encoded, ramp
-from tests.support.inline_intake import InlineIntake
 from workers.errors import Rejected
-from workers.intake.decoding import Decoding, facts_of
+from workers.intake.decoding import Decoding
 from workers.intake.limits import Limits
 from workers.types import Transform
 
@@ -118,24 +114,3 @@ def test_a_glance_looks_at_few_bytes_whatever_they_are() -> None:
     began = time.thread_time()
     assert [decoding.glance(body) for body in large] == [None] * 4
     assert time.thread_time() - began < 0.05
-
-
-def test_the_facts_of_a_plain_jpeg_come_with_its_bytes_and_no_others() -> None:
-    store = MemoryObjectStore()
-    for key, body in (("plain", JPEG), ("png", encoded(RGB, "png"))):
-        store.put("photos", key, body)
-    intake = InlineIntake(store, [PLAIN])
-    fetched = intake.fetch(job("plain"), 1 << 20).result()
-    assert fetched.facts == intake.inspect(fetched).result()
-    assert fetched.facts == facts_of(fetched, Decoding([PLAIN], LIMITS).inspect(JPEG))
-    assert intake.fetch(job("png"), 1 << 20).result().facts is None
-
-
-def test_an_image_with_a_glance_can_be_decoded() -> None:
-    decoding = Decoding([PLAIN], LIMITS)
-    for kind, body in SEEN.items():
-        with Image.open(io.BytesIO(body)) as image:
-            found = decoding.glance(body)
-            assert found is not None
-            assert (found.width, found.height, found.mode) == (*image.size, image.mode), kind
-        assert decoding.decode(body, "jpeg").pixels[PLAIN].shape == (8, 8, 3)

@@ -296,17 +296,6 @@ def test_a_scaled_jpeg_holds_no_more_than_was_estimated_and_that_is_less_than_in
     assert estimate < Decoding(transforms, LIMITS).inspect(bodies[1]).decode_bytes - 2000 * 1500
 
 
-def test_an_image_is_refused_for_the_memory_of_its_transforms() -> None:
-    body = saved("L", "png")(64, 64)
-    limits = Limits(decode_bytes=4 << 20)
-    small, large = Transform(32), Transform(2000)
-    decoding = Decoding((small, large), limits)
-    header = decoding.inspect(body)
-    assert decoding.decode_bytes(header, [small]) < limits.decode_bytes
-    with pytest.raises(Rejected, match="decoding takes up to"):
-        decoding.decode_bytes(header, [large])
-
-
 @pytest.mark.parametrize("size", [(2000, 1500), (64, 12_000), (12_000, 64), (3, 40_000), (700, 50)], ids=str)
 @pytest.mark.parametrize("transform", TRANSFORMS.values(), ids=TRANSFORMS.keys())
 def test_a_transform_alone_holds_no_more_than_was_estimated(

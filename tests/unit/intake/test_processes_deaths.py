@@ -123,18 +123,6 @@ def test_a_deadly_header_costs_its_image_and_no_other(
     assert all(futures[each].result(30).width == GOOD for each in (0, 2, 3))
 
 
-def test_a_child_that_something_else_kills_costs_no_image(make: Callable[..., ProcessIntake]) -> None:
-    intake = make()
-    image = decoding(intake, job(DIES_ONCE)).result(30)
-    assert (image.pixels[SMALL] == (7, 0, 0)).all()
-
-
-def test_a_child_that_is_slow_once_costs_no_image(make: Callable[..., ProcessIntake]) -> None:
-    intake = make()
-    image = decoding(intake, job(SLOW_ONCE)).result(30)
-    assert (image.pixels[SMALL] == (7, 0, 0)).all()
-
-
 def test_images_behind_a_slow_one_are_done_by_another_child(make: Callable[..., ProcessIntake], tmp_path: Path) -> None:
     """Guard: a child has eight images before it, and seven of them would wait for the first."""
     intake = make(children=2, decode_s=20.0)
@@ -147,17 +135,6 @@ def test_images_behind_a_slow_one_are_done_by_another_child(make: Callable[..., 
     Once(tmp_path).first(TAKES_ITS_TIME)
     assert (slow.result(30).pixels[SMALL] == (7, 0, 0)).all()
     assert (decoding(intake, job(GOOD)).result(30).pixels[SMALL] == (7, 0, 0)).all()
-
-
-def test_a_small_image_that_hangs_is_given_up_long_before_the_longest_time(
-    make: Callable[..., ProcessIntake], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Guard: by one clock for all, each small image could hold a decoder for as long as the largest may."""
-    monkeypatch.setattr("workers.intake.processes.intake._LEAST_S", 0.5)
-    intake = make(decode_s=100.0)
-    began = time.monotonic()
-    assert reason(decoding(intake, job(HANGS)).exception(90)) == "decode-timeout"
-    assert time.monotonic() - began < 90
 
 
 def test_the_clock_of_an_image_is_by_its_estimate(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,16 +80,6 @@ def test_pad_keeps_the_whole_image_and_its_proportions_and_enlarges_nothing() ->
     assert padded.shape == (64, 64, 3)
 
 
-def test_several_transforms_are_made_from_one_decoding() -> None:
-    squash, crop = Transform(24), Transform(16, "crop", 20, "bicubic")
-    body = encoded(noise(60, 40), "png")
-    image = decode(body, "png", (squash, crop, squash))
-    assert list(image.pixels) == [squash, crop]
-    assert np.array_equal(image.pixels[squash], pixels(body, "png", squash))
-    assert np.array_equal(image.pixels[crop], pixels(body, "png", crop))
-    assert image.size == 24 * 24 * 3 + 16 * 16 * 3
-
-
 @pytest.mark.parametrize("size", [(3, 60_000), (60_000, 3), (5, 2_000_000)])
 @pytest.mark.parametrize("transform", [Transform(384), Transform(224, "crop", 256, "bicubic")])
 def test_an_extremely_long_image_is_never_blown_up(
@@ -239,12 +229,6 @@ def test_exif_orientation_is_ignored_unless_the_transform_asks() -> None:
     assert array[16, 29, 2] > 200
 
 
-def test_exif_orientation_is_followed_where_the_transform_asks() -> None:
-    array = pixels(turned_jpeg(3), "jpeg", Transform(32, exif_transpose=True))
-    assert array[16, 2, 2] > 200
-    assert array[16, 29, 0] > 200
-
-
 def test_transforms_with_and_without_exif_do_not_disturb_each_other() -> None:
     plain, turning = Transform(32), Transform(32, exif_transpose=True)
     for order in ((plain, turning), (turning, plain)):
@@ -271,12 +255,6 @@ def test_a_truncated_image_is_rejected_and_not_half_decoded(name: str, kept: flo
         pixels(body[: int(len(body) * kept)], name)
     assert (rejected.value.stage, rejected.value.reason) == ("decode", "broken-image")
     assert "object at 0x" not in rejected.value.detail
-
-
-def test_a_progressive_jpeg_without_its_last_scans_is_rejected() -> None:
-    body = encoded(noise(64, 64), "jpeg", progressive=True)
-    with pytest.raises(Rejected):
-        pixels(body[: len(body) // 2], "jpeg")
 
 
 def test_a_png_with_a_wrong_checksum_is_rejected() -> None:

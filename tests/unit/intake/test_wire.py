@@ -38,7 +38,6 @@ from workers.intake.processes.wire import (
 from workers.types import FactsMode, PictureFacts
 
 LIMITS = Limits(formats=("jpeg", "png"), max_pixels=10_000, min_side=3)
-request_ids = st.integers(1, 2**64 - 1)
 
 
 @pytest.fixture
@@ -258,22 +257,3 @@ def test_all_lines_of_a_dead_child_are_taken_at_once(ends: tuple[Channel, socket
     child.close()
     assert list(channel.take(dead=True)) == said
     assert channel.ended
-
-
-def test_an_answer_is_asked_for_once(ends: tuple[Channel, socket.socket], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whether more has come is what `select` tells: to ask the socket again costs a handover of the lock."""
-    channel, child = ends
-    send(child, Completed(5))
-    calls = 0
-
-    class Counting:
-        def recv(self, size: int) -> bytes:
-            nonlocal calls
-            calls += 1
-            return sock.recv(size)
-
-    sock = channel._socket
-    monkeypatch.setattr(channel, "_socket", Counting())
-    assert list(channel.take()) == [Completed(5)]
-    assert calls == 1
-    monkeypatch.undo()

@@ -61,8 +61,3 @@ def test_a_bundle_that_tags_and_captions_is_judged_in_both_roles(tmp_path: Path)
 def test_a_bundle_without_golden_answers_can_not_be_judged(tiny: Bundle, tmp_path: Path) -> None:
     bare = Bundle.write(tmp_path / "bare", tiny.manifest, weights=tiny.weights(), labels=tiny.labels)
     assert with_golden(bare, "tagger", build_tagger(bare, CPU, "fp32")) is None
-
-
-def test_it_reads_as_a_sentence() -> None:
-    assert str(Agreement(2, 1, "tag sets", gap=0.0123)) == "1 of 2 tag sets, logits within 0.012"
-    assert str(Agreement(3, 3, "captions")) == "3 of 3 captions"

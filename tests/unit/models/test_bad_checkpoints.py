@@ -16,8 +16,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from tests.unit.models.small import CPU, SMALL, small_bundle, small_checkpoint
-from workers.cli.app import run_command
-from workers.errors import MISCONFIGURED, Misconfigured
+from workers.errors import Misconfigured
 from workers.models.bundle import Bundle
 from workers.models.manifest import Manifest, digest_of
 from workers.models.ram.adapters import build_captioner, build_tagger
@@ -182,18 +181,6 @@ def test_a_list_of_odd_names_is_a_sentence(tmp_path: Path, lists: Lists, content
     lists.tags.write_bytes(content)
     with pytest.raises(Misconfigured, match=says):
         imported(tmp_path, lists, {}, config=replace(SMALL["ram"]))
-
-
-def test_the_command_ends_with_2_and_one_sentence(
-    tmp_path: Path, lists: Lists, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = tmp_path / "x.pth"
-    path.write_bytes(b"no checkpoint")
-    command = ["models", "import", str(path), "-o", str(tmp_path / "out"), "--tags", str(lists.tags)]
-    assert run_command(command) == MISCONFIGURED
-    said = capsys.readouterr().err
-    assert "no checkpoint that torch can read" in said.replace("\n", " ")
-    assert "Traceback" not in said
 
 
 @pytest.fixture(scope="module")

@@ -117,10 +117,6 @@ def test_the_pages_entry_point_names_its_module(installed: Path) -> None:
     ]
 
 
-def test_the_pages_builder_is_about_thirty_lines() -> None:
-    assert len([line for line in BUILDER.splitlines() if line.strip()]) <= 32
-
-
 def test_the_pages_bundle_has_the_files_that_the_page_lists(followed: Followed) -> None:
     listed = set(re.findall(r"^        (\S+)  ", PAGE, re.MULTILINE))
     assert {path.name for path in followed.bundle.iterdir()} == listed

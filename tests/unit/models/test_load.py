@@ -16,7 +16,6 @@ from workers.models.labels import label_ids
 from workers.models.load import kinds, load_captioner, load_tagger, tune_model
 from workers.models.precision import Tuned, remember_tuned
 from workers.models.tune import WORTH, Trial
-from workers.ports import Tagger
 
 
 @pytest.fixture
@@ -34,17 +33,6 @@ def _tiny_kind(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(load, "entry_points", entry_points)
 
 
-@pytest.mark.slow
-def test_compact_is_loaded_by_its_name(compact: Bundle, cache_dir: Path) -> None:
-    tagger = load_tagger("compact", device="cpu", precision="fp32", cache_dir=cache_dir)
-    assert isinstance(tagger, Tagger)
-    assert (tagger.name, tagger.digest, tagger.precision) == ("compact", compact.digest, "fp32")
-
-
-def test_a_bundles_folder_is_loaded_too(compact: Bundle) -> None:
-    assert load_tagger(str(compact.folder), device="cpu", precision="fp32").digest == compact.digest
-
-
 def test_a_pinned_bundle_is_loaded_and_another_refused(compact: Bundle, cache_dir: Path) -> None:
     pinned = load_tagger("compact", device="cpu", precision="fp32", cache_dir=cache_dir, digest=compact.digest)
     assert pinned.digest == compact.digest
@@ -59,15 +47,6 @@ def test_another_packages_kind_is_found_by_its_entry_point(tiny: Bundle) -> None
     tagger = load_tagger(str(tiny.folder), device="cpu")
     tagger.warm_up()
     assert (tagger.name, list(tagger.labels), tagger.max_batch) == ("tiny", list(LABELS), 4)
-
-
-@pytest.mark.usefixtures("_tiny_kind")
-def test_a_tuned_answer_sets_precision_and_batch(tiny: Bundle, tmp_path: Path) -> None:
-    device = choose_device("cpu")
-    remember_tuned(Tuned(tiny.digest, "tagger", device.name, "bf16", 7, "eager"), device, tmp_path)
-    tagger = load_tagger(str(tiny.folder), device="cpu", state_dir=tmp_path)
-    tagger.warm_up()
-    assert (tagger.precision, tagger.max_batch) == ("bf16", 7)
 
 
 @pytest.mark.usefixtures("_tiny_kind")

@@ -75,15 +75,6 @@ def test_a_label_is_the_unit_mean_of_its_sentences(plain: Bundle, text: TextEnco
     assert made.manifest.provenance.labels.file == "made.toml"
 
 
-def test_a_score_depends_on_no_other_label(plain: Bundle, text: TextEncoder, tmp_path: Path) -> None:
-    one = "[[label]]\nname = 'snow'\n"
-    head = WHOLE.partition("[[label]]")[0]
-    alone = build_tagger(made_of(head + one, plain, text, tmp_path / "alone"), CPU, "fp32")
-    among = build_tagger(made_of(WHOLE + one, plain, text, tmp_path / "among"), CPU, "fp32")
-    for image in IMAGES:
-        assert alone.forward([image])[0][0] == pytest.approx(among.forward([image])[0][2], abs=1e-4)
-
-
 def test_other_words_make_another_digest_and_other_thresholds_do_not(
     plain: Bundle, text: TextEncoder, tmp_path: Path
 ) -> None:
@@ -92,16 +83,6 @@ def test_other_words_make_another_digest_and_other_thresholds_do_not(
     assert len({plain.digest, made.digest, other.digest}) == 3
     changed = made_of(WHOLE.replace("threshold = 0.3", "threshold = 0.2"), plain, text, tmp_path / "changed")
     assert changed.digest == made.digest
-
-
-def test_a_bundle_with_changed_labels_is_refused(plain: Bundle, text: TextEncoder, tmp_path: Path) -> None:
-    made = made_of(WHOLE, plain, text, tmp_path / "made")
-    (made.folder / "tags.txt").write_text("forklift\nplanet\n")
-    with pytest.raises(Misconfigured, match="not the bundle's original file"):
-        load_tagger(made.folder)
-    again = made_of(WHOLE.replace("pallet", "planet"), plain, text, tmp_path / "again")
-    with pytest.raises(Misconfigured, match="another model than the pinned one"):
-        load_tagger(again.folder, digest=made.digest)
 
 
 def test_words_of_another_space_are_refused(plain: Bundle, tmp_path: Path) -> None:

@@ -96,13 +96,6 @@ def test_an_unreadable_answer_is_no_answer(tmp_path: Path, content: str) -> None
     assert stored_tuning(DIGEST, "tagger", CPU, tmp_path) is None
 
 
-def test_a_named_precision_is_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    remember_tuned(TUNED, CPU, tmp_path)
-    assert resolve("fp32", DIGEST, "tagger", CPU, tmp_path) == ("fp32", 0, "eager")
-    assert resolve("int8", DIGEST, "tagger", CPU, tmp_path) == ("int8", 8, "eager")
-    assert caplog.records == []
-
-
 def test_an_unknown_precision_is_a_sentence() -> None:
     with pytest.raises(Misconfigured, match="may be tuned, fp32, bf16, fp16, int8"):
         resolve("fp64", DIGEST, "tagger", CPU, None)

@@ -67,7 +67,10 @@ def test_a_file_of_a_space_is_found_there(tmp_path: Path) -> None:
         assert fetch(space, tmp_path, endpoint=hub.endpoint).read_bytes() == BODY
 
 
-def test_a_cut_connection_resumes_where_it_was_cut(hub: Hub, tmp_path: Path) -> None:
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_cut_connection_resumes_where_it_was_cut(hub: Hub, tmp_path: Path, elsewhere: bool) -> None:
+    """Also where the hub sends us elsewhere for a large file."""
+    hub.elsewhere = elsewhere
     hub.cut_after = [70_000, 10_000]
     assert fetch(WANTED, tmp_path, endpoint=hub.endpoint).read_bytes() == BODY
     assert gets(hub) == ["", "bytes=70000-", "bytes=80000-"]
@@ -83,13 +86,6 @@ def test_a_later_command_resumes_where_the_last_one_ended(hub: Hub, tmp_path: Pa
     assert gets(hub) == ["bytes=70000-"]
 
 
-def test_a_large_file_comes_from_where_the_hub_sends_us(hub: Hub, tmp_path: Path) -> None:
-    hub.elsewhere = True
-    hub.cut_after = [70_000]
-    assert fetch(WANTED, tmp_path, endpoint=hub.endpoint).read_bytes() == BODY
-    assert gets(hub) == ["", "bytes=70000-"]
-
-
 def test_an_address_that_expires_on_the_way_loses_nothing(hub: Hub, tmp_path: Path) -> None:
     hub.elsewhere, hub.expires_after = True, 1
     hub.cut_after = [70_000]
@@ -100,14 +96,16 @@ def test_an_address_that_expires_on_the_way_loses_nothing(hub: Hub, tmp_path: Pa
     assert gets(hub)[-1] == "bytes=70000-"
 
 
-def test_a_server_that_cant_resume_starts_again(hub: Hub, tmp_path: Path) -> None:
-    (tmp_path / "weights.pth.part").write_bytes(BODY[:999])
+@pytest.mark.parametrize(
+    ("name", "there"),
+    [("weights.pth.part", BODY[:999]), ("weights.pth.part", BODY + b"more"), ("weights.pth", b"damaged")],
+    ids=["a server that can't resume", "a part longer than the file", "a finished file that was damaged since"],
+)
+def test_what_can_not_be_resumed_is_fetched_from_its_beginning(
+    hub: Hub, tmp_path: Path, name: str, there: bytes
+) -> None:
+    (tmp_path / name).write_bytes(there)
     hub.ranges = False
-    assert fetch(WANTED, tmp_path, endpoint=hub.endpoint).read_bytes() == BODY
-
-
-def test_a_part_that_is_longer_than_the_file_is_thrown_away(hub: Hub, tmp_path: Path) -> None:
-    (tmp_path / "weights.pth.part").write_bytes(BODY + b"more")
     assert fetch(WANTED, tmp_path, endpoint=hub.endpoint).read_bytes() == BODY
 
 
@@ -130,11 +128,6 @@ def test_a_part_of_another_version_does_not_stay(hub: Hub, tmp_path: Path) -> No
     (tmp_path / "weights.pth.part").write_bytes(b"?" * 500)
     with pytest.raises(Unavailable, match="thrown away"):
         fetch(WANTED, tmp_path, endpoint=hub.endpoint)
-    assert fetch(WANTED, tmp_path, endpoint=hub.endpoint).read_bytes() == BODY
-
-
-def test_a_finished_file_that_was_damaged_since_is_fetched_again(hub: Hub, tmp_path: Path) -> None:
-    (tmp_path / "weights.pth").write_bytes(b"damaged")
     assert fetch(WANTED, tmp_path, endpoint=hub.endpoint).read_bytes() == BODY
 
 

@@ -16,12 +16,11 @@ from workers.models.ram.adapters import PASS_ROWS, Pass, RamTagger, SubsetLogits
 from workers.models.ram.config import PUBLISHED, Kind
 from workers.models.ram.engine import engine_of
 from workers.models.tagger import sample_image
-from workers.pipeline.profiles import read_profiles
 from workers.ports import SubsetTagger
 from workers.types import Pixels, Subset
 
 KINDS = tuple(PUBLISHED)
-LABELS = 60
+LABELS = SMALL["ram"].labels
 EVERY = np.arange(LABELS, dtype=np.int32)
 SOME, OTHERS, LAST = Subset(tuple(range(0, LABELS, 7))), Subset(tuple(range(30))), Subset((LABELS - 1,))
 
@@ -88,25 +87,6 @@ def test_images_are_encoded_together_once_and_the_head_computes_the_wanted_label
     assert sorted(shape[:2] for shape in scored) == [(1, 1), (1, LABELS), (2, len(SOME.ids))]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_profile_shows_the_tags_that_it_shows_when_all_are_scored(
-    kind: Kind, bundle_of: Callable[[Kind], Bundle]
-) -> None:
-    tagger = build_tagger(bundle_of(kind), CPU, "fp32")
-    rules: dict[str, object] = {"only": [f"label {number}" for number in range(0, LABELS, 2)], "all": 0.4}
-    profile = read_profiles(tagger, {"even": rules})["even"]
-    assert profile.subset is not None
-
-    def shown(raws: Sequence[Any]) -> list[list[int]]:
-        return [[label_id for label_id, _ in profile.select(tagger.postprocess(raw))] for raw in raws]
-
-    full = shown(tagger.forward(images(6)))
-    assert shown(tagger.forward_subsets(images(6), [profile.subset] * 6)) == full
-    assert any(full)
-    assert not any(label_id % 2 for tags in full for label_id in tags)
-
-
 def test_within_an_allow_list_all_means_all_allowed_labels(bundle_of: Callable[[Kind], Bundle]) -> None:
     full = build_tagger(bundle_of("ram"), CPU, "fp32")
     tagger = build_tagger(bundle_of("ram"), CPU, "fp32", OTHERS.ids)
@@ -161,7 +141,3 @@ def test_sets_that_hardly_differ_share_a_pass() -> None:
     one, other = Subset(tuple(range(20))), Subset(tuple(range(5, 25)))
     (shared,) = plan([one, other], np.arange(4585, dtype=np.int32))
     assert (shared.images, shared.labels.tolist()) == ((0, 1), list(range(25)))
-
-
-def test_the_small_models_have_as_many_labels_as_these_tests_think() -> None:
-    assert {config.labels for config in SMALL.values()} == {LABELS}

@@ -135,6 +135,7 @@ def test_the_fastest_precision_with_golden_answers_is_stored(tmp_path: Path) -> 
         ({1: 1.0, 2: 1.9, 4: 3.9, 8: 1.0}, 2),
         ({1: 5.0}, 1),
         ({1: 2.0, 2: 2.5, 4: 3.0}, 2),
+        ({1: 1.0, 2: 1.96}, 1),
     ],
     ids=[
         "until memory ends",
@@ -142,6 +143,7 @@ def test_the_fastest_precision_with_golden_answers_is_stored(tmp_path: Path) -> 
         "until it gains nothing",
         "a slow device",
         "until it takes too long",
+        "a small gain",
     ],
 )
 def test_batches_double_as_long_as_that_pays(tmp_path: Path, seconds: Mapping[int, float], batch: int) -> None:
@@ -164,11 +166,6 @@ def test_a_machine_that_slows_down_between_two_sizes_changes_no_choice(tmp_path:
     world = TimedModels({"fp32": {1: 0.4, 2: 0.6, 4: 1.0, 8: 1.9}})
     world.slow_from = WARM_S + 3.0  # while batches of two are timed
     assert _tune(world, tmp_path)["fp32"].max_batch == 4
-
-
-def test_of_two_sizes_that_differ_by_little_the_smaller_is_chosen(tmp_path: Path) -> None:
-    """The larger one only delays its images."""
-    assert _tune(TimedModels({"fp32": {1: 1.0, 2: 1.96}}), tmp_path)["fp32"].max_batch == 1
 
 
 def test_an_image_that_takes_too_long_for_a_batch_of_two_is_run_alone(tmp_path: Path) -> None:

@@ -363,21 +363,6 @@ def test_at_the_end_nothing_new_is_read() -> None:
     assert manual.read() == 5
 
 
-@pytest.mark.slow
-def test_records_that_expand_all_come_out_once_and_in_order() -> None:
-    harness = Harness()
-    bounds: dict[str, Any] = {"jobs_ahead": 50, "ledger_bytes": 100_000, "transaction_outcomes": 30}
-    for number in range(30):
-        harness.send(
-            harness.notification(*["a.png"] * (1 + 7 * number), name="ObjectRemoved:Delete"), partition=number % 2
-        )
-    harness.work(**bounds)
-    expected = [(partition, offset, index) for partition, offset in harness.appended for index in range(999)]
-    found = harness.coordinates()
-    assert len(found) == len(set(found)) == sum(1 + 7 * number for number in range(30))
-    assert set(found) <= set(expected)
-
-
 def test_a_transaction_is_cut_by_the_bytes_of_its_outcomes_between_records_and_never_within_one() -> None:
     manual = Expanding()
     manual.removals(*[3] * 20, 900)

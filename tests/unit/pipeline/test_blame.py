@@ -58,36 +58,26 @@ def test_every_failure_among_others_that_are_read_is_blamed_in_the_end() -> None
     assert all(blame(each, PATIENCE_S) for each in ALL if each.before and each.others_read and each.failing_s)
 
 
-def test_twenty_failures_in_a_row_are_too_many() -> None:
-    ceiling = Ceiling(run=20)
-    for _ in range(19):
-        ceiling.note(True)
-    with pytest.raises(Broken, match="20 of the last 20 images made the model fail"):
-        ceiling.note(True)
+BLAMED, CAME_THROUGH = True, False
 
 
-def test_one_that_came_through_ends_the_row() -> None:
-    ceiling = Ceiling(run=20)
-    for _ in range(19):
-        ceiling.note(True)
-    ceiling.note(False)
-    for _ in range(19):
-        ceiling.note(True)
-
-
-def test_more_than_a_share_of_the_last_ones_is_too_much() -> None:
-    ceiling = Ceiling(run=20, share=0.5, window=4)
-    for blamed in (True, False, True, False, True):
+@pytest.mark.parametrize(
+    ("ceiling", "fine", "said"),
+    [
+        (Ceiling(run=20), [BLAMED] * 19, "20 of the last 20"),
+        (Ceiling(run=20), [*[BLAMED] * 19, CAME_THROUGH, *[BLAMED] * 19], "20 of the last 20"),
+        (Ceiling(run=20, share=0.5, window=4), [BLAMED, CAME_THROUGH] * 2 + [BLAMED], "3 of the last 4"),
+        (Ceiling(run=20, share=0.5, window=100), [CAME_THROUGH, *[BLAMED] * 19], "20 of the last 20"),
+    ],
+    ids=["in a row", "one ends the row", "a share", "few have no share yet"],
+)
+def test_too_many_failures_in_a_row_or_among_the_last_ones_are_the_models(
+    ceiling: Ceiling, fine: list[bool], said: str
+) -> None:
+    for blamed in fine:
         ceiling.note(blamed)
-    with pytest.raises(Broken, match="3 of the last 4 images made the model fail"):
-        ceiling.note(True)
-
-
-def test_few_images_have_no_share_yet() -> None:
-    ceiling = Ceiling(run=20, share=0.5, window=100)
-    ceiling.note(False)
-    for _ in range(19):
-        ceiling.note(True)
+    with pytest.raises(Broken, match=f"{said} images made the model fail"):
+        ceiling.note(BLAMED)
 
 
 @pytest.mark.parametrize("max_batch", [1, 8])

@@ -136,14 +136,3 @@ def test_people_are_told_and_are_no_part_of_the_id_nor_of_the_results() -> None:
         for each in (correction("photos", "a.png", removed=["red"], by=name) for name in ("ann", "bob"))
     ]
     assert roles[0].flight_key(annotation()) == roles[1].flight_key(annotation())
-
-
-def test_a_captioner_writes_of_equal_images_as_each_was_corrected() -> None:
-    harness = Harness()
-    harness.corrections = log(correction("photos", "a.png", removed=["red"]))
-    harness.captioner = EchoCaptioner()
-    for key in ("a.png", "b.png"):
-        harness.give(key, (255, 200, 0))
-    harness.work()
-    captions = {key: image.caption and image.caption.text for key, image in harness.enriched().items()}
-    assert captions == {"a.png": "saw green", "b.png": "saw red | green"}

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -17,10 +16,9 @@ from hypothesis import strategies as st
 
 from schemas.dead_letter import Failure
 from tagstream_testing.memory import MemoryObjectStore
-from tests.support.harness import IN, ColourTagger, Harness
+from tests.support.harness import IN, ColourTagger
 from tests.support.inline_intake import InlineIntake
 from tests.support.manual_pipeline import ManualPipeline
-from tests.support.waiting import eventually
 from tests.unit.pipeline.deadly import DEADLY_ONE, IMAGES
 from workers.errors import Misconfigured
 from workers.pipeline.journal import Journal
@@ -297,14 +295,6 @@ def test_a_missing_folder_is_created(tmp_path: Path) -> None:
     assert path.exists()
 
 
-def test_without_a_file_no_image_is_suspected() -> None:
-    journal = Journal(None)
-    journal.enter(at(1))
-    journal.leave(at(1))
-    journal.close()
-    assert journal.suspects == frozenset()
-
-
 FIRST = Coordinates(IN, 0, 0, 0)
 
 
@@ -405,30 +395,4 @@ def test_an_image_that_kills_the_process_is_poison_and_the_others_come_through(t
     found = json.loads(result.read_text())
     assert found["failures"] == [["annotate", "kills-worker", DEADLY_ONE]]
     assert len(found["enriched"]) == IMAGES - 1
-    assert journal.read_bytes() == b""
-
-
-def test_a_poison_image_stays_so_until_its_dead_letter_is_committed(tmp_path: Path) -> None:
-    """Guard: Pipeline.settle tells the journal, and nothing else clears it."""
-    journal = tmp_path / "journal"
-    journal.write_text(f"# {IN} 0 0 0\n")
-    harness = Harness(partitions=1)
-    harness.give("a.png", (1, 2, 3))
-    away = threading.Event()
-
-    def leave() -> None:
-        harness.broker.away = True
-        away.set()
-
-    harness.broker.before_commit = leave
-    with harness.running(journal=journal, drain_s=0.1):
-        assert away.wait(30)
-    assert harness.dead() == []
-    assert journal.read_text() == f"# {IN} 0 0 0\n"
-    harness.broker.before_commit = None
-    harness.broker.away = False
-    with harness.running(journal=journal):
-        harness.settled()
-        eventually(lambda: journal.read_text().splitlines()[-1] == f"- {IN} 0 0 0")
-    assert harness.failures() == [("annotate", "kills-worker")]
     assert journal.read_bytes() == b""

@@ -6,16 +6,12 @@ from typing import Any
 import pytest
 
 from schemas.enriched_image import AddedResult, EnrichedImage
-from tests.support.harness import OUT, POISON, Harness
+from tests.support.harness import OUT, Harness
 from tests.support.kinds import BrightnessKind, BrightnessModel
 from tests.support.tasks import annotation
 from workers.errors import Broken
-from workers.pipeline.annotation import Annotation
 from workers.pipeline.kind_role import KindRole
 from workers.pipeline.published import NotStored, StoredOutcome
-from workers.pipeline.roles import make_roles
-from workers.pipeline.task import Attempt
-from workers.types import ImageAbout
 
 GREY = (200, 180, 190)
 BOTH = {"want": ["tags", "brightness"]}
@@ -85,11 +81,6 @@ def test_equal_bytes_are_a_hit_by_model_and_precision(harness: Harness, model: B
     assert sum(model.batches) == 3
 
 
-def test_the_facts_of_the_picture_reach_the_model(harness: Harness) -> None:
-    harness.facts = "on"
-    assert brightness(run(harness, "a.png")).value["about"] == ["png", 16, 16, 1]
-
-
 def test_a_long_result_is_published(harness: Harness, model: BrightnessModel) -> None:
     model.text = "文" * 200_000
     image = run(harness, "a.png")
@@ -153,14 +144,6 @@ def test_a_role_that_the_worker_lacks_makes_a_partial_image_and_a_dead_letter(
     assert said in failure.detail
 
 
-def test_a_wrong_self_test_answer_ends_the_worker(harness: Harness, model: BrightnessModel) -> None:
-    model.nan = True
-    harness.put("a.png", POISON[::-1])
-    harness.send(harness.event("a.png", options={"want": ["brightness"]}))
-    with pytest.raises(Broken):
-        harness.run_to_its_end()
-
-
 ROLE = KindRole(BrightnessKind(), BrightnessModel())
 VALUE = {"mean": 3.0, "text": "dark", "about": ["png", 1, 2, None]}
 MODEL = {"name": "bright", "digest": "b" * 64, "precision": "bf16", "random_weights": False}
@@ -217,22 +200,6 @@ def test_a_result_of_another_model_or_shape_is_not_restored(results: Any) -> Non
     with pytest.raises(NotStored) as lack:
         restored(results)
     assert lack.value.reason == "results"
-
-
-def test_no_option_changes_the_result_or_its_key() -> None:
-    roles = make_roles({}, added=[ROLE])
-    asked = [annotation(want=["brightness"], **more) for more in ({}, {"guide_tags": ["a"]}, {"profile": "reds"})]
-    keys = [roles.cache_keys(ROLE, one) for one in asked]
-    assert keys == [[f"2:result-brightness:{asked[0].sha256}:{ROLE.made_by}"]] * 3
-    assert len({roles.flight_key(one) for one in asked}) == 1
-    assert isinstance(asked[0], Annotation)
-
-
-def test_a_self_test_image_has_the_size_of_its_pixels() -> None:
-    attempt = Attempt(annotation(), lambda model: model.self_test_image(), known_good=True)
-    ((_, about),) = ROLE.run([attempt])
-    assert about == ImageAbout("png", 6, 6, 1)
-    ROLE.self_test(attempt)
 
 
 def test_the_model_and_its_kind_check_a_self_test_answer() -> None:

@@ -10,9 +10,9 @@ import pytest
 from numpy.typing import NDArray
 
 from schemas.correction import correction
-from schemas.enriched_image import CaptionText, Embedding, Tag
+from schemas.enriched_image import CaptionText, Tag
 from tagstream_testing.memory import MemoryCorrections
-from tests.support.harness import OUT, POISON, ChoosyTagger, ColourTagger, EchoCaptioner, Harness
+from tests.support.harness import OUT, ChoosyTagger, ColourTagger, EchoCaptioner, Harness
 from tests.support.tasks import PROFILES, TAGGER, a_task, an_attempt, annotation
 from workers.errors import Broken
 from workers.pipeline.annotation import Annotation
@@ -146,16 +146,9 @@ class OfOne(EchoCaptioner):
         return super().forward(images, guides)[:1]
 
 
-def tagged(**options: Any) -> Annotation:
-    """Blue is above its threshold by more than red is, and green below."""
-    known = annotation(**options)
-    known.results["tags"] = LabelScores(np.array([0, 1, 2], np.int32), np.array([0.6, 0.2, 0.95], np.float32))
-    return known
-
-
 def captionable(**options: Any) -> Attempt:
     attempt = an_attempt({EchoCaptioner.transform: np.zeros((4, 4, 3), np.uint8)}, **options)
-    attempt.annotation.results |= tagged(**options).results
+    attempt.annotation.results |= scored(**options).results
     return attempt
 
 
@@ -189,7 +182,7 @@ def test_the_self_test_is_an_answer_for_the_image_that_is_known_to_be_good() -> 
 
 def test_an_event_shows_the_caption_that_it_asked_for() -> None:
     captioning = Captioning(EchoCaptioner(), TAGGING)
-    without, with_one, unasked = tagged(), tagged(), tagged(want=("tags",))
+    without, with_one, unasked = scored(), scored(), scored(want=("tags",))
     with_one.results["caption"] = unasked.results["caption"] = CAPTION
     assert captioning.render(without) == captioning.render(unasked) == {"caption": None}
     shown = CaptionText(**captioning.render(with_one)["caption"])
@@ -199,9 +192,9 @@ def test_an_event_shows_the_caption_that_it_asked_for() -> None:
 def test_a_caption_is_kept_under_what_guided_it_once_that_is_known() -> None:
     captioning = Captioning(EchoCaptioner(), TAGGING)
     guide, chooses = (captioning.option_rules[name] for name in ("guide_tags", "profile"))
-    task, given = tagged(), tagged(guide_tags=("red", "blue"))
+    task, given = scored(), scored(guide_tags=("red", "blue"))
     assert guide(task, {}) is None
-    assert guide(task, task.results) == guide(given, {}) != guide(tagged(guide_tags=("blue", "red")), {})
+    assert guide(task, task.results) == guide(given, {}) != guide(scored(guide_tags=("blue", "red")), {})
     assert chooses(task, task.results) is chooses(given, {}) is None
     assert chooses(task, {}) == task.profile.digest
     alone = Captioning(EchoCaptioner(), None)
@@ -226,14 +219,14 @@ def test_a_caption_needs_tags_unless_it_is_guided() -> None:
 
 def test_a_template_is_filled_with_the_guide_or_the_tags_best_first() -> None:
     template = TemplateCaptioning(lambda names: Caption(" and ".join(names), None, "template"), TAGGING)
-    shown = [CaptionText(**template.render(task)["caption"]) for task in (tagged(), tagged(guide_tags=("a", "b")))]
+    shown = [CaptionText(**template.render(task)["caption"]) for task in (scored(), scored(guide_tags=("a", "b")))]
     assert [(each.text, each.guided_by) for each in shown] == [
         ("blue and red", ("blue", "red")),
         ("a and b", ("a", "b")),
     ]
-    assert template.render(tagged(want=("tags",))) == {"caption": None}
+    assert template.render(scored(want=("tags",))) == {"caption": None}
     alone = TemplateCaptioning(lambda names: Caption(f"{len(names)} tags", None, "template"), None)
-    assert alone.render(tagged())["caption"]["text"] == "0 tags"
+    assert alone.render(scored())["caption"]["text"] == "0 tags"
 
 
 COLOUR = (200, 100, 0)
@@ -332,12 +325,6 @@ def test_an_image_with_a_failed_embedding_keeps_its_tags() -> None:
     assert images["good.png"].embedding is not None
 
 
-def test_an_image_without_tags_is_a_dead_letter_whatever_else_it_has() -> None:
-    harness = a_harness()
-    run(harness, {"a.png": POISON})
-    assert [failure.want for dead_letter in harness.dead() for failure in dead_letter.failures] == ["tags"]
-
-
 class Unlabelled(ColourEmbedder):
     """As a dual encoder before it is given labels."""
 
@@ -407,10 +394,3 @@ def test_a_packed_embedding_reads_back() -> None:
 def test_a_vector_without_a_direction_is_no_embedding(numbers: tuple[float, ...]) -> None:
     with pytest.raises(ValueError, match="embedding"):
         EmbeddingRole(ColourEmbedder()).finish(np.array(numbers, np.float32))
-
-
-def test_data_of_another_number_of_dimensions_is_refused() -> None:
-    data = base64.b64encode(np.zeros(3, "<f2").tobytes()).decode()
-    Embedding(space="colours", dimensions=3, data=data, model="c" * 64)
-    with pytest.raises(ValueError, match="dimensions"):
-        Embedding(space="colours", dimensions=512, data=data, model="c" * 64)

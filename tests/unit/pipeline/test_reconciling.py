@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
 
@@ -56,14 +57,17 @@ class _Slow:
         return None
 
 
+def publishing_by(publisher: _Slow, pipeline: Pipeline, *more: Any, opening: Any = None) -> Publishing:
+    options = WorkerOptions(output_topic="o", dead_letter_topic="d")
+    return Publishing(publisher, pipeline, options, opening or StageQueue(), StageQueue(), *more)  # type: ignore[arg-type]
+
+
 def test_a_partition_with_a_pending_offset_delays_a_run_by_one_call_at_most() -> None:
     harness, publisher = Harness(), _Slow()
     opening: StageQueue[Assignment] = StageQueue()
     for number in range(5):
         opening.put(Assignment(Partition(IN, number), "m"))
-    pipeline = harness.worker().make_pipeline(publisher)  # type: ignore[arg-type]
-    options = WorkerOptions(output_topic="o", dead_letter_topic="d")
-    publishing = Publishing(publisher, pipeline, options, opening, StageQueue())  # type: ignore[arg-type]
+    publishing = publishing_by(publisher, harness.worker().make_pipeline(publisher), opening=opening)  # type: ignore[arg-type]
     publishing.step()
     assert publisher.asked == [0]
     publishing.step()
@@ -96,13 +100,8 @@ def test_at_the_end_no_thread_waits_for_an_answer_that_does_not_come() -> None:
     publisher, ending = _Unsure(), threading.Event()
     pipeline = Harness().worker().make_pipeline(publisher)  # type: ignore[arg-type]
     assignment = Assignment(Partition(IN, 0), "m")
-    pipeline.ledger.open(assignment, 0)
-    entry = pipeline.ledger.admit(Record(assignment.partition, 0, 0, None, b"", (), assignment), 0.0)
-    assert entry is not None
-    pipeline.ledger.fill(entry, ())
-    options = WorkerOptions(output_topic="o", dead_letter_topic="d")
-    publishing = Publishing(publisher, pipeline, options, StageQueue(), StageQueue(), ending.is_set)  # type: ignore[arg-type]
-    thread = threading.Thread(target=publishing.step, daemon=True)
+    admitted(pipeline, assignment)
+    thread = threading.Thread(target=publishing_by(publisher, pipeline, ending.is_set).step, daemon=True)
     thread.start()
     eventually(lambda: bool(publisher.asked))
     ending.set()
@@ -134,8 +133,7 @@ def test_a_partition_whose_transaction_never_ends_is_dropped_and_the_others_cont
     pipeline = Harness().worker().make_pipeline(publisher)  # type: ignore[arg-type]
     assignments = [Assignment(Partition(IN, number), "m") for number in range(2)]
     admitted(pipeline, *assignments)
-    options = WorkerOptions(output_topic="o", dead_letter_topic="d")
-    Publishing(publisher, pipeline, options, StageQueue(), StageQueue()).step()  # type: ignore[arg-type]
+    publishing_by(publisher, pipeline).step()
     assert [assignment.current for assignment in assignments] == [False, True]
     assert publisher.asked == [0, 1]
     assert pipeline.ledger.jobs_ahead(assignments[1]) == 0
@@ -193,6 +191,5 @@ def test_that_nothing_is_published_yet_is_shown() -> None:
     """Without a zero, a worker with failing transactions alone would have no ratio of failures for an alert."""
     with measuring(metrics.TRANSACTIONS) as measured:
         pipeline = Harness().worker().make_pipeline(_Slow())  # type: ignore[arg-type]
-        options = WorkerOptions(output_topic="o", dead_letter_topic="d")
-        Publishing(_Slow(), pipeline, options, StageQueue(), StageQueue())  # type: ignore[arg-type]
+        publishing_by(_Slow(), pipeline)
         assert measured.total(metrics.TRANSACTIONS) == 0

@@ -47,13 +47,6 @@ def test_a_role_is_wanted_if_an_event_wants_it_or_a_result_made_from_it() -> Non
     assert wanted(make_roles({"captioner": EchoCaptioner()})) == ["caption"]
 
 
-def test_a_result_is_not_missing() -> None:
-    found = annotation()
-    assert [role.name for role in BOTH.missing(found)] == ["tags", "caption"]
-    found.results["caption"] = Caption("red", None, "echo")
-    assert [role.name for role in BOTH.missing(found)] == ["tags"]
-
-
 @pytest.mark.parametrize(
     ("one", "other", "shared"),
     [

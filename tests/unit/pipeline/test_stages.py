@@ -18,7 +18,7 @@ from workers import metrics
 from workers.pipeline.cache_entries import CacheWrite
 from workers.pipeline.known_results import KnownResults
 from workers.pipeline.roles import make_roles
-from workers.pipeline.stages.stage import QueueStage, Stage, StageQueue
+from workers.pipeline.stages.stage import QueueStage, StageQueue
 from workers.pipeline.task import DecodedTask, LoadedTask
 from workers.types import Fetched, LabelScores, Pixels
 
@@ -94,14 +94,6 @@ def test_every_stage_with_queues_has_a_thread_of_its_own() -> None:
     stages = ManualPipeline().pipeline.stages
     assert sorted(stage.thread for stage in stages if stage.thread) == ["device", "finish", "lookup", "parse"]
     assert all(stage.thread for stage in stages if isinstance(stage, QueueStage))
-
-
-def test_a_stage_that_says_nothing_of_itself_holds_nothing_back_and_has_nothing_to_complain_about() -> None:
-    stage = Stage()
-    assert not stage.holds_back(ManualPipeline().assignments[0])
-    assert stage.stalled(1e9) is None
-    assert (stage.unready(), stage.notices()) == ([], [])
-    assert (dict(stage.budgets), dict(stage.limits_s), dict(stage.gauges)) == ({}, {}, {})
 
 
 def test_a_batch_may_take_five_times_the_slowest_so_far_and_at_least_fifteen_seconds() -> None:

@@ -149,14 +149,3 @@ def test_an_outcome_says_which_results_were_wanted(
         "profile": (said or {}).get("profile"),
     }
     assert (image.embedding is not None, bool(image.tags)) == ("embedding" in resolved, "tags" in resolved)
-
-
-def test_a_notification_gets_the_workers_default_results() -> None:
-    harness = Harness()
-    harness.tagger = ColourEmbedder()
-    harness.put("a.png", COLOUR)
-    harness.send(harness.notification("a.png"))
-    with harness.running(want=("tags", "embedding")):
-        harness.settled()
-    image = harness.enriched()["a.png"]
-    assert (image.event.dialect, image.embedding is not None, image.caption) == ("s3", True, None)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.harness import POISON, ChoosyTagger, ColourTagger, EchoCaptioner, Harness
+from tests.support.harness import POISON, ChoosyTagger, ColourTagger, Harness
 from tests.support.waiting import eventually
 from workers.errors import Broken
 from workers.pipeline.profiles import read_profiles
@@ -78,24 +78,6 @@ def test_the_event_says_which_profile_and_the_tagger_is_the_same_for_all() -> No
     assert warm.models.tagger.digest == harness.tagger.digest
 
 
-def test_a_profile_that_the_worker_does_not_have_is_a_dead_letter() -> None:
-    harness = Colours()
-    harness.ask("a", "lukewarm")
-    harness.work()
-    assert [failure.reason for dead_letter in harness.dead() for failure in dead_letter.failures] == ["unknown-profile"]
-
-
-def test_scores_of_some_labels_never_count_as_those_of_all_or_of_other_labels() -> None:
-    harness = Colours()
-    with harness.running():
-        for key, profile in (("a", "warm"), ("b", "cold"), ("c", "loose")):
-            harness.ask(key, profile)
-            harness.settled()
-    assert harness.tagger.batches == [1, 1, 1]
-    assert {image.cache.tags for image in harness.enriched().values()} == {"miss"}
-    assert harness.tags() == {"a": {"red"}, "b": {"green", "blue"}, "c": {"red", "green", "blue"}}
-
-
 @pytest.mark.parametrize(("first", "then"), [("loose", "warm"), ("warm", "hot")])
 def test_scores_of_all_tags_or_of_the_same_ones_answer_for_a_profiles(first: str, then: str) -> None:
     harness = Colours()
@@ -106,40 +88,6 @@ def test_scores_of_all_tags_or_of_the_same_ones_answer_for_a_profiles(first: str
     assert harness.tagger.batches == [1]
     assert harness.enriched()["b"].cache.tags == "hit"
     assert harness.tags()["b"] == {"red"}
-
-
-def test_equal_images_in_flight_share_an_answer_only_when_it_is_for_the_same_tags() -> None:
-    harness = Colours()
-    with harness.one_batch(3):
-        for key, profile in {"a": "warm", "b": "hot", "c": "cold", "d": "loose", "e": "cold"}.items():
-            harness.ask(key, profile)
-    assert harness.tagger.batches == [1, 3]
-    everything = {"red", "green", "blue"}
-    assert harness.tags() == {"a": {"red"}, "b": set(), "c": {"green", "blue"}, "d": everything, "e": {"green", "blue"}}
-
-
-def test_a_caption_is_guided_by_the_tags_of_the_profile() -> None:
-    harness = Colours()
-    harness.captioner = EchoCaptioner()
-    harness.ask("a", "cold")
-    harness.ask("b", "warm")
-    with harness.running():
-        harness.settled()
-        harness.ask("c", "cold")
-        harness.settled()
-    texts = {key: image.caption.text for key, image in harness.enriched().items() if image.caption}
-    assert texts == {"a": "saw green | blue", "b": "saw red", "c": "saw green | blue"}
-    assert harness.enriched()["c"].cache.caption == "hit"
-
-
-def test_a_caption_that_fails_leaves_the_tags_of_the_profile() -> None:
-    harness = Colours()
-    harness.captioner = EchoCaptioner()
-    harness.captioner.fails = True
-    harness.ask("a", "warm")
-    harness.work()
-    assert harness.enriched()["a"].status == "partial"
-    assert harness.tags() == {"a": {"red"}}
 
 
 def test_a_tagger_that_always_scores_all_shows_the_same_tags_and_keeps_all_scores() -> None:
@@ -170,14 +118,3 @@ def test_a_device_that_fails_where_tags_are_left_out_is_broken_and_no_image_is_b
     with pytest.raises(Broken, match="known to be good"):
         harness.run_to_its_end()
     assert harness.coordinates() == []
-
-
-def test_memory_that_runs_out_halves_a_mixed_batch_and_every_image_keeps_its_tags() -> None:
-    harness = Colours()
-    harness.tagger.memory = 1
-    with harness.one_batch(4):
-        for number, (key, profile) in enumerate({"a": "warm", "b": "cold", "c": "loose", "d": "hot"}.items()):
-            harness.ask(key, profile, (100 + number, 100, 100))
-    assert harness.dead() == []
-    assert set(harness.tagger.batches) == {1}
-    assert harness.tags() == {"a": {"red"}, "b": {"green", "blue"}, "c": {"red", "green", "blue"}, "d": set()}

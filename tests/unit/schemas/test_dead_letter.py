@@ -240,11 +240,6 @@ def test_a_dead_letter_that_lost_its_value_is_not_replayed() -> None:
         replay(b"k", b"", dead_letter(truncated=True))
 
 
-def test_only_dead_letters_are_replayed() -> None:
-    with pytest.raises(ValueError, match="not a dead letter"):
-        replay(b"k", b"v", ())
-
-
 def test_other_software_finds_the_headers_that_it_knows() -> None:
     more = dict(dead_letter(failures=[FAILURE, FAILURE], timestamp_ms=-1, append_time=True))
     assert {name: more[name] for name in CUSTOMARY} == {

@@ -60,10 +60,6 @@ def test_fields_that_are_not_ours_are_ignored() -> None:
     assert event(own(colour="red", options={"want": ["tags"], "later": 1})).options.want == ("tags",)
 
 
-def test_the_key_is_taken_unchanged() -> None:
-    assert event(own(key="a+b%20c.jpg")).key == "a+b%20c.jpg"
-
-
 @patient
 @given(keys)
 def test_any_key_comes_through(key: str) -> None:
@@ -135,10 +131,6 @@ def test_a_bucket_may_be_named_as_any_store_allows(bucket: str) -> None:
     assert event(own(bucket=bucket)).bucket == bucket
 
 
-def test_a_backslash_and_other_odd_characters_are_part_of_a_key() -> None:
-    assert event(own(key="a\\b\x1b[2J\u202e\n")).key == "a\\b\x1b[2J\u202e\n"
-
-
 def test_the_version_null_is_no_version() -> None:
     assert event(own(version_id="null")).version_id is None
     assert event(own(version_id="nullable")).version_id == "nullable"
@@ -146,12 +138,6 @@ def test_the_version_null_is_no_version() -> None:
 
 def test_a_fault_never_repeats_the_messages_content() -> None:
     assert "secret-value" not in fault(own(etag="secret-value\n", options={"want": ["secret-value"]})).detail
-
-
-def test_a_missing_field_is_named() -> None:
-    document = own()
-    del document["bucket"]
-    assert fault(document).detail == "bucket: Field required"
 
 
 def test_many_faults_are_counted_not_listed() -> None:

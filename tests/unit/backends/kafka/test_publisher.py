@@ -128,25 +128,6 @@ def test_a_message_that_failed_is_never_left_out_of_a_commit(scene: MockedPublis
     scene.producer.commit_transaction.assert_not_called()
 
 
-def caused(error: Exception, by: Exception) -> Exception:
-    error.__cause__ = by
-    return error
-
-
-@pytest.mark.parametrize(
-    ("error", "cause"),
-    [
-        (kafka_errors.KafkaError("what", kafka_errors.ProducerFencedError("another took it")), "fenced"),
-        (caused(kafka_errors.KafkaError("what"), kafka_errors.UnknownMemberIdError()), "membership"),
-        (caused(kafka_errors.KafkaError("what"), kafka_errors.KafkaError(kafka_errors.KafkaTimeoutError())), "timeout"),
-        (kafka_errors.RecordListTooLargeError(), "size"),
-        (kafka_errors.NotLeaderForPartitionError(), "broker"),
-    ],
-)
-def test_the_cause_of_a_failure_is_found_inside_kafka_pythons_wrappers(error: Exception, cause: str) -> None:
-    assert kafka_publisher.cause_of(error) == cause
-
-
 def test_an_acl_that_forbids_to_publish_is_said_and_not_tried_for_ever(scene: MockedPublisher) -> None:
     scene.refused = kafka_errors.TopicAuthorizationFailedError("out")
     with pytest.raises(Misconfigured, match="grant Write"):
@@ -166,19 +147,6 @@ def test_a_producer_that_failed_is_ended_before_another_is_made_and_never_used_a
     assert scene.producer.settings["transactional_id"] == failed.settings["transactional_id"] == "worker-0"
     scene.publish()
     failed.begin_transaction.assert_called_once()
-
-
-def test_a_worker_that_is_fenced_again_at_once_shares_its_id_and_says_so(scene: MockedPublisher) -> None:
-    def fenced() -> None:
-        scene.producer.commit_transaction.side_effect = kafka_errors.ProducerFencedError("another took it")
-
-    fenced()
-    with pytest.raises(Unpublished):
-        scene.publish()
-    scene.publisher.recover()
-    fenced()
-    with pytest.raises(Broken, match="'worker-0'; give every worker its own"):
-        scene.publish()
 
 
 def test_recovering_waits_as_long_as_the_broker_is_away(scene: MockedPublisher) -> None:

@@ -2,9 +2,9 @@
 
 import pytest
 
-from workers.backends.kafka.types import FencingDetector, check_sendable, out_of_range, refusal
+from workers.backends.kafka.types import FencingDetector, out_of_range, refusal
 from workers.errors import Broken
-from workers.types import NO_MEMBERSHIP, Assignment, Membership, Message, Partition
+from workers.types import NO_MEMBERSHIP, Assignment, Membership, Partition
 
 PARTITION = Partition("images", 3)
 
@@ -43,28 +43,6 @@ def test_the_gap_of_deleted_records_is_named() -> None:
     text = out_of_range(PARTITION, 5, 9, 20)
     assert "offsets 5 to 8 were deleted before they were read" in text
     assert "--reset-offsets" in text
-
-
-def test_an_offset_beyond_the_end_differs_from_deleted_records() -> None:
-    assert "the partition ends at 20, before the offset that was committed" in out_of_range(PARTITION, 25, 9, 20)
-
-
-def test_an_unsendable_message_is_refused_before_the_first_send() -> None:
-    limits = {"out": 1_000}
-    check_sendable([Message("out", b"k", None, ()), Message("out", None, b"v", (("h", b""), ("h", b"")))], limits)
-    for message, said in (
-        (Message("elsewhere", b"k", b"v", ()), "not one of the output topics"),
-        (Message("out", b"k", b"v" * 1_000, ()), "too large"),
-        (Message("out", None, None, ()), "a key or a value"),
-        (Message("out", b"k", b"v", (("h", None),)), "can't be null"),
-    ):
-        with pytest.raises(ValueError, match=said):
-            check_sendable([message], limits)
-
-
-def test_one_fencing_may_be_our_own_doing() -> None:
-    stolen = FencingDetector("worker-0", 10.0, Clock())
-    stolen.note("fenced")
 
 
 def test_fenced_again_soon_after_taking_the_id_back_means_that_another_process_has_it() -> None:

@@ -100,19 +100,6 @@ def test_a_half_written_or_missing_file_leaves_the_last_credentials_and_is_repor
         assert found.retrieve().access_key == "after" * times
 
 
-def test_credentials_that_the_store_refuses_are_read_again_though_their_file_looks_the_same(tmp_path: Path) -> None:
-    path = tmp_path / "credentials"
-    path.write_text(profile("old"))
-    before = path.stat()
-    found = FileCredentials(path)
-    assert found.retrieve().access_key == "old"
-    path.write_text(profile("new"))
-    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert found.retrieve().access_key == "old"
-    found.renew()
-    assert found.retrieve().access_key == "new"
-
-
 @pytest.mark.parametrize(
     ("answer", "renewed"),
     [(fault("403 Forbidden", "InvalidAccessKeyId"), True), (fault("403 Forbidden", "AccessDenied"), False)],

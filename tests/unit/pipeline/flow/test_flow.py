@@ -12,13 +12,6 @@ from workers.pipeline.stages.stage import StageQueue
 from workers.types import Assignment, Partition
 
 
-def test_all_pass_together() -> None:
-    gate, inside = ExclusiveGate(), list[str]()
-    for name in "abc":
-        gate.enter(lambda name=name: inside.append(name), alone=False)  # type: ignore[misc]
-    assert inside == ["a", "b", "c"]
-
-
 def test_a_suspect_waits_until_all_have_left_and_keeps_the_others_out() -> None:
     gate, inside = ExclusiveGate(), list[str]()
     gate.enter(lambda: inside.append("a"), alone=False)
@@ -45,23 +38,6 @@ def test_thousands_that_leave_at_once_do_not_recurse() -> None:
     assert count == 0
     gate.leave()
     assert count == 5_000
-
-
-def test_a_queue_hands_out_ready_items_up_to_a_number() -> None:
-    queue = StageQueue[int]()
-    for number in range(5):
-        queue.put(number)
-    assert queue.take(3) == [0, 1, 2]
-    assert queue.take(3) == [3, 4]
-    assert queue.take(3) == []
-
-
-def test_items_of_one_call_stay_in_order() -> None:
-    queue = StageQueue[int]()
-    queue.put(*range(3))
-    queue.put()
-    assert len(queue) == 3
-    assert queue.take(9) == [0, 1, 2]
 
 
 def test_an_added_item_wakes_no_thread_and_is_taken_with_the_next_put() -> None:
