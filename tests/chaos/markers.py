@@ -48,11 +48,7 @@ class LostMarker:
 
 
 def lost_markers(broker: Path, topic: str) -> list[LostMarker]:
-    """Places where a producer's new epoch begins while a transaction of its last one has no end.
-
-    Args:
-        broker: the broker's folder.
-    """
+    """Places where a producer's new epoch begins while a transaction of its last one has no end."""
     found = []
     for folder in sorted((broker / "data").glob(f"{topic}-*")):
         partition = Partition(topic, int(folder.name.rsplit("-", 1)[1]))

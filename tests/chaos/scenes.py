@@ -89,11 +89,7 @@ def _unless_a_marker_is_lost(process: WorkerProcess, condition: Callable[[], boo
 
 
 def come_through(site: Site, process: WorkerProcess, account: Account, within_s: float = 90) -> None:
-    """Work moves again within 30 s, everything is committed, and the worker exits cleanly.
-
-    A single restarted broker can lose a transaction's marker, which no client can repair: the worker must then say so
-    and continue without that partition, and the transaction is named in the account.
-    """
+    """Work moves again within 30 s, everything is committed, and the worker exits cleanly."""
     committed = published(process)
     _unless_a_marker_is_lost(process, lambda: published(process) > committed or is_committed(site), 40)
     account.recovered()

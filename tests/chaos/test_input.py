@@ -55,10 +55,7 @@ def test_a_message_of_a_thousand_records(shared: SharedWorker, healthy: Given, a
 
 
 def test_a_thousand_events_for_one_new_image(shared: SharedWorker, account: Account) -> None:
-    """Guards: equal images in flight share one computation, and its results are cached.
-
-    A look-up that Redis does not answer within 0.1 s, as on a busy machine, is a miss.
-    """
+    """Guards: equal images in flight share one computation, and its results are cached."""
     shared.site.upload("viral.jpg", photo(10_000))
     worker = shared.worker
     before = worker.metric("tagstream_batch_images_sum")

@@ -50,13 +50,7 @@ SMALL = {
 
 @dataclass(frozen=True)
 class Store:
-    """A bucket with more than a worker of these budgets has room for.
-
-    Args:
-        full: the budget that is to be full.
-        encoded_bytes, decoded_bytes: the two budgets.
-        object_bytes: no object is larger; as much is reserved before an object's size is known.
-    """
+    """A bucket with more than a worker of these budgets has room for."""
 
     bucket: str
     keys: Sequence[str]

@@ -19,11 +19,7 @@ _ROOT = Path(__file__).parents[2]
 
 
 class Unruly:
-    """A folder that is to Python as if the model's package were installed in it, and a bundle of its kind.
-
-    Args:
-        folder: of this test alone; made here.
-    """
+    """A folder that is to Python as if the model's package were installed in it, and a bundle of its kind."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

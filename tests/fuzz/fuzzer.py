@@ -92,12 +92,7 @@ def _is_small(parts: Parts) -> bool:
 
 
 class Fuzzer:
-    """Tries inputs on one target, always the same ones for the same seed and number of inputs.
-
-    Args:
-        before: gets every input before it is tried, so that a parent knows the input that ended its child.
-        shrink_s: the time for making a find smaller.
-    """
+    """Tries inputs on one target, always the same ones for the same seed and number of inputs."""
 
     def __init__(
         self, target: Target, seed: int, before: Callable[[Parts], None] = lambda parts: None, shrink_s: float = 10.0
@@ -159,12 +154,7 @@ class Fuzzer:
 
 
 def checked(target: Target, parts: Parts) -> str:
-    """Run one input within the target's bounds; what seems to cost too much is measured again, alone.
-
-    Raises:
-        Costly: it takes more than its size allows.
-        Exception: whatever the target raises.
-    """
+    """Run one input within the target's bounds; what seems to cost too much is measured again, alone."""
     size_mib = sum(map(len, parts)) / MIB
     bounds = target.bounds
     seconds = bounds.seconds + bounds.seconds_per_mib * size_mib
@@ -247,11 +237,7 @@ class _Found:
 
 
 class Lines:
-    """Finds the lines of some source files that an input is the first to reach.
-
-    By `sys.settrace`, which every Python has; it stops tracing a function with known lines only, so that it costs
-    little once few new lines are left.
-    """
+    """Finds the lines of some source files that an input is the first to reach."""
 
     def __init__(self, watched: Sequence[str]) -> None:
         self._watched = tuple(watched)

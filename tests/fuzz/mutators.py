@@ -17,11 +17,7 @@ def dumps(parts: Iterable[bytes]) -> bytes:
 
 
 def loads(data: bytes) -> Parts:
-    """What `dumps` wrote.
-
-    Raises:
-        ValueError: these are no netstrings.
-    """
+    """What `dumps` wrote."""
     parts, at = [], 0
     while at < len(data):
         colon = data.index(b":", at)

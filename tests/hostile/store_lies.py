@@ -25,11 +25,7 @@ def moves_to(status: int, url: Callable[[], str]) -> Lie:
 
 
 def lies(elsewhere: Callable[[], str]) -> dict[str, Lie]:
-    """By a name that is fit for a key.
-
-    Args:
-        elsewhere: the address of a server to which no request may be sent.
-    """
+    """By a name that is fit for a key."""
     found = {f"code-{status}-{code}": errs(status, code) for status, code in CODES}
     found |= {f"status-{status}": says(status) for status in STATUSES}
     found |= {f"moved-{status}": moves_to(status, elsewhere) for status in (301, 302, 303, 307, 308)}

@@ -36,10 +36,7 @@ class Found(Generic[State]):
 def explore(
     start: State, steps: Steps[State], wrong: Callable[[State], str], goal: Callable[[State], bool]
 ) -> Found[State]:
-    """Breadth first from `start` through all `steps`, until something is `wrong` or everything was seen.
-
-    Without anything wrong, every state is asked whether some way leads from it to a `goal`.
-    """
+    """Breadth first from `start` through all `steps`, until something is `wrong` or everything was seen."""
     # Nothing of a search is garbage before its end, and looking for some takes half of the time.
     with no_garbage_collection():
         return _explore(start, steps, wrong, goal)

@@ -33,12 +33,7 @@ def canonical(name: str, *, has_tag_encoder: bool) -> str:
 
 
 def parameter(name: str, shape: tuple[int, ...], *, full: bool, text_width: int) -> Floats:
-    """Values of the official parameter with this canonical name.
-
-    Args:
-        full: the published sizes; the small ones have a stronger text decoder.
-        text_width: width of the text decoder, which decides how often a text ends.
-    """
+    """Values of the official parameter with this canonical name."""
     if name == "reweight_scale":
         return np.full(shape, math.log(1 / 0.07), np.float32)
     if name == "fc.bias":

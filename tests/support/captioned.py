@@ -23,11 +23,7 @@ FIELDS = {"indoors": {"type": "enum", "values": ["yes", "no"]}, "people": {"type
 def settings_of(
     service: StubService, folder: Path, *, wait_s: float = 10, tokens: int = 0, **file: Any
 ) -> dict[str, str]:
-    """A worker's settings.
-
-    Args:
-        file: further members of TAGSTREAM_CAPTION_FILE.
-    """
+    """A worker's settings."""
     path, key = folder / "captions.json", folder / "key"
     path.write_text(json.dumps({"side": 64, **file}))
     key.write_text(KEY)

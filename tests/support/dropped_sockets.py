@@ -1,8 +1,4 @@
-"""A pytest plugin: kafka-python's sockets close without a warning when they are collected.
-
-The library drops the socket of a connection that it gives up, with its thread, so that any later test may collect it.
-Any other socket that is left open fails a test.
-"""
+"""A pytest plugin: kafka-python's sockets close without a warning when they are collected."""
 
 import socket
 

@@ -129,11 +129,7 @@ atexit.register(_forker.close)
 
 
 def run_command(*arguments: object, env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
-    """Run `tagstream` with these arguments in a forked process, to its end.
-
-    Args:
-        env: this process's environment, with other settings.
-    """
+    """Run `tagstream` with these arguments in a forked process, to its end."""
     words = [str(each) for each in arguments]
     with TemporaryDirectory() as folder:
         out, errors = Path(folder, "out"), Path(folder, "errors")

@@ -60,11 +60,7 @@ SETS: Mapping[str, Sequence[Built]] = {
 
 
 def path(name: str) -> Path:
-    """A program that was built.
-
-    Raises:
-        CannotStart: it was not, or its sources have changed since.
-    """
+    """A program that was built."""
     for wanted, programs in SETS.items():
         for built in programs:
             if name in built.names:
@@ -86,11 +82,7 @@ def module(name: str, package: str) -> Path:
 
 
 def build(wanted: Sequence[Built], say: Callable[[str], None] = lambda line: None) -> None:
-    """Build those that are not there. The control plane takes 19 minutes and 3 GB of the cache the first time.
-
-    Raises:
-        CannotStart: a module can't be fetched or built.
-    """
+    """Build those that are not there. The control plane takes 19 minutes and 3 GB of the cache the first time."""
     missing = [built for built in wanted if not (_place(built) / built.names[-1]).exists()]
     for number, built in enumerate(missing, 1):
         place = _place(built)

@@ -1,7 +1,4 @@
-"""Random lives of objects in a store, and the events of them: late, repeated, out of order, replayed, or by hand.
-
-Times are whole milliseconds on the store's clock.
-"""
+"""Random lives of objects in a store, and the events of them: late, repeated, out of order, replayed, or by hand."""
 
 import json
 import math
@@ -40,14 +37,7 @@ class Delivery:
 
 @dataclass(frozen=True)
 class History:
-    """The life of one object.
-
-    Args:
-        dialect: s3 (milliseconds and sequencers), bridge (EventBridge: whole seconds), plain (no sequencers), or
-            timeless (no times either).
-        versioned: events name versions.
-        aged: the excess of the object's stated age, as of a copy with an old date.
-    """
+    """The life of one object."""
 
     key: str
     dialect: str

@@ -31,10 +31,7 @@ def java_program(source: Path) -> list[str]:
 
 
 def console_tools(folder: Path) -> Path:
-    """A folder with Kafka's console producer and consumer, as in `bin/` of any Kafka; skips without.
-
-    They are in a jar of 750 kB that the local broker does not need. It is fetched once and kept with Kafka's others.
-    """
+    """A folder with Kafka's console producer and consumer, as in `bin/` of any Kafka; skips without."""
     if all(shutil.which(name) for name in _CONSOLE):
         return Path(str(shutil.which("kafka-console-producer.sh"))).parent
     class_path = f"{programs.kafka_class_path()}:{_tools_jar()}"

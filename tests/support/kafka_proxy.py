@@ -29,10 +29,7 @@ class Api(IntEnum):
 
 
 class Hold:
-    """One request, or its answer, that waits on its connection, with whatever comes behind it there.
-
-    The first of its kind is caught; the others pass, on its connection later and on others at once.
-    """
+    """One request, or its answer, that waits on its connection, with whatever comes behind it there."""
 
     def __init__(self, api: Api, side: Side) -> None:
         self._wanted = (int(api), side)

@@ -20,11 +20,7 @@ _DAY_S = 86_400
 
 
 def kept(folder: Path, recipe: object, make: Callable[[Path], object]) -> None:
-    """Fill a folder by `make`, which is called only for a recipe that is not on the disk.
-
-    Several processes may want one recipe at once. The folder is a copy, which a test may change. `make` creates it. The
-    recipe's repr and the code of workers/models decide the content.
-    """
+    """Fill a folder by `make`, which is called only for a recipe that is not on the disk."""
     store = _STORE / _sources()
     one = store / hashlib.sha256(repr(recipe).encode()).hexdigest()[:16]
     if not one.exists():

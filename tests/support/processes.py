@@ -157,10 +157,7 @@ class Watched:
 
 
 class Growth:
-    """The growth of a family's memory per finished image (`done`), measured at rest.
-
-    During work the memory changes by tens of megabytes; at rest by the few that an allocator has yet to return.
-    """
+    """The growth of a family's memory per finished image (`done`), measured at rest."""
 
     def __init__(self, pid: int, done: Callable[[], float]) -> None:
         self._pid = pid

@@ -19,12 +19,7 @@ Json = dict[str, Any]
 
 
 class Prometheus(Server):
-    """One Prometheus with targets that may change while it runs.
-
-    Args:
-        rules: a file of recording rules and alerts, evaluated each second.
-        every_s: seconds between two scrapes, and for one scrape.
-    """
+    """One Prometheus with targets that may change while it runs."""
 
     name: ClassVar[str] = "Prometheus"
 
@@ -77,11 +72,7 @@ class Prometheus(Server):
         self._ask("/-/reload", {})
 
     def over(self, expression: str, start: float, end: float, step_s: float = 1.0) -> list[Json]:
-        """The series of a query over this time, in Unix seconds.
-
-        Raises:
-            AssertionError: Prometheus refuses the query.
-        """
+        """The series of a query over this time, in Unix seconds."""
         found = self._answer("query_range", query=expression, start=str(start), end=str(end), step=str(step_s))
         return list(found["result"])
 
@@ -127,10 +118,7 @@ _SECONDS = re.compile(r"(_seconds(?:\{[^}]*\})?\)?\s*>\s*)(\d+)")
 
 
 def shortened(rules: Path, by: int, into: Path) -> Path:
-    """Write the rules of a file with windows, offsets, `for`, compared seconds and compared increases divided.
-
-    No time is divided to less than a second.
-    """
+    """Write the rules of a file with windows, offsets, `for`, compared seconds and compared increases divided."""
     document: Any = yaml.safe_load(rules.read_text(encoding="utf-8"))
     for group in document["groups"]:
         group.pop("interval", None)  # as often as all others

@@ -20,9 +20,6 @@ class FaultProxy:
     """Forwards every connection to `upstream`, as long as no fault is on.
 
     One fault at a time; `heal` ends it. The counters say that it landed, and never go back.
-
-    Args:
-        upstream: the port on 127.0.0.1 behind it, asked at each connection, so that it may be known later.
     """
 
     def __init__(self, upstream: Callable[[], int]) -> None:

@@ -95,11 +95,7 @@ _NEW_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-
 
 
 class Authority:
-    """A certificate authority of this test alone.
-
-    Args:
-        folder: for its files; made here.
-    """
+    """A certificate authority of this test alone."""
 
     def __init__(self, folder: Path) -> None:
         if shutil.which("openssl") is None:

@@ -1,8 +1,4 @@
-"""One set of servers for all processes of a test run.
-
-The process in which pytest was started starts each server for the first test that uses it, and ends all when the run
-ends. With xdist the tests run in its child processes, which ask through a socket. If it is killed, its servers end too.
-"""
+"""One set of servers for all processes of a test run."""
 
 from __future__ import annotations
 
@@ -28,11 +24,7 @@ class Servers(Protocol):
     """Where a test finds the servers of its run."""
 
     def up(self, kind: type[ServerT]) -> ServerT:
-        """The run's server of this kind, started if it is not. It refuses to be stopped, killed or frozen.
-
-        Raises:
-            CannotStart: the same for all that ask.
-        """
+        """The run's server of this kind, started if it is not. It refuses to be stopped, killed or frozen."""
 
 
 def make(kind: type[ServerT], scratch: Scratch, name: str) -> ServerT:

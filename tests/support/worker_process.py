@@ -174,11 +174,7 @@ class Site:
         return sum(1 if offsets is None else offsets for offsets in behind.values())
 
     def committed(self) -> int:
-        """Offsets of the input topic that the group has committed.
-
-        Raises:
-            Unavailable: the broker does not tell in time.
-        """
+        """Offsets of the input topic that the group has committed."""
         asker = Consumer({"bootstrap.servers": self.stack.kafka.servers, "group.id": self.name})
         try:
             places = asker.committed([TopicPartition(self.images, each) for each in range(self.partitions)], timeout=60)
@@ -235,10 +231,7 @@ def _bytes(value: str | bytes | None) -> bytes | None:
 
 
 class WorkerProcess(MayFork):
-    """`tagstream run` for one site, launched at once; `wait` or `wait_ready` sees it up.
-
-    It is tied to this process: no worker outlives its test.
-    """
+    """`tagstream run` for one site, launched at once; `wait` or `wait_ready` sees it up."""
 
     stops_within_s: ClassVar[float] = 40.0
     inherits: ClassVar[Collection[str]] = ()

@@ -13,13 +13,7 @@ _HEADER_BYTES = 8 + 25
 
 
 def png_that(deed: str, once: str = "", *, in_header: bool = False) -> bytes:
-    """A sound PNG with a chunk that only the broken decoder takes amiss.
-
-    Args:
-        deed: one of `sitecustomize`.
-        once: with it the deed is done once, for each such name.
-        in_header: done while the header is read, not while the pixels are.
-    """
+    """A sound PNG with a chunk that only the broken decoder takes amiss."""
     image = encoded(ramp(), "png")
     chunk = png_chunk(b"eXIf", f"does {deed} {once}".encode())
     at = _HEADER_BYTES if in_header else len(image) - len(_END)

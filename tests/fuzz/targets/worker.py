@@ -1,8 +1,4 @@
-"""A whole worker in memory: any message, any file under its key, a failing store, a cache with foreign writers.
-
-It checks the delivery invariant: each record has exactly one outcome set, in order, and good records next to it are
-enriched.
-"""
+"""A whole worker in memory: any message, any file under its key, a failing store, a cache with foreign writers."""
 
 import json
 from collections import Counter

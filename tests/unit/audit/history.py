@@ -64,11 +64,7 @@ def judged(
     kept: Sequence[ReadRecord] | None = None,
     output_begins: int = 0,
 ) -> AuditReport:
-    """A judge's report on them; by default on all offsets of partition 0 up to the last record.
-
-    Args:
-        kept: outcomes left when it looks for the sources of remade ones; by default all.
-    """
+    """A judge's report on them; by default on all offsets of partition 0 up to the last record."""
     end = max((read.offset + read.offsets for read in records), default=0)
     spans = {0: (0, end)} if ranges is None else ranges
     with seen or Seen() as store:

@@ -1,7 +1,4 @@
-"""An object store that makes its own images, and decoders that an image of a certain width can bring down.
-
-The decoders are broken in the child process alone, before it is closed off: the tests' own process can't see it.
-"""
+"""An object store that makes its own images, and decoders that an image of a certain width can bring down."""
 
 import ctypes
 import mmap

@@ -22,13 +22,7 @@ def jpeg(
     scans: int | None = None,
     extra: bytes = b"",
 ) -> bytes:
-    """A grey JPEG with a scan for each component; every block in it is two zero bits, or one where progressive.
-
-    Args:
-        sampled: for each component how often it is sampled, across in the high four bits and down in the low ones.
-        scans: in all; those beyond the first pass are empty refinements of the first component.
-        extra: segments to stand after the first marker.
-    """
+    """A grey JPEG with a scan for each component; every block in it is two zero bits, or one where progressive."""
     components = b"".join(bytes((number, factor, 0)) for number, factor in enumerate(sampled, 1))
     frame = struct.pack(">BHHB", 8, height, width, len(sampled)) + components
     parts = [

@@ -1,9 +1,4 @@
-"""A decoder that an image has taken over: its attempts in the child process, and the report to the test.
-
-It replaces Pillow's loading of pixels before the child is closed off, as an exploit would replace it afterwards. It
-acts on images of certain widths. It writes its results into memory shared with the test, because it can make no file;
-an attempt that the kernel refuses raises.
-"""
+"""A decoder that an image has taken over: its attempts in the child process, and the report to the test."""
 
 import ctypes
 import errno
@@ -53,13 +48,7 @@ class Report:
 
 
 def take_over(folder: Path, forgery: str = "", without: str = "") -> None:
-    """To be called in a child before it is closed off.
-
-    Args:
-        folder: holds a file "secret", and is where the decoder tries to write.
-        forgery: one of FORGERIES.
-        without: a protection that this kernel is to lack.
-    """
+    """To be called in a child before it is closed off."""
     report, parent, worker = Report(folder), os.getppid(), int((folder / "worker").read_text())
     if without:
         setattr(sandbox, f"_{without.lower()}", lambda: False)

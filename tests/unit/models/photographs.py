@@ -1,7 +1,4 @@
-"""Photographs from the wheels of scikit-image and scikit-learn, as the compact model's transform leaves them.
-
-The cut is made here with Pillow, independently of the intake, so that these tests stand alone.
-"""
+"""Photographs from the wheels of scikit-image and scikit-learn, as the compact model's transform leaves them."""
 
 from importlib.util import find_spec
 from pathlib import Path

@@ -45,10 +45,7 @@ def published(kind: Kind, seed: int = 0) -> dict[str, Tensor]:
 
 @cache
 def tokenizer(kind: Kind) -> bytes:
-    """A tokenizer.json like the published one: BPE with merges and a fallback to bytes, or on bytes.
-
-    Made once: where merges are as frequent, the library takes any.
-    """
+    """A tokenizer.json like the published one: BPE with merges and a fallback to bytes, or on bytes."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
     texts = ["a photo of a dog on a beach", "two forklifts in a dark hall", "snow on a pallet", "pallets and dogs"]

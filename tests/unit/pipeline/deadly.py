@@ -1,7 +1,4 @@
-"""A worker process that one image kills, for the test of the journal: `python -m … JOURNAL RESULT WHERE`.
-
-WHERE is "device" (the tagger dies of the image's colour) or "header" (the process dies while it reads the header).
-"""
+"""A worker process that one image kills, for the test of the journal: `python -m … JOURNAL RESULT WHERE`."""
 
 import json
 import os

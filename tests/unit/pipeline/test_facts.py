@@ -23,12 +23,7 @@ FULL = PictureFacts(TAKEN, 6, "0123456789abcdef", "3OcRJYB4d3h/iIeHeEh3eIhw+j2w"
 
 
 def photo(*, broken: bool = False, note: str = "") -> bytes:
-    """A JPEG with a date, an orientation and a place.
-
-    Args:
-        broken: the directory of the date lies outside of the EXIF.
-        note: a comment, so that its bytes are its own.
-    """
+    """A JPEG with a date, an orientation and a place."""
     exif = whole("<", {EXIF: (4, (0xFFFFFF,))}) if broken else whole("<")
     picture = Image.merge("RGB", [Image.linear_gradient("L").rotate(90 * turn) for turn in range(3)])
     out = io.BytesIO()

@@ -1,7 +1,4 @@
-"""Odd answers about an object cost this object alone, and an outage costs no object: for every S3 error.
-
-The test sets the clock, so it measures the worker's time and not the machine's.
-"""
+"""Odd answers about an object cost this object alone, and an outage costs no object: for every S3 error."""
 
 import math
 import random

@@ -42,11 +42,7 @@ class Seeing(ColourTagger):
 
 
 class Shades(BrightnessModel):
-    """Tells its batches as `Seeing` does.
-
-    Args:
-        works: called with the size of each batch.
-    """
+    """Tells its batches as `Seeing` does."""
 
     max_batch = 8
 

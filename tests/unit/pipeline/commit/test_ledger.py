@@ -313,10 +313,7 @@ def test_an_outcome_after_the_end_of_its_assignment_does_not_count() -> None:
 
 
 class LedgerMachine(RuleBasedStateMachine):
-    """Any order of completions, failures, revokes, regained partitions, commits and unknown commits.
-
-    The broker is two lists and two numbers; whatever it has is in record order, gapless, exactly once.
-    """
+    """Any order of completions, failures, revokes, regained partitions, commits and unknown commits."""
 
     partitions = (Partition("in", 0), Partition("in", 1))
 
