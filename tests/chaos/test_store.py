@@ -93,36 +93,27 @@ def test_a_get_that_fails_by(shared: SharedWorker, account: Account, lie: Lie, t
 
 
 @pytest.mark.chaos
-def test_every_get_is_forbidden_for_a_while(shared: SharedWorker, account: Account) -> None:
-    """Guard: a refusal is no fault of its object unless another one was given after it. Rights that are taken away must
-    not empty the topic into the dead-letter topic, although the bucket was read just now."""
+@pytest.mark.parametrize(
+    ("lie", "images", "times"),
+    [(says(403), 4, 6), (refuses_us("ExpiredToken"), 1, 4)],
+    ids=["every object", "us, at a single image"],
+)
+def test_the_store_refuses_for_a_while(
+    shared: SharedWorker, account: Account, lie: Lie, images: int, times: int
+) -> None:
+    """Guard: a refusal is no fault of its object unless another one was given after it, and one of us blames none.
+    Else rights that are taken away would empty the topic into the dead-letter topic."""
     records = shared.send(fresh(shared, "before.jpg"))
     shared.committed()
-    shared.store.lies["*"] = says(403)
-    keys = [f"forbidden-{number}-{next(_seeds)}.jpg" for number in range(4)]
+    shared.store.lies["*"] = lie
+    keys = [f"refused-{number}-{next(_seeds)}.jpg" for number in range(images)]
     records += shared.send(fresh(shared, *keys))
-    wait_for(lambda: sum(shared.store.told[key] for key in keys), 6)
+    wait_for(lambda: sum(shared.store.told[key] for key in keys), times)
     account.landed()
     assert len(shared.results(records).coordinates) == 1
     shared.store.lies.clear()
     account.over()
     assert shared.settle(account, records).keys == sorted(["before.jpg", *keys])
-    account.recovered()
-
-
-@pytest.mark.chaos
-def test_the_stores_refusal_of_us_hits_a_single_image(shared: SharedWorker, account: Account) -> None:
-    """Guard: a refusal because of our credentials or clock blames no object, even if others were read just now."""
-    records = shared.send(fresh(shared, "before.jpg"))
-    shared.committed()
-    key = f"expired-{next(_seeds)}.jpg"
-    shared.store.lies["*"] = refuses_us("ExpiredToken")
-    records += shared.send(fresh(shared, key))
-    wait_for(lambda: shared.store.told[key], 4)
-    account.landed()
-    shared.store.lies.clear()
-    account.over()
-    assert shared.settle(account, records).keys == ["before.jpg", key]
     account.recovered()
 
 

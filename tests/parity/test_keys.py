@@ -75,23 +75,38 @@ def test_names_that_repeat_or_are_constant_may_be_absent() -> None:
     assert _equal(translate(lean, SMALL["tag2text"]), translate(tensors, SMALL["tag2text"]))
 
 
-def test_a_missing_tensor_is_an_error_that_names_its_place() -> None:
-    tensors = _small("ram")
-    del tensors["visual_encoder.layers.2.blocks.1.attn.proj.bias"]
-    with pytest.raises(Misconfigured, match=r"lacks 1 of the .*encoder\.stages\.2\.blocks\.1\.attention\.out\.bias"):
-        translate(tensors, SMALL["ram"])
-
-
-def test_a_missing_part_of_a_joined_projection_is_an_error() -> None:
-    tensors = _small("tag2text")
-    del tensors["text_decoder.bert.encoder.layer.1.attention.self.key.weight"]
-    with pytest.raises(Misconfigured, match=r"text\.decoder\.attention\.1\.qkv\.weight"):
-        translate(tensors, SMALL["tag2text"])
-
-
-def test_an_unknown_tensor_is_an_error_that_names_it() -> None:
-    with pytest.raises(Misconfigured, match=r"1 tensors that the model does not know, e\.g\. tagging_head\.pooler"):
-        translate({**_small("ram"), "tagging_head.pooler.weight": torch.zeros(1)}, SMALL["ram"])
+@pytest.mark.parametrize(
+    ("kind", "name", "tensor", "says"),
+    [
+        (
+            "ram",
+            "visual_encoder.layers.2.blocks.1.attn.proj.bias",
+            None,
+            r"lacks 1 of the .*encoder\.stages\.2\.blocks\.1\.attention\.out\.bias",
+        ),
+        (
+            "tag2text",
+            "text_decoder.bert.encoder.layer.1.attention.self.key.weight",
+            None,
+            r"text\.decoder\.attention\.1\.qkv\.weight",
+        ),
+        ("ram", "tagging_head.pooler.weight", torch.zeros(1), r"does not know, e\.g\. tagging_head\.pooler"),
+        ("ram", "label_embed", torch.zeros(61, 512), r"label_embed has the shape \(61, 512\) .* needs \(60, 512\)"),
+        (
+            "tag2text",
+            "tag_encoder.encoder.layer.1.output.dense.bias",
+            torch.ones(96),
+            "two different tensors",
+        ),
+    ],
+    ids=["missing", "a missing part of a joined projection", "unknown", "another size", "tied ones that differ"],
+)
+def test_a_tensor_that_does_not_fit_is_an_error_that_names_it(
+    kind: Kind, name: str, tensor: Tensor | None, says: str
+) -> None:
+    tensors = {**_small(kind), name: tensor}
+    with pytest.raises(Misconfigured, match=says):
+        translate({name: each for name, each in tensors.items() if each is not None}, SMALL[kind])
 
 
 def test_another_models_file_is_an_error() -> None:
@@ -99,22 +114,6 @@ def test_another_models_file_is_an_error() -> None:
         translate(_small("tag2text"), SMALL["ram"])
     with pytest.raises(Misconfigured, match="is it the file of another model"):
         translate(_small("ram"), SMALL["ram_plus"])
-
-
-def test_another_size_is_an_error_that_names_both_shapes() -> None:
-    tensors = _small("ram")
-    tensors["label_embed"] = torch.zeros(61, 512)
-    with pytest.raises(
-        Misconfigured, match=r"label_embed has the shape \(61, 512\) where this model needs \(60, 512\)"
-    ):
-        translate(tensors, SMALL["ram"])
-
-
-def test_tied_tensors_that_differ_are_an_error() -> None:
-    tensors = _small("tag2text")
-    tensors["tag_encoder.encoder.layer.1.output.dense.bias"] += 1
-    with pytest.raises(Misconfigured, match="two different tensors"):
-        translate(tensors, SMALL["tag2text"])
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -24,7 +24,7 @@ from workers.intake import ProcessIntake
 from workers.intake.decoding import Decoding
 from workers.intake.header import Header, guard, read_header
 from workers.intake.limits import FLAT, Limits
-from workers.intake.transform import apply, decode, transform_bytes
+from workers.intake.transform import decode
 from workers.types import Assignment, Coordinates, Job, Partition, Transform
 
 pytestmark = [needs_linux, pytest.mark.slow]
@@ -258,7 +258,7 @@ def _inspected_and_decoded(decoding: Decoding, body: bytes) -> int:
     return decoding.decode_bytes(header)
 
 
-@pytest.mark.parametrize("size", [(2000, 1500), (64, 12_000), (12_000, 64), (700, 50)], ids=str)
+@pytest.mark.parametrize("size", [(2000, 1500), (64, 12_000), (12_000, 64), (3, 40_000), (700, 50)], ids=str)
 @pytest.mark.parametrize("transforms", [*((each,) for each in TRANSFORMS.values()), TRANSFORMS.values()],
                          ids=[*TRANSFORMS, "all"])  # fmt: skip
 def test_transforming_is_part_of_the_estimate(
@@ -294,22 +294,6 @@ def test_a_scaled_jpeg_holds_no_more_than_was_estimated_and_that_is_less_than_in
     held, estimate = apart(_held_by_all, transforms, *bodies, 3.0)
     assert held <= estimate + NOISE, f"{held / 1e6:.1f} MB held, {estimate / 1e6:.1f} estimated"
     assert estimate < Decoding(transforms, LIMITS).inspect(bodies[1]).decode_bytes - 2000 * 1500
-
-
-@pytest.mark.parametrize("size", [(2000, 1500), (64, 12_000), (12_000, 64), (3, 40_000), (700, 50)], ids=str)
-@pytest.mark.parametrize("transform", TRANSFORMS.values(), ids=TRANSFORMS.keys())
-def test_a_transform_alone_holds_no_more_than_was_estimated(
-    apart: Apart, transform: Transform, size: tuple[int, int]
-) -> None:
-    held = apart(_held_by_transforming, transform, size)
-    estimate = transform_bytes((transform,), size)
-    assert held <= estimate + (1 << 20), f"{held / 1e6:.1f} MB held, {estimate / 1e6:.1f} estimated"
-
-
-def _held_by_transforming(transform: Transform, size: tuple[int, int]) -> int:
-    image = Image.new("RGB", size)
-    apply(transform, Image.new("RGB", (16, 16)))
-    return peak_bytes(lambda: apply(transform, image))
 
 
 def _decodes_in_a_child(cases: dict[str, Case], width: int, height: int) -> None:

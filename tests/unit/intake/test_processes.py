@@ -246,15 +246,6 @@ def test_no_child_loads_torch() -> None:
 
 
 @pytest.mark.slow
-def test_images_are_decoded_in_other_processes_than_ours(intake: ProcessIntake) -> None:
-    images = [decoding(intake, job(GOOD, shade=shade)) for shade in range(20)]
-    for shade, future in enumerate(images):
-        assert (future.result(10).pixels[SMALL] == (shade, 0, 0)).all()
-    assert len(intake.pids) >= 1
-    assert os.getpid() not in intake.pids
-
-
-@pytest.mark.slow
 def test_an_image_stays_unchanged_however_many_are_decoded_after_it(intake: ProcessIntake) -> None:
     first = decoding(intake, job(GOOD, shade=200)).result(10)
     kept = first.pixels[SMALL]

@@ -351,19 +351,10 @@ def parent_of(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
-def test_two_hundred_deaths_leave_nothing_behind(make: Callable[..., ProcessIntake]) -> None:
-    die_and_look(make(children=2), 200)
-
-
-@pytest.mark.chaos
-@pytest.mark.timeout(3600)
-def test_ten_thousand_deaths_leave_nothing_behind(make: Callable[..., ProcessIntake]) -> None:
-    die_and_look(make(children=2), 10_000)
-
-
-def die_and_look(intake: ProcessIntake, deaths: int) -> None:
-    """Kill children at random moments while images are decoded; every one must come out right, and nothing stay."""
-    rng = random.Random(1)
+@pytest.mark.parametrize("deaths", [200, pytest.param(10_000, marks=[pytest.mark.chaos, pytest.mark.timeout(3600)])])
+def test_many_deaths_leave_nothing_behind(make: Callable[..., ProcessIntake], deaths: int) -> None:
+    """Children die at random moments while images are decoded; every image comes out right, and nothing stays."""
+    intake, rng = make(children=2), random.Random(1)
     decode(intake, 4)
     before = holdings()
     reaped: set[int] = set()

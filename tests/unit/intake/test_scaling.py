@@ -233,14 +233,6 @@ def test_an_image_at_its_own_size_is_never_scaled() -> None:
     assert made(SQUASH, CLOSE).load_rgb(body, "jpeg").size == (301, 227)
 
 
-def test_a_photo_of_twelve_megapixels_counts_a_quarter() -> None:
-    body = encoded(Image.new("RGB", (4000, 3000)), "jpeg")
-    off, close = made(Transform(384), 0.0), made(Transform(384), CLOSE)
-    full, half = (decoding.decode_bytes(decoding.inspect(body)) for decoding in (off, close))
-    assert full > 4 * 4000 * 3000
-    assert half < full / 2.8
-
-
 def test_the_limits_of_pixels_hold_for_the_image_in_its_file() -> None:
     body = encoded(scene(301, 227), "jpeg")
     with pytest.raises(Rejected, match="too-many-pixels"):

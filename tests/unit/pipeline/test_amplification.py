@@ -44,16 +44,6 @@ def test_a_thousand_removals_do_not_copy_a_long_key_and_long_trace_headers() -> 
     assert inherited == [("tagstream-input-key-sha256", hashlib.sha256(key).hexdigest().encode())]
 
 
-def test_a_key_of_a_thousand_and_twenty_four_bytes_is_inherited_whole() -> None:
-    harness = Harness()
-    harness.send(harness.notification("a.png", name="ObjectRemoved:Delete"), key=b"k" * 1024)
-    harness.send(harness.notification("a.png", name="ObjectTagging:Put"), key=None)
-    harness.work()
-    [retraction], [skip] = harness.broker.visible(OUT), harness.broker.visible(SKIPPED)
-    assert ("tagstream-input-key", b"k" * 1024) in tuple(retraction.headers)
-    assert tuple(skip.headers) == ()
-
-
 def test_many_headers_are_looked_through_once_for_a_record_and_not_for_each_of_its_events() -> None:
     harness = Harness()
     harness.send(

@@ -386,12 +386,6 @@ def test_at_most_twenty_stage_times_are_measured_in_a_second() -> None:
         assert measured.by("stage", metrics.STAGE_SECONDS)["fetch"] <= 2 * EACH_S
 
 
-def test_no_images_are_no_measurement() -> None:
-    with measuring(metrics.STAGE_SECONDS) as measured:
-        StageTimes(ManualClock()).record([])
-        assert measured.by("stage", metrics.STAGE_SECONDS) == {}
-
-
 def test_every_kind_of_outcome_is_shown_before_the_first() -> None:
     """An alert asks for the increase of dead letters, which the first of them is only after a zero."""
     with measuring(metrics.OUTCOMES) as measured:

@@ -11,7 +11,6 @@ from opentelemetry.trace import INVALID_SPAN
 from schemas.dead_letter import Failure, read_dead_letter_headers
 from schemas.enriched_image import EnrichedImage, Retraction, Skip, read_output
 from schemas.image_event import ImageEvent
-from schemas.options import Options
 from tagstream_testing.memory import ManualClock
 from tests.support.harness import ColourTagger, EchoCaptioner
 from tests.support.readers import read
@@ -178,14 +177,6 @@ def test_an_image_without_an_optional_result_is_partial_with_a_reason() -> None:
 def test_an_image_without_tags_is_no_outcome() -> None:
     lost = Failure(index=2, stage="annotate", reason="annotate-failed", detail="x", want="tags")
     assert renderer().outcomes(task(failures=(CAPTION_FAILED, lost))) == (lost,)
-
-
-def test_an_embedding_that_nothing_computes_is_refused() -> None:
-    asked = task(replace(EVENT, options=Options(want=("tags", "embedding"))))
-    image, refusal = map(read, renderer().outcomes(asked))
-    assert isinstance(image, EnrichedImage)
-    assert isinstance(refusal, Failure)
-    assert (image.status, image.reason, refusal.index) == ("partial", refusal.reason, 2)
 
 
 def test_answers_become_results_once_and_do_not_take_the_place_of_known_ones() -> None:

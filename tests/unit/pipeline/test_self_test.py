@@ -274,16 +274,6 @@ def test_a_worker_with_a_failing_captioner_ends_and_names_it() -> None:
     assert "" in captioner.guides, "the known image was not captioned under no guide"
 
 
-def test_a_model_that_knows_no_right_answer_must_give_one_that_can_be_read() -> None:
-    harness = Harness()
-    worker = harness.worker(self_test_s=0.05)
-
-    def rot() -> None:
-        harness.tagger.nan = True
-
-    assert "not a number" in ends(worker, rot)
-
-
 def test_both_results_of_a_self_test_are_shown_before_the_first(tagger: Rotting) -> None:
     """An alert asks for the increase of wrong ones, which the first of them is only after a zero."""
     with measuring(metrics.SELF_TESTS) as measured:

@@ -65,19 +65,6 @@ def test_images_of_one_batch_are_scored_each_for_the_tags_of_its_profile() -> No
     assert harness.tags() == {"a": {"red"}, "b": {"green", "blue"}, "c": {"red", "green", "blue"}, "d": set()}
 
 
-def test_the_event_says_which_profile_and_the_tagger_is_the_same_for_all() -> None:
-    harness = Colours()
-    harness.ask("a", "warm")
-    harness.ask("b", "cold")
-    harness.work()
-    warm, cold = (harness.enriched()[key] for key in ("a", "b"))
-    assert (warm.thresholds.profile, cold.thresholds.profile) == ("warm", "cold")
-    assert warm.thresholds.digest == read_profiles(harness.tagger, PROFILES)["warm"].digest != cold.thresholds.digest
-    assert warm.models == cold.models
-    assert warm.models.tagger is not None
-    assert warm.models.tagger.digest == harness.tagger.digest
-
-
 @pytest.mark.parametrize(("first", "then"), [("loose", "warm"), ("warm", "hot")])
 def test_scores_of_all_tags_or_of_the_same_ones_answer_for_a_profiles(first: str, then: str) -> None:
     harness = Colours()

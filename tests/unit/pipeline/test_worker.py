@@ -7,15 +7,15 @@ from typing import TypeVar
 
 import pytest
 
-from schemas.enriched_image import EnrichedImage, Retraction, read_output
+from schemas.enriched_image import EnrichedImage, read_output
 from tagstream_testing.memory_broker import Fault
 from tagstream_testing.memory_kafka import MemoryRecordSource
-from tests.support.harness import BUCKET, GROUP, IN, OUT, Harness, running
+from tests.support.harness import BUCKET, GROUP, OUT, Harness, running
 from tests.support.waiting import eventually
 from workers.errors import Broken, Misconfigured, Unavailable
 from workers.pipeline import worker as pipeline_worker
 from workers.ports import Publisher, RecordSource
-from workers.types import Partition, Polled, Unreadable
+from workers.types import Polled
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 Client = TypeVar("Client", RecordSource, Publisher)
@@ -65,20 +65,6 @@ def test_one_message_of_many_records_is_committed_with_all_its_outcomes() -> Non
     assert [(skip.event.index, skip.reason) for skip in harness.skips()] == [(2, "gone")]
 
 
-def test_a_removal_becomes_a_retraction_and_the_first_cache_level_forgets() -> None:
-    harness = Harness()
-    etag = harness.put("a.png", RED)
-    harness.send(harness.event("a.png", etag=etag))
-    with harness.running():
-        harness.settled()
-        harness.store.remove(BUCKET, "a.png")
-        harness.send(harness.notification("a.png", name="ObjectRemoved:Delete"))
-        harness.settled()
-        eventually(lambda: harness.cache.lookup_fields([("2:source:/photos/a.png", f"e:{etag}")]) == [None])
-    retractions = [item for item in harness.outputs() if isinstance(item, Retraction)]
-    assert [item.subject for item in retractions] == ["photos/a.png"]
-
-
 def test_keys_that_the_store_refuses_make_a_worker_unready_until_it_accepts_them(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -104,25 +90,6 @@ def test_a_store_that_is_away_at_the_start_leaves_a_worker_ready() -> None:
         eventually(lambda: worker.ready)
 
 
-def test_a_batch_that_can_not_be_opened_is_one_dead_letter_for_all_its_offsets() -> None:
-    harness = Harness(partitions=1)
-    harness.give("a.png", RED)
-    why = Unreadable("batch-too-large", "more than fits")
-    first = harness.broker.append_unreadable(IN, 0, 1_000, why)
-    harness.send(harness.event("a.png"))
-    harness.work()
-    [dead_letter] = harness.dead()
-    [failure] = dead_letter.failures
-    assert (dead_letter.offset, dead_letter.last_offset, failure.stage, failure.reason) == (
-        first,
-        first + 999,
-        "parse",
-        why.reason,
-    )
-    assert dead_letter.truncated
-    assert [item.event.offset for item in harness.outputs()] == [first - 1, first + 1_000]
-
-
 def test_a_hit_on_the_first_level_skips_the_store_and_a_copy_skips_the_device() -> None:
     harness = Harness()
     etag = harness.put("a.png", RED)
@@ -142,25 +109,6 @@ def test_a_hit_on_the_first_level_skips_the_store_and_a_copy_skips_the_device() 
     assert (again.cache.source, again.cache.tags) == ("hit", "hit")
     assert (copy.cache.source, copy.cache.tags) == (None, "hit")
     assert again.tags == copy.tags
-
-
-def test_when_the_leading_image_is_dropped_an_equal_one_takes_over() -> None:
-    harness = Harness(partitions=2)
-    harness.put("a.png", RED)
-    harness.put("b.png", RED)
-    harness.give("hold.png", BLUE, partition=1)
-    harness.tagger.gate.clear()
-    with harness.running() as worker:
-        harness.tagger.waiting.wait(10)
-        harness.send(harness.event("a.png"), partition=0)
-        eventually(lambda: worker.progress().in_flight["wait-device"] == 1)
-        harness.send(harness.event("b.png"), partition=1)
-        eventually(lambda: worker.progress().in_flight["wait-equal"] == 1)
-        harness.broker.regain(GROUP, Partition("images", 0))
-        harness.tagger.gate.set()
-        harness.settled()
-    assert set(harness.enriched()) == {"a.png", "b.png", "hold.png"}
-    assert harness.coordinates() == sorted((p, o, 0) for p, o in harness.appended)
 
 
 @pytest.mark.parametrize(
@@ -417,13 +365,3 @@ def test_a_broker_that_refuses_us_ends_the_worker_once_its_models_are_warm(monke
         worker.run()
     assert warm.is_set()
     assert connecting.closed == ["source"]
-
-
-def test_a_message_that_names_what_to_replay_does_only_that() -> None:
-    harness = Harness()
-    harness.put("a.png", RED)
-    harness.put("b.png", BLUE)
-    harness.send(harness.notification("a.png", "b.png"), headers=(("tagstream-only", b"1"),))
-    harness.work()
-    assert set(harness.enriched()) == {"b.png"}
-    assert [(skip.event.index, skip.reason) for skip in harness.skips()] == [(0, "not-replayed")]

@@ -396,15 +396,25 @@ def test_a_first_offset_that_is_refused_to_a_fenced_worker_counts_as_fenced(scen
         scene.publish()
 
 
-def test_closing_at_least_once_after_a_failed_run_has_no_transaction_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    scene = MockedPublisher(monkeypatch, "at_least_once")
-    scene.refused = kafka_errors.KafkaTimeoutError("late")
+@pytest.mark.parametrize(
+    ("delivery", "error", "calls"),
+    [
+        ("at_least_once", kafka_errors.KafkaTimeoutError("late"), ["end"]),
+        ("exactly_once", kafka_errors.KafkaTimeoutError("late"), ["end", "init_transactions", "end"]),
+        # a fencing ended our transaction, and to take the id once more would fence the other process
+        ("exactly_once", kafka_errors.ProducerFencedError("another took it"), ["end"]),
+    ],
+)
+def test_closing_after_a_failed_run_ends_its_transaction_if_it_has_one_and_the_id(
+    monkeypatch: pytest.MonkeyPatch, delivery: Delivery, error: Exception, calls: list[str]
+) -> None:
+    scene = MockedPublisher(monkeypatch, delivery)
+    scene.refused = error
     with pytest.raises(Unpublished):
         scene.publish()
     scene.calls.clear()
     scene.publisher.close()
-    assert scene.calls == ["end"]
-    assert len(scene.producers) == 1
+    assert scene.calls == calls
 
 
 def test_closing_ends_with_a_line_where_a_failed_transaction_can_not_be_ended(
@@ -419,28 +429,8 @@ def test_closing_ends_with_a_line_where_a_failed_transaction_can_not_be_ended(
     scene.offsets.close.assert_called_once()
 
 
-def test_closing_after_a_failed_run_ends_its_transaction(scene: MockedPublisher) -> None:
-    scene.producer.commit_transaction.side_effect = kafka_errors.KafkaTimeoutError("late")
-    with pytest.raises(Unpublished):
-        scene.publish()
-    scene.calls.clear()
-    scene.publisher.close()
-    assert scene.calls == ["end", "init_transactions", "end"]
-    scene.offsets.close.assert_called_once()
-
-
 def test_at_least_once_without_a_way_to_commit_is_a_bug() -> None:
     with pytest.raises(ValueError, match="the source's commit"):
         KafkaPublisher(
             "b:1", "g", "t", membership=lambda: Membership(1, "me"), output_topics=[], delivery="at_least_once"
         )
-
-
-def test_closing_a_fenced_producer_leaves_the_id_to_its_new_owner(scene: MockedPublisher) -> None:
-    """A fencing ended our transaction; to take the id once more would fence the other process."""
-    scene.producer.commit_transaction.side_effect = kafka_errors.ProducerFencedError("another took it")
-    with pytest.raises(Unpublished):
-        scene.publish()
-    scene.calls.clear()
-    scene.publisher.close()
-    assert scene.calls == ["end"]
