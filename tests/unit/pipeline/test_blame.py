@@ -65,9 +65,9 @@ BLAMED, CAME_THROUGH = True, False
     ("ceiling", "fine", "said"),
     [
         (Ceiling(run=20), [BLAMED] * 19, "20 of the last 20"),
-        (Ceiling(run=20), [*[BLAMED] * 19, CAME_THROUGH, *[BLAMED] * 19], "20 of the last 20"),
+        (Ceiling(run=20), [*[BLAMED] * 19, CAME_THROUGH, *[BLAMED] * 19], "39 of the last 40"),
         (Ceiling(run=20, share=0.5, window=4), [BLAMED, CAME_THROUGH] * 2 + [BLAMED], "3 of the last 4"),
-        (Ceiling(run=20, share=0.5, window=100), [CAME_THROUGH, *[BLAMED] * 19], "20 of the last 20"),
+        (Ceiling(run=20, share=0.5, window=100), [CAME_THROUGH, *[BLAMED] * 19], "20 of the last 21"),
     ],
     ids=["in a row", "one ends the row", "a share", "few have no share yet"],
 )
