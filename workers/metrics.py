@@ -208,7 +208,10 @@ CONSUMED_MESSAGES = Counter(
     "messaging.client.consumed.messages", "Records taken from the input topics", unit="{message}", labels=_CONSUMED
 )
 PROCESS_SECONDS = Histogram(
-    "messaging.process.duration", "From taking a record to its commit", labels=_CONSUMED, buckets=MESSAGING_SECONDS
+    "messaging.process.duration",
+    "From taking a record to its commit, by lane: live, background",
+    labels=(*_CONSUMED, "lane"),
+    buckets=MESSAGING_SECONDS,
 )
 SENT_MESSAGES = Counter(
     "messaging.client.sent.messages",
@@ -230,23 +233,22 @@ DEAD_LETTERS = Counter(
 )
 TAGGED_IMAGES = Counter(
     "tagstream_tagged_images",
-    "Images published that asked for tags, by how many they have: this many or more, and fewer than the next value",
+    "Live images that asked for tags, by how many they have: this many or more, and fewer than the next value",
     labels=("model", "tags"),
 )
 TAGS = Counter(
     "tagstream_tags",
-    "Tags of the model in published images, by score: this score or more, and less than the next value",
+    "Tags of the model in live images, by score: this score or more, and less than the next value",
     labels=("model", "score"),
 )
 CAPTIONED_IMAGES = Counter(
     "tagstream_captioned_images",
-    "Images published with a caption, by its words: this many or more, and fewer than the next value",
+    "Live images with a caption, by its words: this many or more, and fewer than the next value",
     labels=("model", "words"),
 )
 ADDED_RESULTS = Counter(
     "tagstream_added_results",
-    "Results of roles in published images, by the words that searches find: this many or more, and fewer than the next "
-    "value",
+    "Results of roles in live images, by the words that searches find: this many or more, fewer than the next value",
     labels=("role", "model", "words"),
 )
 CAPTION_REQUESTS = Counter(
@@ -312,25 +314,25 @@ LEDGER_RECORDS = ObservedGauge(
 LAG_RECORDS = ObservedGauge(
     "tagstream_lag_records",
     "Offsets up to the last record of a partition of this worker that are not committed, as of its last fetch",
-    labels=("topic", "partition"),
+    labels=("topic", "partition", "lane"),
 )
 LAG_SECONDS = ObservedGauge(
     "tagstream_lag_seconds",
     "Since the oldest record of a partition of this worker that was read and not committed was appended by the broker, "
     "where the topic notes that, or else was read",
     unit="s",
-    labels=("topic", "partition"),
+    labels=("topic", "partition", "lane"),
 )
 HELD_UP_SECONDS = ObservedGauge(
     "tagstream_held_up_seconds",
     "For how long an open transaction of a producer has hidden the next records of a partition of this worker; 0: none",
     unit="s",
-    labels=("topic", "partition"),
+    labels=("topic", "partition", "lane"),
 )
 COMMITTED_OFFSET = ObservedGauge(
     "tagstream_committed_offset",
     "The offset below which all of a partition of this worker is committed",
-    labels=("topic", "partition"),
+    labels=("topic", "partition", "lane"),
 )
 PARTITIONS = ObservedGauge(
     "tagstream_partitions", "Partitions assigned to this worker, by state: reading, paused, opening", labels=("state",)

@@ -42,6 +42,10 @@ class Partition(NamedTuple):
         return f"{self.topic}:{self.number}"
 
 
+Lane: TypeAlias = Literal["live", "background"]
+"""Background records wait for live ones."""
+
+
 class Membership(NamedTuple):
     """This worker's member id and generation in the consumer group; without a group an empty id and -1."""
 

@@ -43,15 +43,15 @@ NOW = Row(
         number("Ready workers", "Warmed up and joined to the group.", "short", "sum(tagstream_ready{WORKERS})"),
         number(
             "Lag",
-            "Records that are not committed, in the partitions that workers have.",
+            "Live records that are not committed, in the partitions that workers have.",
             "short",
-            "sum(tagstream_lag_records{WORKERS})",
+            'sum(tagstream_lag_records{lane!="background",WORKERS})',
         ),
         number(
             "Oldest record",
-            "Since the oldest record that is not committed was appended (LogAppendTime), or else was read.",
+            "Since the oldest live record that is not committed was appended (LogAppendTime), or else was read.",
             "s",
-            "max(tagstream_lag_seconds{WORKERS})",
+            'max(tagstream_lag_seconds{lane!="background",WORKERS})',
         ),
         number(
             "Dead letters in an hour",
@@ -127,9 +127,12 @@ LATENCY = Row(
     [
         graph(
             "From record to commit",
-            "From taking a record to its commit; records wait for those before them in their partition.",
+            "From taking a record to its commit, by lane; records wait for those before them in their partition.",
             "s",
-            *((quantile(share, "messaging_process_duration_seconds"), f"{share:.0%}") for share in (0.5, 0.95, 0.99)),
+            *(
+                (quantile(share, "messaging_process_duration_seconds", "lane"), f"{{{{lane}}}} {share:.0%}")
+                for share in (0.5, 0.95, 0.99)
+            ),
         ),
         stacked(
             "Mean time of an image, by stage",
@@ -151,15 +154,15 @@ LAG = Row(
     [
         graph(
             "Records not committed",
-            "By topic, of the partitions that workers have; what no worker has shows in Kafka's own lag.",
+            "By lane and topic, of the partitions that workers have; what no worker has shows in Kafka's own lag.",
             "short",
-            ("sum by (topic) (tagstream_lag_records{WORKERS})", "{{topic}}"),
+            ("sum by (lane, topic) (tagstream_lag_records{WORKERS})", "{{lane}} {{topic}}"),
         ),
         graph(
             "Oldest record not committed",
-            "By topic. It grows as fast as time passes: nothing is committed.",
+            "By lane and topic. It grows as fast as time passes: nothing is committed.",
             "s",
-            ("max by (topic) (tagstream_lag_seconds{WORKERS})", "{{topic}}"),
+            ("max by (lane, topic) (tagstream_lag_seconds{WORKERS})", "{{lane}} {{topic}}"),
             ("max by (topic) (tagstream_held_up_seconds{WORKERS})", "{{topic}}, held up by an open transaction"),
         ),
         graph(
@@ -170,7 +173,8 @@ LAG = Row(
         ),
         stacked(
             "Partitions by state",
-            "`opening` for long: a dead worker's transaction is not ended yet. `paused`: its records wait for memory.",
+            "`opening` for long: a dead worker's transaction is not ended yet. `paused`: its records wait for memory "
+            "or live ones.",
             "short",
             ("sum by (state) (tagstream_partitions{WORKERS})", "{{state}}"),
         ),

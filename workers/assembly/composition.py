@@ -116,6 +116,7 @@ def worker_options(settings: Settings, tagger: Tagger | None, transactional_id: 
     file_name = re.sub(r"[^A-Za-z0-9._-]", "_", transactional_id)
     return WorkerOptions.of(
         settings,
+        background=frozenset(settings.background_topics),
         judge=judge(settings),
         allows=limits(settings).allow,
         scale_of=partial(scale_of_facts, settings),

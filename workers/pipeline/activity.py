@@ -16,7 +16,7 @@ from workers.pipeline.flow.budget import Budget
 from workers.pipeline.pipeline import Pipeline
 from workers.pipeline.progress import TaskProgress
 from workers.ports import Clock, RecordSource
-from workers.types import OutcomeKind, Partition
+from workers.types import Lane, OutcomeKind, Partition
 
 AFTER_S = 30.0
 """After this many seconds, a producer's open transaction is reported."""
@@ -196,27 +196,32 @@ def gauges(pipeline: Pipeline, poller: Poller, source: RecordSource, clock: Cloc
         metrics.BUDGET_BYTES: budgets(lambda budget: budget.used),
         metrics.BUDGET_PEAK_BYTES: budgets(lambda budget: budget.peak),
         metrics.BUDGET_LIMIT_BYTES: budgets(lambda budget: budget.limit),
-        **_lags(pipeline.ledger, source, clock),
+        **_lags(pipeline.ledger, source, clock, pipeline.lane),
         **shown,
     }
 
 
-def _lags(ledger: Ledger, source: RecordSource, clock: Clock) -> Mapping[ObservedGauge, Reader]:
+def _lags(
+    ledger: Ledger, source: RecordSource, clock: Clock, lane: Callable[[Partition], Lane]
+) -> Mapping[ObservedGauge, Reader]:
+
+    def value_at(place: Partition, value: float) -> Reading:
+        return value, {"topic": place.topic, "partition": place.number, "lane": lane(place)}
 
     def records() -> list[Reading]:
         known = source.ends()
         behind = {place: max(0, known[place] - at) for place, at in ledger.committed().items() if place in known}
-        return [_value_at(place, lag) for place, lag in behind.items()]
+        return [value_at(place, lag) for place, lag in behind.items()]
 
     def held_up() -> list[Reading]:
         known = source.held_up()
-        return [_value_at(place, known.get(place, 0.0)) for place in ledger.committed()]
+        return [value_at(place, known.get(place, 0.0)) for place in ledger.committed()]
 
     return {
         metrics.HELD_UP_SECONDS: held_up,
         metrics.LAG_RECORDS: records,
-        metrics.LAG_SECONDS: lambda: [_value_at(at, age_of(entry, clock)) for at, entry in ledger.oldest().items()],
-        metrics.COMMITTED_OFFSET: lambda: [_value_at(place, at) for place, at in ledger.committed().items()],
+        metrics.LAG_SECONDS: lambda: [value_at(at, age_of(entry, clock)) for at, entry in ledger.oldest().items()],
+        metrics.COMMITTED_OFFSET: lambda: [value_at(place, at) for place, at in ledger.committed().items()],
     }
 
 
@@ -232,10 +237,6 @@ def age_of(entry: Entry | None, clock: Clock) -> float:
     if entry.record.append_time and since_append >= 0:
         return since_append
     return max(0.0, clock.monotonic() - entry.taken_at)
-
-
-def _value_at(place: Partition, value: float) -> Reading:
-    return value, {"topic": place.topic, "partition": place.number}
 
 
 def _value(value: float, **labels: str) -> Reading:

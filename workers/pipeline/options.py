@@ -11,7 +11,7 @@ from schemas.options import Want
 from workers.pipeline.profiles import Profile, default_profiles
 from workers.rendition import NO_RENDITIONS, Rendition
 from workers.settings import Settings
-from workers.types import Facts, Transform
+from workers.types import Facts, Lane, Partition, Transform
 
 _DEFAULTS = Settings()
 
@@ -28,6 +28,7 @@ class WorkerOptions:
     Args:
         skipped_topic: topic of skips; empty: skips are only counted.
         s3_endpoint: endpoint of the object store, a part of cache keys.
+        background: input topics whose records wait for those of the others.
         fetch_threads: number of concurrent GETs. Partitions share them like a budget.
         judge: names the limits and versions on which rejections depend; empty: rejections are not cached.
         allows: returns whether an image with these facts is within the limits.
@@ -65,6 +66,7 @@ class WorkerOptions:
     unreadable_s: float = _setting("unreadable_s")
     stall_timeout_s: float = _setting("stall_timeout_s")
     self_test_s: float = _setting("self_test_s")
+    background: frozenset[str] = frozenset()
     judge: str = ""
     allows: Callable[[Facts], bool] = lambda _: True
     scale_of: Callable[[tuple[Transform, ...]], Callable[[Facts], int]] = lambda _: lambda _: 1
@@ -80,3 +82,6 @@ class WorkerOptions:
         """Create options from settings, and from further options by name."""
         named = [option.name for option in fields(cls) if option.metadata.get("setting")]
         return cls(**{name: getattr(settings, name) for name in named}, **others)
+
+    def lane(self, partition: Partition) -> Lane:
+        return "background" if partition.topic in self.background else "live"

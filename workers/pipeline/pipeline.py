@@ -50,6 +50,7 @@ class Pipeline:
         crash: Callable[[BaseException], None],
     ) -> None:
         self._clock = clock
+        self.lane = options.lane
         self._journal = journal
         self._renderer = renderer
         self.ledger = Ledger()
@@ -82,7 +83,7 @@ class Pipeline:
             self.stages = (*self.stages, wait)
         endings.then(done=finish.complete)
         self._after_commit = AfterCommit(
-            journal, self.tally, Drift(roles), clock, options.group, tell_cache=lookup.committed, read_on=parse.wake
+            journal, self.tally, Drift(roles), clock, options, tell_cache=lookup.committed, read_on=parse.wake
         )
         intake.on_doubt(lookup.doubt)
 

@@ -78,18 +78,18 @@ def test_a_worker_tells_which_partition_an_open_transaction_holds_up(
     harness.send(harness.event("1.png"), partition=0)
     harness.send(harness.event("0.png"), partition=1)
     with harness.running() as worker:
-        eventually(lambda: look(metrics.HELD_UP_SECONDS).get(("images", "0"), 0) > 0.1)
-        assert look(metrics.HELD_UP_SECONDS)["images", "1"] == 0
+        eventually(lambda: look(metrics.HELD_UP_SECONDS).get(("images", "0", "live"), 0) > 0.1)
+        assert look(metrics.HELD_UP_SECONDS)["images", "1", "live"] == 0
         eventually(lambda: [line.split()[0] for line in worker.notices()] == ["images:0"])
         assert worker.unready() is None
-        assert look(metrics.LAG_RECORDS)["images", "0"] == 2
+        assert look(metrics.LAG_RECORDS)["images", "0", "live"] == 2
         eventually(lambda: "images:0 is held up" in caplog.text)
         abort()
         eventually(lambda: "images:0 is no longer held up" in caplog.text)
         assert not worker.notices()
         assert caplog.text.count("images:0 is held up by") == 1
-        eventually(lambda: look(metrics.LAG_RECORDS) == {("images", "0"): 0, ("images", "1"): 0})
-        assert look(metrics.HELD_UP_SECONDS) == {("images", "0"): 0, ("images", "1"): 0}
+        eventually(lambda: look(metrics.LAG_RECORDS) == {("images", "0", "live"): 0, ("images", "1", "live"): 0})
+        assert look(metrics.HELD_UP_SECONDS) == {("images", "0", "live"): 0, ("images", "1", "live"): 0}
 
 
 def test_a_worker_shows_how_far_each_of_its_partitions_is_behind(harness: Harness) -> None:
@@ -98,15 +98,15 @@ def test_a_worker_shows_how_far_each_of_its_partitions_is_behind(harness: Harnes
         for number in range(20):
             harness.send(harness.event(f"{number}.png"), partition=0)
         harness.tagger.waiting.wait(10)
-        eventually(lambda: look(metrics.LAG_RECORDS) == {("images", "0"): 20, ("images", "1"): 0})
-        eventually(lambda: look(metrics.LAG_SECONDS)["images", "0"] > 0.02)
-        assert look(metrics.LAG_SECONDS)["images", "0"] < 60
-        assert look(metrics.LAG_SECONDS)["images", "1"] == 0
-        assert look(metrics.COMMITTED_OFFSET) == {("images", "0"): 0, ("images", "1"): 0}
+        eventually(lambda: look(metrics.LAG_RECORDS) == {("images", "0", "live"): 20, ("images", "1", "live"): 0})
+        eventually(lambda: look(metrics.LAG_SECONDS)["images", "0", "live"] > 0.02)
+        assert look(metrics.LAG_SECONDS)["images", "0", "live"] < 60
+        assert look(metrics.LAG_SECONDS)["images", "1", "live"] == 0
+        assert look(metrics.COMMITTED_OFFSET) == {("images", "0", "live"): 0, ("images", "1", "live"): 0}
         harness.tagger.gate.set()
         harness.settled()
-        eventually(lambda: look(metrics.COMMITTED_OFFSET) == {("images", "0"): 20, ("images", "1"): 0})
-        assert look(metrics.LAG_RECORDS) == look(metrics.LAG_SECONDS) == {("images", "0"): 0, ("images", "1"): 0}
+        eventually(lambda: look(metrics.COMMITTED_OFFSET) == {("images", "0", "live"): 20, ("images", "1", "live"): 0})
+        assert set(look(metrics.LAG_RECORDS).values()) == set(look(metrics.LAG_SECONDS).values()) == {0}
     for gauge in (metrics.LAG_RECORDS, metrics.LAG_SECONDS, metrics.COMMITTED_OFFSET):
         assert look(gauge) == {}
 
@@ -254,6 +254,17 @@ def test_a_worker_counts_each_committed_outcome_once() -> None:
         assert not_empty(measured.by("words", metrics.CAPTIONED_IMAGES, model="template")) == {"01": 4}
 
 
+def test_background_records_are_measured_as_such_and_show_no_drift() -> None:
+    harness = Harness(partitions=1)
+    harness.give("red", (255, 0, 0))
+    with measuring(*COUNTED, metrics.PROCESS_SECONDS) as measured, harness.running(background=frozenset({"images"})):
+        harness.settled()
+        eventually(lambda: measured.by("lane", metrics.PROCESS_SECONDS) == {"background": 1})
+        for gauge in (metrics.LAG_RECORDS, metrics.LAG_SECONDS, metrics.HELD_UP_SECONDS, metrics.COMMITTED_OFFSET):
+            assert look(gauge).keys() == {("images", "0", "background")}
+        assert not_empty(measured.by("tags", metrics.TAGGED_IMAGES)) == {}
+
+
 def test_one_transaction_is_counted_with_one_call_for_each_class(monkeypatch: pytest.MonkeyPatch) -> None:
     drift = Drift(make_roles({"tagger": ColourTagger()}))
     calls: list[str] = []
@@ -326,6 +337,7 @@ def test_each_record_is_measured_from_its_arrival_to_its_commit(page: list[str])
                 'messaging_operation_name="process"',
                 'messaging_destination_name="images"',
                 'messaging_consumer_group_name="tagstream"',
+                'lane="live"',
             }
         )
     }

@@ -17,6 +17,7 @@ from workers.pipeline.cache_entries import CacheWrite
 from workers.pipeline.commit.ledger import Entry, Rendered
 from workers.pipeline.identity import reference
 from workers.pipeline.journal import Journal
+from workers.pipeline.options import WorkerOptions
 from workers.pipeline.roles import Roles
 from workers.ports import Clock
 from workers.types import OUTCOME_KINDS, OutcomeKind
@@ -51,7 +52,7 @@ class AfterCommit:
         tally: Tally,
         drift: Drift,
         clock: Clock,
-        group: str,
+        options: WorkerOptions,
         *,
         tell_cache: Callable[[Sequence[CacheWrite]], None],
         read_on: Callable[[], None],
@@ -60,7 +61,7 @@ class AfterCommit:
         self._tally = tally
         self._drift = drift
         self._clock = clock
-        self._group = group
+        self._options = options
         self._tell_cache = tell_cache
         self._read_on = read_on
         _begin()
@@ -69,20 +70,25 @@ class AfterCommit:
         now = self._clock.monotonic()
         if self._journal.poison:
             self._journal.settled(entry.where(index) for entry in entries for index in entry.outcomes)
+        lanes = {entry.record.partition: self._options.lane(entry.record.partition) for entry in entries}
         labels = {
-            topic: metrics.messaging("process", topic=topic, group=self._group)
-            for topic in {entry.record.partition.topic for entry in entries}
+            place: metrics.messaging("process", topic=place.topic, group=self._options.group) | {"lane": lane}
+            for place, lane in lanes.items()
         }
         for entry in entries:
             context = tracing.example(map(tracing.carried, entry.traces.values())) if entry.traces else None
-            metrics.PROCESS_SECONDS.record(now - entry.taken_at, context, **labels[entry.record.partition.topic])
+            metrics.PROCESS_SECONDS.record(now - entry.taken_at, context, **labels[entry.record.partition])
             _log_dead_letter(entry)
-        outcomes = [outcome for entry in entries for some in entry.outcomes.values() for outcome in some]
+        outcomes = _outcomes(entries)
         self._tally.add(outcomes)
         _count(outcomes)
-        self._drift.count(outcomes)
+        self._drift.count(_outcomes(entry for entry in entries if lanes[entry.record.partition] == "live"))
         self._tell_cache([write for entry in entries for write in entry.after_commit])
         self._read_on()
+
+
+def _outcomes(entries: Iterable[Entry]) -> list[Rendered | Failure]:
+    return [outcome for entry in entries for some in entry.outcomes.values() for outcome in some]
 
 
 def _log_dead_letter(entry: Entry) -> None:
@@ -139,7 +145,7 @@ TENTHS = {tenth: f"0.{tenth}" for tenth in range(10)}
 
 
 class Drift:
-    """Counts tags, scores and words, to show drift.
+    """Counts tags, scores and words of live images, to show drift.
 
     Values are counted in classes. A histogram metric would need a call for each value.
     """
