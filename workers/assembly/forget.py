@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from typing import Any, Final
@@ -34,16 +35,16 @@ _LOOKS = 1_000
 """Images that the store is asked about before the next are."""
 
 
+@dataclass(eq=False)
 class Forget:
     """One run, with its clients."""
 
-    def __init__(
-        self, settings: Settings, chosen: Subjects, *, keep_object: bool, counting: Counting = uncounted
-    ) -> None:
-        self._settings = settings
-        self._chosen = chosen
-        self._keep_object = keep_object
-        self._counting = counting
+    settings: Settings
+    chosen: Subjects
+    keep_object: bool
+    counting: Counting = uncounted
+
+    def __post_init__(self) -> None:
         self._positions: dict[str, Mapping[Partition, int]] = {}
         self._present = 0
         self._first_present: list[str] = []
@@ -56,12 +57,12 @@ class Forget:
             Unavailable: a dependency does not answer.
             Broken: another run has taken the transactional id.
         """
-        settings = self._settings
+        settings = self.settings
         topics = [topic for topic in (settings.output_topic, settings.corrections_topic) if topic]
         visited, _ = other_places()
-        rows = {part: count for each in visited for part, count in each.search(self._chosen).items()}
+        rows = {part: count for each in visited for part, count in each.search(self.chosen).items()}
         with ExitStack() as cleanup:
-            forgetting = cleanup.enter_context(Forgetting(self._chosen, settings.corrections_topic))
+            forgetting = cleanup.enter_context(Forgetting(self.chosen, settings.corrections_topic))
             cache = cleanup.enter_context(opened_cache(settings))
             publisher = None
             if go:  # its transactional id ends what an earlier run left open, before anything is read
@@ -72,7 +73,7 @@ class Forget:
                 self._require_absent()
                 counts, finished = self._publish(publisher, forgetting, counts["due"])
             for each in visited if finished else ():
-                each.forget(self._chosen, forgetting.newest())
+                each.forget(self.chosen, forgetting.newest())
             purges = cache is not None and (finished or not go)
             return {
                 "subjects": forgetting.subjects,
@@ -83,18 +84,18 @@ class Forget:
                 "first_present": self._first_present,
                 "go": go,
                 "finished": finished,
-                "beyond": [each._asdict() for each in beyond(settings, keep_object=self._keep_object)],
+                "beyond": [each._asdict() for each in beyond(settings, keep_object=self.keep_object)],
             }
 
     def _read(self, forgetting: Forgetting) -> None:
         """Pass on new records of the topics."""
-        settings = self._settings
+        settings = self.settings
         takes = {settings.output_topic: forgetting.take, settings.corrections_topic: forgetting.take_correction}
         for topic, take in takes.items():
             if topic:
                 keep = partial(self._positions.__setitem__, topic)
                 at = self._positions.get(topic)
-                read_topic(settings, topic, take, at=at, keep=keep, counting=self._counting)
+                read_topic(settings, topic, take, at=at, keep=keep, counting=self.counting)
 
     def _look(self, forgetting: Forgetting) -> Counter[str]:
         """Count the due work, and ask the store for the images."""
@@ -106,19 +107,19 @@ class Forget:
                 yield subject
 
         subjects = due()
-        if not self._keep_object:
-            self._ask(iter(self._chosen.named) if self._chosen.named else subjects)
+        if not self.keep_object:
+            self._ask(iter(self.chosen.named) if self.chosen.named else subjects)
         for _ in subjects:
             pass
         return counts
 
     def _ask(self, subjects: Iterator[str]) -> None:
         """Raises Unavailable: the store does not answer."""
-        threads = self._settings.fetch_threads
+        threads = self.settings.fetch_threads
         with (
-            closing(object_store(self._settings)) as store,
+            closing(object_store(self.settings)) as store,
             ThreadPoolExecutor(threads) as pool,
-            self._counting("looked for", None) as advance,
+            self.counting("looked for", None) as advance,
         ):
             while some := list(islice(subjects, _LOOKS)):
                 there = pool.map(partial(_is_there, store), some)
@@ -137,8 +138,8 @@ class Forget:
     def _publish(self, publisher: KafkaPublisher, forgetting: Forgetting, due: int) -> tuple[Counter[str], bool]:
         """The published numbers, and whether that is all."""
         stop = threading.Event()
-        bounds = Bounds(self._settings.transaction_outcomes, self._settings.transaction_bytes, stop.is_set)
-        with self._counting("images", due) as advance, stop_on_signals(stop.set):
+        bounds = Bounds(self.settings.transaction_outcomes, self.settings.transaction_bytes, stop.is_set)
+        with self.counting("images", due) as advance, stop_on_signals(stop.set):
             published = forget(forgetting, partial(self._read, forgetting), publisher, bounds, advance)
         return published, not stop.is_set()
 
@@ -147,11 +148,11 @@ class Forget:
 
         Sources go last: after a kill the next run reads the contents there.
         """
-        ours, count = scope(self._settings.cache_namespace), 0
-        prefixes = [ours + each for each in subject_prefixes(self._settings.s3_endpoint)]
+        ours, count = scope(self.settings.cache_namespace), 0
+        prefixes = [ours + each for each in subject_prefixes(self.settings.s3_endpoint)]
 
         def of_subjects(name: str) -> bool:
-            return any(name.startswith(each) and self._chosen.has(name[len(each) :]) for each in prefixes)
+            return any(name.startswith(each) and self.chosen.has(name[len(each) :]) for each in prefixes)
 
         def of_contents(name: str) -> bool:
             return forgetting.has_content(content_of(name[len(ours) :]))
@@ -160,7 +161,7 @@ class Forget:
             for found in cache.hashes([name for name in names if of_subjects(name)]):
                 for value in found.values():
                     forgetting.note_contents(SHA256.findall(value))
-        with self._counting("entries looked at", None) as advance:
+        with self.counting("entries looked at", None) as advance:
             for are_wanted in (of_contents, of_subjects):
                 for names in cache.names(ours):
                     wanted = [name for name in names if are_wanted(name)]

@@ -101,32 +101,35 @@ class ImageSource(Protocol):
         """The images behind `last`, with how each was, or would be, stored."""
 
 
+@dataclass(eq=False)
 class BucketSource:
     """The objects of a bucket under a prefix."""
 
-    def __init__(self, bucket: str, prefix: str, excepted: Set[str] = frozenset()) -> None:
-        self._bucket = bucket
-        self._prefix = prefix
-        self._excepted = excepted
+    bucket: str
+    prefix: str
+    excepted: Set[str] = frozenset()
+
+    def __post_init__(self) -> None:
         self.left_out = LeftOut()
 
     def images(self, store: MinioObjectStore, last: str, *, try_only: bool) -> Images:
         """Raises Misconfigured: there is nothing, and `last` does not say that there was."""
         any_key = bool(last)
-        for found in store.list(self._bucket, self._prefix, last):
+        for found in store.list(self.bucket, self.prefix, last):
             if found.key.endswith("/"):
                 self.left_out.add("not an image but a folder's own entry", found.key)
                 continue
             any_key = True
-            if f"{self._bucket}/{found.key}" in self._excepted:
+            if f"{self.bucket}/{found.key}" in self.excepted:
                 self.left_out.add(_EXCEPTED, found.key)
                 continue
-            yield StoredImage(self._bucket, found.key, found.size, found.etag, found.date), "listed"
+            yield StoredImage(self.bucket, found.key, found.size, found.etag, found.date), "listed"
         if not any_key:
-            beginning = f" with a key that begins with {printable(self._prefix)!r}" if self._prefix else ""
-            raise Misconfigured(f"the bucket {self._bucket} holds no object{beginning}")
+            beginning = f" with a key that begins with {printable(self.prefix)!r}" if self.prefix else ""
+            raise Misconfigured(f"the bucket {self.bucket} holds no object{beginning}")
 
 
+@dataclass(eq=False)
 class FolderSource:
     """A folder's images, uploaded one by one; links to folders are not followed.
 
@@ -135,22 +138,14 @@ class FolderSource:
         overwrite: replace other content that lies under an image's key, instead of leaving the image out.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        bucket: str,
-        prefix: str,
-        *,
-        max_bytes: int,
-        overwrite: bool,
-        excepted: Set[str] = frozenset(),
-    ) -> None:
-        self._folder = folder
-        self._bucket = bucket
-        self._prefix = prefix
-        self._max_bytes = max_bytes
-        self._overwrite = overwrite
-        self._excepted = excepted
+    folder: Path
+    bucket: str
+    prefix: str
+    max_bytes: int
+    overwrite: bool
+    excepted: Set[str] = frozenset()
+
+    def __post_init__(self) -> None:
         self.left_out = LeftOut()
         self._files = self._found()
 
@@ -160,8 +155,8 @@ class FolderSource:
 
     def images(self, store: MinioObjectStore, last: str, *, try_only: bool) -> Images:
         if not try_only:
-            store.make_bucket(self._bucket)
-        upload = _Upload(store, self._bucket, self._max_bytes, self._overwrite, try_only)
+            store.make_bucket(self.bucket)
+        upload = _Upload(store, self.bucket, self.max_bytes, self.overwrite, try_only)
         pool = ThreadPoolExecutor(UPLOADS, thread_name_prefix="upload")
         try:
             for files in batches(self.behind(last), BATCH):
@@ -176,25 +171,25 @@ class FolderSource:
     def _found(self) -> list[tuple[str, Path]]:
         """Raises Misconfigured: the folder holds no image."""
         files = []
-        walked = os.walk(self._folder, onerror=lambda error: self.left_out.add("can't be listed", error.filename))
+        walked = os.walk(self.folder, onerror=lambda error: self.left_out.add("can't be listed", error.filename))
         for place, _, names in walked:
             for name in names:
                 path = Path(place, name)
-                key = self._prefix + path.relative_to(self._folder).as_posix()
+                key = self.prefix + path.relative_to(self.folder).as_posix()
                 if reason := self._refusal(path, key):
-                    self.left_out.add(reason, os.fsencode(path.relative_to(self._folder)).decode("utf-8", "replace"))
+                    self.left_out.add(reason, os.fsencode(path.relative_to(self.folder)).decode("utf-8", "replace"))
                 else:
                     files.append((key, path))
         if not files:
             said = "".join(f"\n{line}" for line in self.left_out.lines())
-            raise Misconfigured(f"{self._folder} holds no images ({', '.join(sorted(IMAGES))}){said}")
+            raise Misconfigured(f"{self.folder} holds no images ({', '.join(sorted(IMAGES))}){said}")
         return sorted(files, key=lambda file: file[0].encode())
 
     def _refusal(self, path: Path, key: str) -> str:
         """Why this file's name or size forbids an upload, or empty."""
         if path.suffix.lower() not in IMAGES:
             return "not an image by its ending"
-        if f"{self._bucket}/{key}" in self._excepted:
+        if f"{self.bucket}/{key}" in self.excepted:
             return _EXCEPTED
         try:
             if len(key.encode()) > KEY_BYTES_MAX:
@@ -208,40 +203,40 @@ class FolderSource:
             return "not a regular file"
         if not facts.st_size:
             return "empty"
-        return "" if facts.st_size <= self._max_bytes else _too_large(self._max_bytes)
+        return "" if facts.st_size <= self.max_bytes else _too_large(self.max_bytes)
 
 
+@dataclass(eq=False)
 class _Upload:
     """Uploads a file unless its content is there; returns a sentence if left out."""
 
-    def __init__(self, store: MinioObjectStore, bucket: str, max_bytes: int, overwrite: bool, try_only: bool) -> None:
-        self._store = store
-        self._bucket = bucket
-        self._max_bytes = max_bytes
-        self._overwrite = overwrite
-        self._try_only = try_only
+    store: MinioObjectStore
+    bucket: str
+    max_bytes: int
+    overwrite: bool
+    try_only: bool
 
     def __call__(self, file: tuple[str, Path]) -> tuple[StoredImage, Outcome] | str:
         key, path = file
         try:
-            body = read_regular_file(path, self._max_bytes)
-            found = self._store.find(self._bucket, key)
+            body = read_regular_file(path, self.max_bytes)
+            found = self.store.find(self.bucket, key)
         except OSError as error:
             return f"can't be read: {error.strerror}"
         except LargerThanReserved:
-            return _too_large(self._max_bytes)
+            return _too_large(self.max_bytes)
         except Rejected as error:
             return error.detail
         if found is not None:
             if self._is_same(key, found, body):
-                return StoredImage(self._bucket, key, len(body), found.etag, found.date), "there already"
-            if not self._overwrite:
+                return StoredImage(self.bucket, key, len(body), found.etag, found.date), "there already"
+            if not self.overwrite:
                 return OTHER_CONTENT
         kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
         sha256 = hashlib.sha256(body).hexdigest()
-        etag = "" if self._try_only else self._store.put(self._bucket, key, body, kind, sha256=sha256)
+        etag = "" if self.try_only else self.store.put(self.bucket, key, body, kind, sha256=sha256)
         outcome: Outcome = "uploaded" if found is None else "replaced"
-        return StoredImage(self._bucket, key, len(body), etag, self._store.date), outcome
+        return StoredImage(self.bucket, key, len(body), etag, self.store.date), outcome
 
     def _is_same(self, key: str, found: FoundObject, body: bytes) -> bool:
         """Whether the stored object has this content.
@@ -255,8 +250,8 @@ class _Upload:
         if found.etag == hashlib.md5(body, usedforsecurity=False).hexdigest():
             return True
         try:
-            stored = self._store.get(
-                self._bucket, key, version_id=None, etag=None, max_bytes=found.size, deadline_s=_READ_S
+            stored = self.store.get(
+                self.bucket, key, version_id=None, etag=None, max_bytes=found.size, deadline_s=_READ_S
             )
         except (Gone, Superseded, Rejected, LargerThanReserved):
             return False  # it changed meanwhile

@@ -120,6 +120,7 @@ class FailedFile:
     detail: str
 
 
+@dataclass(eq=False)
 class FileTagger:
     """Tags files in order, a few at a time.
 
@@ -131,57 +132,43 @@ class FileTagger:
         picture: a "pad" that `intake` makes too: results come with it.
     """
 
-    def __init__(
-        self,
-        files: LocalFiles,
-        intake: Intake,
-        tagger: Tagger,
-        profile: Profile,
-        *,
-        captioner: Captioner | None = None,
-        template: Template | None = None,
-        remote: RemoteCaptioner | None = None,
-        added: Mapping[ResultKind, ResultModel] | None = None,
-        picture: Transform | None = None,
-        max_bytes: int,
-    ) -> None:
-        self._paths = files.paths
-        self._intake = intake
-        self._tagger = tagger
-        self._profile = profile
-        self._captioner = captioner
-        self._template = template
-        self._remote = remote
-        self._added = added or {}
-        self._picture = picture
-        self._max_bytes = max_bytes
+    files: LocalFiles
+    intake: Intake
+    tagger: Tagger
+    profile: Profile
+    max_bytes: int
+    captioner: Captioner | None = None
+    template: Template | None = None
+    remote: RemoteCaptioner | None = None
+    added: Mapping[ResultKind, ResultModel] = field(default_factory=dict)
+    picture: Transform | None = None
 
     def results(self) -> Iterator[TaggedFile | FailedFile]:
         """Yield a result for each file, in order.
 
         Raises Broken: no decoder can be kept alive, or a model's answers are none.
         """
-        for first in range(0, len(self._paths), BATCH):
-            numbers = range(first, min(first + BATCH, len(self._paths)))
+        for first in range(0, len(self.files.paths), BATCH):
+            numbers = range(first, min(first + BATCH, len(self.files.paths)))
             failed: dict[int, FailedFile] = {}
             tagged = self._tagged(self._decoded(numbers, failed))
             yield from (failed[number] if number in failed else tagged[number] for number in numbers)
 
     def answers(self) -> Iterator[tuple[int, Any] | FailedFile]:
         """Yield each file's number and raw answer, in order. Raises Broken: as `results`."""
-        for first in range(0, len(self._paths), BATCH):
-            numbers = range(first, min(first + BATCH, len(self._paths)))
+        for first in range(0, len(self.files.paths), BATCH):
+            numbers = range(first, min(first + BATCH, len(self.files.paths)))
             failed: dict[int, FailedFile] = {}
             decoded = self._decoded(numbers, failed)
-            pixels = [image.pixels[self._tagger.transform] for _, image in decoded.values()]
-            found = one_each(self._tagger, self._tagger.forward(pixels), len(pixels)) if pixels else ()
+            pixels = [image.pixels[self.tagger.transform] for _, image in decoded.values()]
+            found = one_each(self.tagger, self.tagger.forward(pixels), len(pixels)) if pixels else ()
             answers = dict(zip(decoded, found, strict=True))
             yield from (failed[number] if number in failed else (number, answers[number]) for number in numbers)
 
     def _decoded(self, numbers: Sequence[int], failed: dict[int, FailedFile]) -> dict[int, tuple[Facts, DecodedImage]]:
         """Take a batch's files through the intake; failures go to `failed`."""
-        intake = self._intake
-        fetched = self._done({number: intake.fetch(file_job(number), self._max_bytes) for number in numbers}, failed)
+        intake = self.intake
+        fetched = self._done({number: intake.fetch(file_job(number), self.max_bytes) for number in numbers}, failed)
         facts = self._done({number: intake.inspect(held) for number, held in fetched.items()}, failed)
         images = self._done({number: intake.decode(fetched[number], each) for number, each in facts.items()}, failed)
         return {number: (facts[number], image) for number, image in images.items()}
@@ -192,30 +179,30 @@ class FileTagger:
             try:
                 done[number] = future.result()
             except Rejected as error:
-                failed[number] = FailedFile(self._paths[number], error.reason, error.detail)
+                failed[number] = FailedFile(self.files.paths[number], error.reason, error.detail)
             except Gone as error:
-                failed[number] = FailedFile(self._paths[number], "no-such-file", str(error))
+                failed[number] = FailedFile(self.files.paths[number], "no-such-file", str(error))
             except Unavailable as error:
-                failed[number] = FailedFile(self._paths[number], "unreadable", error.detail)
+                failed[number] = FailedFile(self.files.paths[number], "unreadable", error.detail)
         return done
 
     def _tagged(self, decoded: Mapping[int, tuple[Facts, DecodedImage]]) -> dict[int, TaggedFile]:
         if not decoded:
             return {}
         images = [image for _, image in decoded.values()]
-        pixels = [image.pixels[self._tagger.transform] for image in images]
-        answers = one_each(self._tagger, self._tagger.forward(pixels), len(pixels))
-        chosen = [self._profile.select(scores_of(self._tagger, answer)) for answer in answers]
+        pixels = [image.pixels[self.tagger.transform] for image in images]
+        answers = one_each(self.tagger, self.tagger.forward(pixels), len(pixels))
+        chosen = [self.profile.select(scores_of(self.tagger, answer)) for answer in answers]
         captions = self._captions(images, chosen)
         results = self._results(list(decoded.values()))
-        wider: Sequence[Sequence[str]] = getattr(self._tagger, "parents", ())  # taggers from elsewhere may have none
+        wider: Sequence[Sequence[str]] = getattr(self.tagger, "parents", ())  # taggers from elsewhere may have none
         tagged = {
             number: TaggedFile(
-                self._paths[number],
-                [(self._tagger.labels[label], score) for label, score in tags],
+                self.files.paths[number],
+                [(self.tagger.labels[label], score) for label, score in tags],
                 caption,
                 facts,
-                None if self._picture is None else unpadded(self._picture, image, facts),
+                None if self.picture is None else unpadded(self.picture, image, facts),
                 [wider[label] for label, _ in tags] if wider else (),
                 image.facts,
                 of_roles,
@@ -224,7 +211,7 @@ class FileTagger:
                 decoded.items(), chosen, captions, results, strict=True
             )
         }
-        return tagged if self._remote is None else self._asked(self._remote, tagged, decoded)
+        return tagged if self.remote is None else self._asked(self.remote, tagged, decoded)
 
     def _asked(
         self, remote: RemoteCaptioner, tagged: dict[int, TaggedFile], decoded: Mapping[int, tuple[Facts, DecodedImage]]
@@ -249,7 +236,7 @@ class FileTagger:
         """The results of added roles for each image."""
         found: list[dict[ResultKind, Fields]] = [{} for _ in decoded]
         about = [ImageAbout.in_file(facts, image.facts) for facts, image in decoded]
-        for kind, model in self._added.items():
+        for kind, model in self.added.items():
             answers = model.forward([image.pixels[model.transform] for _, image in decoded], about)
             for results, answer in zip(found, one_each(model, answers, len(decoded)), strict=True):
                 results[kind] = result_of(model, kind.result, answer)
@@ -259,10 +246,10 @@ class FileTagger:
         self, images: Sequence[DecodedImage], chosen: Sequence[Sequence[tuple[int, float]]]
     ) -> Sequence[str | None]:
         """Captions under the tags: in label order for a captioner, best first for a template."""
-        labels = self._tagger.labels
-        captioner = self._captioner
+        labels = self.tagger.labels
+        captioner = self.captioner
         if captioner is None:
-            made = [self._template([labels[label] for label, _ in tags]) if self._template else None for tags in chosen]
+            made = [self.template([labels[label] for label, _ in tags]) if self.template else None for tags in chosen]
             return [None if caption is None else caption.text for caption in made]
         guides = [captioner.guide([labels[label] for label, _ in sorted(tags)]) for tags in chosen]
         answers = captioner.forward([image.pixels[captioner.transform] for image in images], guides)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 from schemas.dead_letter import Failure
 from workers import __version__
@@ -31,6 +32,7 @@ def parse_place(text: str) -> tuple[str, int, int]:
     return found[1], int(found[2]), int(found[3])
 
 
+@dataclass(eq=False)
 class Skipping:
     """A short membership of the group that skips one record.
 
@@ -41,16 +43,16 @@ class Skipping:
         report: called with a sentence before each wait.
     """
 
-    def __init__(
-        self, settings: Settings, topic: str, partition: int, offset: int, report: Callable[[str], None]
-    ) -> None:
-        if topic not in settings.topics:
-            raise Misconfigured(f"{topic!r} is not among TAGSTREAM_INPUT_TOPICS={','.join(settings.topics)}")
-        self._settings = settings
-        self._report = report
-        self._topic = topic
-        self._partition = partition
-        self._offset = offset
+    settings: Settings
+    topic: str
+    partition: int
+    offset: int
+    report: Callable[[str], None]
+
+    def __post_init__(self) -> None:
+        topics = self.settings.topics
+        if self.topic not in topics:
+            raise Misconfigured(f"{self.topic!r} is not among TAGSTREAM_INPUT_TOPICS={','.join(topics)}")
 
     def run(self) -> None:
         """Publish the dead letter and commit the next offset in one transaction.
@@ -61,9 +63,9 @@ class Skipping:
             Unpublished: the group changed meanwhile; nothing was done.
         """
         self.require_record()
-        source = record_source(self._settings)
+        source = record_source(self.settings)
         try:
-            way_out = publisher(self._settings, source, f"{self._settings.group}-skip-{self._topic}-{self._partition}")
+            way_out = publisher(self.settings, source, f"{self.settings.group}-skip-{self.topic}-{self.partition}")
             try:
                 self._skip(source, way_out)
             finally:
@@ -74,19 +76,19 @@ class Skipping:
     def _skip(self, source: KafkaRecordSource, way_out: Publisher) -> None:
         assignment = self._take_partition(source)
         self._require_next(way_out, assignment)
-        limit = way_out.max_message_bytes[self._settings.dead_letter_topic]
-        way_out.publish(Transaction([self._dead_letter(assignment, limit)], {assignment: self._offset + 1}))
+        limit = way_out.max_message_bytes[self.settings.dead_letter_topic]
+        way_out.publish(Transaction([self._dead_letter(assignment, limit)], {assignment: self.offset + 1}))
 
     def _take_partition(self, source: KafkaRecordSource) -> Assignment:
-        why = f"the group {self._settings.group!r} to give us {self._topic}:{self._partition}; stop its workers"
+        why = f"the group {self.settings.group!r} to give us {self.topic}:{self.partition}; stop its workers"
         for _ in self._tries(why):
             for assignment in source.poll(0.2).started:
-                if assignment.partition == (self._topic, self._partition):
+                if assignment.partition == (self.topic, self.partition):
                     return assignment
         raise Unavailable(
             "kafka",
-            f"{self._topic}:{self._partition} was not assigned to us within {JOIN_S:g} s: another member of the "
-            f"group {self._settings.group!r} holds it. Stop the workers first",
+            f"{self.topic}:{self.partition} was not assigned to us within {JOIN_S:g} s: another member of the "
+            f"group {self.settings.group!r} holds it. Stop the workers first",
         )
 
     def _require_next(self, way_out: Publisher, assignment: Assignment) -> None:
@@ -105,9 +107,9 @@ class Skipping:
         self._require_that(committed)
 
     def _require_that(self, committed: int) -> None:
-        if committed != self._offset:
+        if committed != self.offset:
             raise Misconfigured(
-                f"the next record of {self._topic}:{self._partition} is {committed}, not {self._offset}: "
+                f"the next record of {self.topic}:{self.partition} is {committed}, not {self.offset}: "
                 "nothing was skipped"
             )
 
@@ -118,15 +120,15 @@ class Skipping:
             Misconfigured: it is not, or it does not exist; or there is no topic of dead letters.
             Unavailable: no broker answers.
         """
-        settings = self._settings
+        settings = self.settings
         require_topics(servers(settings), [settings.dead_letter_topic], security=security(settings))
-        with group_watch(servers(settings), settings.group, [self._topic], security=security(settings)) as watch:
+        with group_watch(servers(settings), settings.group, [self.topic], security=security(settings)) as watch:
             reaches = {place.number: reach for place, reach in watch.look().partitions.items()}
-        if self._partition not in reaches:
-            raise Misconfigured(f"{self._topic} has no partition {self._partition}; the last is {max(reaches)}")
-        if self._offset >= reaches[self._partition].end:
-            raise Misconfigured(f"{self._topic}:{self._partition} has no record at {self._offset} (yet)")
-        committed = reaches[self._partition].committed
+        if self.partition not in reaches:
+            raise Misconfigured(f"{self.topic} has no partition {self.partition}; the last is {max(reaches)}")
+        if self.offset >= reaches[self.partition].end:
+            raise Misconfigured(f"{self.topic}:{self.partition} has no record at {self.offset} (yet)")
+        committed = reaches[self.partition].committed
         if committed is not None:  # else the group begins where TAGSTREAM_OFFSET_RESET says
             self._require_that(committed)
 
@@ -134,14 +136,14 @@ class Skipping:
         """The dead letter of an unread record."""
         detail = "passed by `tagstream dead-letters skip`, which does not read it"
         why = Unreadable("skipped-by-operator", detail)
-        unread = Record(assignment.partition, self._offset, _UNKNOWN_TIME, None, None, (), assignment, unreadable=why)
+        unread = Record(assignment.partition, self.offset, _UNKNOWN_TIME, None, None, (), assignment, unreadable=why)
         failure = Failure(index=0, stage="publish", reason=why.reason, detail=detail)
-        topic = self._settings.dead_letter_topic
+        topic = self.settings.dead_letter_topic
         return dead_letter(unread, [failure], topic=topic, limit=limit, worker=__version__, models={})
 
     def _tries(self, why: str) -> Iterator[None]:
         """Yield for each try, at most `JOIN_S`, after reporting the reason."""
-        self._report(f"waiting at most {JOIN_S:g} s for {why}")
+        self.report(f"waiting at most {JOIN_S:g} s for {why}")
         began = time.monotonic()
         while time.monotonic() - began < JOIN_S:
             yield

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Final
 
 from workers.audit.claims import Kind
@@ -30,19 +31,15 @@ _KEEP_NEWEST: Final = (
 )
 
 
+@dataclass(slots=True, eq=False)
 class Answers:
     """The outcomes of one record: for each kind a bit for each index."""
 
-    __slots__ = ("dead_letter", "failed", "partial", "record", "whole")
-
-    def __init__(
-        self, whole: int = 0, partial: int = 0, failed: int = 0, record: bool = False, dead_letter: bool = False
-    ) -> None:
-        self.whole = whole
-        self.partial = partial
-        self.failed = failed
-        self.record = record
-        self.dead_letter = dead_letter
+    whole: int = 0
+    partial: int = 0
+    failed: int = 0
+    record: bool = False
+    dead_letter: bool = False
 
     @property
     def any(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from schemas.printable import counted
 from workers import metrics
@@ -69,26 +70,21 @@ _BOUNDS = {
 place causes them."""
 
 
+@dataclass(eq=False)
 class ActivityLog:
     """Logs the worker's rate, outcomes and current bottleneck. Not thread-safe.
 
     Call `step` about once a second. The log line names the bottleneck that most calls found.
     """
 
-    def __init__(
-        self,
-        clock: Clock,
-        tally: Tally,
-        progress: TaskProgress,
-        ledger: Ledger,
-        ends: Callable[[], Mapping[Partition, int]] = dict,
-    ) -> None:
-        self._clock = clock
-        self._tally = tally
-        self._progress = progress
-        self._ledger = ledger
-        self._ends = ends
-        self._started = self._since = clock.monotonic()
+    clock: Clock
+    tally: Tally
+    progress: TaskProgress
+    ledger: Ledger
+    ends: Callable[[], Mapping[Partition, int]] = dict
+
+    def __post_init__(self) -> None:
+        self._started = self._since = self.clock.monotonic()
         self._before: Counter[tuple[OutcomeKind, str]] = Counter()
         self._bottlenecks: Counter[str] = Counter()
         for bound in (*_BOUNDS, "the broker", "the input", "memory"):
@@ -96,26 +92,26 @@ class ActivityLog:
 
     def step(self) -> None:
         """Note the current bottleneck; log a line every `EVERY_S` seconds of work."""
-        places, records = self._progress.counts(), self._ledger.records
+        places, records = self.progress.counts(), self.ledger.records
         bound = bound_by(places, records)
         self._bottlenecks[bound] += 1
         metrics.BOUND.add(by=_label(bound))
-        seconds = self._clock.monotonic() - self._since
+        seconds = self.clock.monotonic() - self._since
         if seconds < EVERY_S:
             return
-        counts = self._tally.counts()
+        counts = self.tally.counts()
         fresh = counts - self._before
         if fresh or records:
             [(most, looks)] = self._bottlenecks.most_common(1)
             share = f"{looks} of {self._bottlenecks.total()} looks"
-            at_work = _in_flight(places, records) + _lag(self._ledger.committed(), self._ends())
+            at_work = _in_flight(places, records) + _lag(self.ledger.committed(), self.ends())
             _log.info("%s; %s; bounded by %s (%s)", _summary(fresh, seconds), at_work, most, share)
-        self._since, self._before = self._clock.monotonic(), counts
+        self._since, self._before = self.clock.monotonic(), counts
         self._bottlenecks.clear()
 
     def summarize(self) -> None:
-        seconds = self._clock.monotonic() - self._started
-        _log.info("in all, in %.0f s: %s", seconds, _summary(self._tally.counts(), seconds))
+        seconds = self.clock.monotonic() - self._started
+        _log.info("in all, in %.0f s: %s", seconds, _summary(self.tally.counts(), seconds))
 
 
 def bound_by(places: Mapping[str, int], records: int) -> str:

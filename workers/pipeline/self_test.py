@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from schemas.image_event import ImageEvent
@@ -29,6 +30,7 @@ _log = logging.getLogger(__name__)
 _NAME = "self-test"
 
 
+@dataclass(eq=False)
 class DeviceSelfTest:
     """Runs the models on batches, and tests those of some roles. Only gauges are thread-safe.
 
@@ -42,45 +44,38 @@ class DeviceSelfTest:
         every_s: seconds between self-tests; 0: no self-tests.
     """
 
-    def __init__(
-        self,
-        annotator: Annotator,
-        roles: Sequence[ModelRole],
-        ledger: Ledger,
-        results: KnownResults,
-        clock: Clock,
-        every_s: float,
-    ) -> None:
-        self._annotator = annotator
-        self._roles = roles
-        self._ledger = ledger
-        self._results = results
-        self._clock = clock
-        self._every_s = every_s
-        self._tested_at = self._right_at = clock.monotonic()  # the warm-up is the first self-test
+    annotator: Annotator
+    roles: Sequence[ModelRole]
+    ledger: Ledger
+    results: KnownResults
+    clock: Clock
+    every_s: float
+
+    def __post_init__(self) -> None:
+        self._tested_at = self._right_at = self.clock.monotonic()  # the warm-up is the first self-test
         for result in ("right", "wrong"):
             metrics.SELF_TESTS.begin(result=result)
 
     @property
     def due(self) -> bool:
-        return self._every_s > 0 and self._clock.monotonic() - self._tested_at >= self._every_s
+        return self.every_s > 0 and self.clock.monotonic() - self._tested_at >= self.every_s
 
     @property
     def most_images(self) -> int:
         """Most images of a batch; a due self-test takes one place."""
-        return max(1, self._annotator.most_images - self.due)
+        return max(1, self.annotator.most_images - self.due)
 
     def age(self) -> list[Reading]:
         """Gauge: seconds since the last right answer."""
-        return [(self._clock.monotonic() - self._right_at, {})] if self._every_s else []
+        return [(self.clock.monotonic() - self._right_at, {})] if self.every_s else []
 
     def safe_batch(self) -> list[Reading]:
         """Gauge: the largest safe batch by role, in images."""
-        return [(safe.size, {"role": name}) for name, safe in self._annotator.safe.items()]
+        return [(safe.size, {"role": name}) for name, safe in self.annotator.safe.items()]
 
     def annotate(self, batch: Sequence[DecodedTask]) -> list[AnnotatedTask]:
         """Run the models on a batch; if a test is due, a self-test image joins."""
-        full = len(batch) >= self._annotator.most_images
+        full = len(batch) >= self.annotator.most_images
         if self.due and not full and not any(decoded.task.alone for decoded in batch):
             attempts = [decoded.attempt() for decoded in batch]
             wrong = self._test(attempts, copies=1)
@@ -88,39 +83,39 @@ class DeviceSelfTest:
                 return list(map(AnnotatedTask, batch, attempts))
             self._test_again(len(batch) + 1, wrong)
         attempts = [decoded.attempt() for decoded in batch]
-        self._annotator.annotate(attempts)
+        self.annotator.annotate(attempts)
         return list(map(AnnotatedTask, batch, attempts))
 
     def _test(self, attempts: Sequence[Attempt], copies: int) -> str | None:
         """Run these attempts with self-test images; returns a wrong answer's error."""
-        tests = [known_good(self._roles) for _ in range(copies)]
-        self._annotator.annotate([*attempts, *tests])
-        self._tested_at = self._clock.monotonic()
-        wrong = next((reason for test in tests if (reason := _wrong(self._roles, test))), None)
+        tests = [known_good(self.roles) for _ in range(copies)]
+        self.annotator.annotate([*attempts, *tests])
+        self._tested_at = self.clock.monotonic()
+        wrong = next((reason for test in tests if (reason := _wrong(self.roles, test))), None)
         metrics.SELF_TESTS.add(result="right" if wrong is None else "wrong")
         if wrong is None:
             self._right_at = self._tested_at
-            if len(self._roles) == len(self._annotator.roles.models):
-                self._results.prove()
+            if len(self.roles) == len(self.annotator.roles.models):
+                self.results.prove()
         return wrong
 
     def _test_again(self, images: int, wrong: str) -> None:
-        self._ledger.hold()
+        self.ledger.hold()
         _log.warning("wrong self-test answer: repeating the test before anything is published: %s", wrong)
-        proved_s = self._clock.monotonic() - self._right_at
-        since = datetime.fromtimestamp(self._clock.wall() - proved_s, UTC).isoformat(timespec="seconds")
+        proved_s = self.clock.monotonic() - self._right_at
+        since = datetime.fromtimestamp(self.clock.wall() - proved_s, UTC).isoformat(timespec="seconds")
         try:
             again = self._test((), copies=images)
         except Broken as error:
             again = str(error)
         if again is not None:
-            self._results.disown()
+            self.results.disown()
             raise Broken(
                 f"the device failed its self-test twice in a row ({again}): nothing more is published; "
                 f"outcomes published since the last right answer, at {since}, may be wrong"
             )
         _log.warning("the repeated self-test passed: the batch is annotated again")
-        self._ledger.release()
+        self.ledger.release()
 
 
 def known_good(roles: Sequence[ModelRole]) -> Attempt:

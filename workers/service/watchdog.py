@@ -7,6 +7,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import TextIO
 
 from workers.service.logs import TEXT_CHARS, flush_logs, is_json, log_stream
@@ -18,6 +19,7 @@ STALLED = 3
 """Exit code of a broken device, of a stall, and of an end that does not come in time."""
 
 
+@dataclass(eq=False)
 class Watchdog:
     """Ends the process after `patience` bad answers of `alive` in a row.
 
@@ -36,24 +38,15 @@ class Watchdog:
         leave: how to end; takes the exit code.
     """
 
-    def __init__(
-        self,
-        alive: Callable[[], Health],
-        *,
-        unready: Callable[[str], None],
-        every_s: float = 1.0,
-        patience: int = 10,
-        silence: int = 60,
-        leave: Callable[[int], None] = os._exit,
-        stream: TextIO | None = None,
-    ) -> None:
-        self._alive = alive
-        self._unready = unready
-        self._every_s = every_s
-        self._patience = patience
-        self._silence = silence
-        self._leave = leave
-        self._stream = stream
+    alive: Callable[[], Health]
+    unready: Callable[[str], None]
+    every_s: float = 1.0
+    patience: int = 10
+    silence: int = 60
+    leave: Callable[[int], None] = os._exit
+    stream: TextIO | None = None
+
+    def __post_init__(self) -> None:
         self._stopped = threading.Event()
         self._answers = 0
         self._bad = 0
@@ -67,11 +60,11 @@ class Watchdog:
 
     def stop(self) -> None:
         self._stopped.set()
-        self._watch.join(timeout=2 * self._every_s + 1)
+        self._watch.join(timeout=2 * self.every_s + 1)
 
     def _run_probe(self) -> None:
         """Thread `watchdog-probe`: may hang in `alive`, and is watched for it."""
-        while not self._stopped.wait(self._every_s / 2):
+        while not self._stopped.wait(self.every_s / 2):
             self._latest = self._health()
             self._bad = 0 if self._latest.ok else self._bad + 1
             self._answers += 1
@@ -79,23 +72,23 @@ class Watchdog:
     def _health(self) -> Health:
         """What `alive` says; an error of its own is a bad answer, which may pass like any other."""
         try:
-            return self._alive()
+            return self.alive()
         except Exception as error:  # noqa: BLE001
             return Health(False, (f"the check for progress fails: {error!r}",))
 
     def _count(self) -> None:
         """Thread `watchdog`: waits on nothing but time."""
         silent = seen = 0
-        while not self._stopped.wait(self._every_s):
+        while not self._stopped.wait(self.every_s):
             silent, seen = (silent + 1 if self._answers == seen else 0), self._answers
-            if self._bad >= self._patience or silent >= self._silence:
+            if self._bad >= self.patience or silent >= self.silence:
                 self._end(Health(False, ("the check for progress does not return",)) if silent else self._latest)
                 return
 
     def _end(self, report: Health) -> None:
         reason = "; ".join(report.reasons) or "no progress"
-        self._unready(f"stalled: {reason}")
-        leave_stalled(reason, leave=self._leave, stream=self._stream)
+        self.unready(f"stalled: {reason}")
+        leave_stalled(reason, leave=self.leave, stream=self.stream)
 
 
 def end_within(seconds: float, reason: str) -> None:

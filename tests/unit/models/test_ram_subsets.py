@@ -1,18 +1,16 @@
 """Images of one batch that want different labels of RAM, RAM++ and Tag2Text: the same numbers, for less work."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import nn
 
 from tests.unit.models.small import CPU, SMALL, small_bundle
 from workers.models.bundle import Bundle
-from workers.models.ram.adapters import PASS_ROWS, Pass, RamTagger, SubsetLogits, build_tagger, plan
+from workers.models.ram.adapters import RamTagger, SubsetLogits, build_tagger
 from workers.models.ram.config import PUBLISHED, Kind
 from workers.models.ram.engine import engine_of
 from workers.models.tagger import sample_image
@@ -75,9 +73,8 @@ def _logits(raw: Any) -> np.ndarray[Any, np.dtype[np.float32]]:
 
 
 def test_images_are_encoded_together_once_and_the_head_computes_the_wanted_labels(
-    bundle_of: Callable[[Kind], Bundle], monkeypatch: pytest.MonkeyPatch
+    bundle_of: Callable[[Kind], Bundle],
 ) -> None:
-    monkeypatch.setattr("workers.models.ram.adapters.PASS_ROWS", 0)
     bundle = bundle_of("ram")
     tagger = build_tagger(bundle, CPU, "fp32")
     model = engine_of(bundle, CPU, "fp32").model
@@ -109,35 +106,3 @@ def test_no_images_are_no_work(bundle_of: Callable[[Kind], Bundle]) -> None:
     tagger: RamTagger = build_tagger(bundle_of("ram"), CPU, "fp32")
     assert isinstance(tagger, SubsetTagger)
     assert list(tagger.forward_subsets([], [])) == []
-
-
-def cost(passes: Sequence[Pass]) -> int:
-    return sum(PASS_ROWS + each.rows for each in passes)
-
-
-@given(st.lists(st.one_of(st.none(), st.sets(st.integers(0, 59), min_size=1)), max_size=12))
-def test_every_image_is_in_one_pass_with_its_labels_and_sharing_never_costs(wanted: list[set[int] | None]) -> None:
-    subsets = [None if ids is None else Subset(tuple(sorted(ids))) for ids in wanted]
-    passes = plan(subsets, EVERY)
-    assert sorted(place for each in passes for place in each.images) == list(range(len(subsets)))
-    for each in passes:
-        assert (np.diff(each.labels) > 0).all()
-        for place in each.images:
-            subset = subsets[place]
-            assert set(each.labels.tolist()) >= set(EVERY.tolist() if subset is None else subset.ids)
-    apart = {subset: subsets.count(subset) for subset in subsets}
-    assert cost(passes) <= sum(
-        PASS_ROWS + count * (LABELS if subset is None else len(subset.ids)) for subset, count in apart.items()
-    )
-
-
-def test_equal_sets_share_a_pass_and_large_different_ones_do_not() -> None:
-    every = np.arange(4585, dtype=np.int32)
-    one, other = Subset(tuple(range(200))), Subset(tuple(range(1000, 1200)))
-    assert [each.images for each in plan([one, other, one, None], every)] == [(3,), (0, 2), (1,)]
-
-
-def test_sets_that_hardly_differ_share_a_pass() -> None:
-    one, other = Subset(tuple(range(20))), Subset(tuple(range(5, 25)))
-    (shared,) = plan([one, other], np.arange(4585, dtype=np.int32))
-    assert (shared.images, shared.labels.tolist()) == ((0, 1), list(range(25)))

@@ -1,17 +1,11 @@
-"""RAM, RAM++ and Tag2Text behind the ports `Tagger` and `Captioner`.
-
-Images of one batch that want different labels share passes of the head: a pass costs a multiplication by the head's
-matrices for every row (a label of an image), and something for itself, because these matrices have to be read, and
-kernels started, however few rows there are. Sets that differ share one where the unwanted rows cost less than the
-second pass would.
-"""
+"""RAM, RAM++ and Tag2Text behind the ports `Tagger` and `Captioner`."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from typing import NamedTuple
 
 import numpy as np
@@ -34,62 +28,7 @@ from workers.models.ram.wordpiece import PROMPT_IDS, SEP, WordPiece
 from workers.models.tagger import SeenRows, TorchTagger, sample_image
 from workers.types import Caption, LabelScores, Pixels, Subset, Transform
 
-PASS_ROWS = 64
-"""Fixed cost of a pass, in rows. Measured at the published size on a CPU: 20 to 40 in fp32, 55 to 75
-in bf16, where a row is quicker and reading the matrices is not."""
-
 Ids = NDArray[np.int32]
-
-
-@dataclass(frozen=True, slots=True)
-class Pass:
-    """One run of the head.
-
-    Args:
-        images: places in the batch, (p,).
-        labels: ids, ascending, (n,).
-    """
-
-    images: tuple[int, ...]
-    labels: Ids
-
-    @property
-    def rows(self) -> int:
-        return len(self.images) * len(self.labels)
-
-    def joined(self, other: Pass) -> Pass:
-        """All images of both, for all labels of both."""
-        return Pass(self.images + other.images, np.union1d(self.labels, other.labels))
-
-
-def plan(subsets: Sequence[Subset | None], every: Ids) -> list[Pass]:
-    """Plan passes that score every image's labels, each image in one pass.
-
-    Args:
-        subsets: one for each image; None: every label.
-        every: ids of the labels that there are to score, ascending.
-    """
-    groups: dict[Subset | None, list[int]] = {}
-    for place, subset in enumerate(subsets):
-        groups.setdefault(subset, []).append(place)
-    wanted = [
-        Pass(tuple(places), every if subset is None else np.array(subset.ids, np.int32))
-        for subset, places in groups.items()
-    ]
-    passes: list[Pass] = []
-    for each in sorted(wanted, key=lambda found: len(found.labels), reverse=True):
-        _add(passes, each)
-    return passes
-
-
-def _add(passes: list[Pass], new: Pass) -> None:
-    """Join the pass that grows least, or begin one. Passes with more labels are there already."""
-    shared = [(one.joined(new).rows - one.rows, place) for place, one in enumerate(passes)]
-    extra, place = min(shared, default=(PASS_ROWS + new.rows, -1))
-    if extra < PASS_ROWS + new.rows:
-        passes[place] = passes[place].joined(new)
-    else:
-        passes.append(new)
 
 
 SEPARATOR = " | "
@@ -133,22 +72,21 @@ class RamTagger(TorchTagger):
     ) -> Sequence[NDArray[np.float32] | SubsetLogits]:
         """Logits of each image's labels: (labels,) for all, `SubsetLogits` for a subset.
 
-        All images are encoded together. The head runs once for each set of labels, or for several sets that cost less
-        together (`plan`).
+        All images are encoded together. The head runs once for each set of labels.
         """
         if not images:
             return []
+        places: dict[Subset | None, list[int]] = {}
+        for place, subset in enumerate(subsets):
+            places.setdefault(subset, []).append(place)
+        ids = {each: self._ids if each is None else np.array(each.ids, np.int32) for each in places}
         with self._engine.device.run():
             embeds = self._encode(images)
-            passes = plan(subsets, self._ids)
             # all passes are under way before the first answer is waited for
-            scored = [self._score(embeds[list(each.images)], each.labels) for each in passes]
-            rows = {
-                place: (each.labels, row)
-                for each, logits in zip(passes, scored, strict=True)
-                for place, row in zip(each.images, logits.cpu().numpy(), strict=True)
-            }
-        return [_columns(subset, *rows[place]) for place, subset in enumerate(subsets)]
+            scored = {each: self._score(embeds[some], ids[each]) for each, some in places.items()}
+            rows = {each: iter(logits.cpu().numpy()) for each, logits in scored.items()}
+        answers = ((each, next(rows[each])) for each in subsets)
+        return [row if each is None else SubsetLogits(ids[each], row) for each, row in answers]
 
     def postprocess(self, raw: NDArray[np.float32] | SubsetLogits) -> LabelScores:
         """Scores above the floor, of (labels,) logits or of a subset's. Raises ValueError: a logit is not finite."""
@@ -361,14 +299,6 @@ def _decoding(bundle: Bundle) -> CaptionDecoding:
 
 
 _DECODING = TypeAdapter(CaptionDecoding)
-
-
-def _columns(subset: Subset | None, labels: Ids, row: NDArray[np.float32]) -> NDArray[np.float32] | SubsetLogits:
-    """An image's columns, out of a pass with more labels."""
-    if subset is None:
-        return row
-    ids = np.array(subset.ids, np.int32)
-    return SubsetLogits(ids, row[np.searchsorted(labels, ids)])
 
 
 def _no_network(images: Tensor) -> Tensor:

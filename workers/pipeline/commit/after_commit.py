@@ -6,6 +6,7 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import get_args
 
 from schemas.dead_letter import REASONS_OF, Failure
@@ -43,36 +44,28 @@ class Tally:
             return self._counts.copy()
 
 
+@dataclass(eq=False)
 class AfterCommit:
     """Does the work after a commit. Runs on the publish thread."""
 
-    def __init__(
-        self,
-        journal: Journal,
-        tally: Tally,
-        drift: Drift,
-        clock: Clock,
-        options: WorkerOptions,
-        *,
-        tell_cache: Callable[[Sequence[CacheWrite]], None],
-        read_on: Callable[[], None],
-    ) -> None:
-        self._journal = journal
-        self._tally = tally
-        self._drift = drift
-        self._clock = clock
-        self._options = options
-        self._tell_cache = tell_cache
-        self._read_on = read_on
+    journal: Journal
+    tally: Tally
+    drift: Drift
+    clock: Clock
+    options: WorkerOptions
+    tell_cache: Callable[[Sequence[CacheWrite]], None]
+    read_on: Callable[[], None]
+
+    def __post_init__(self) -> None:
         _begin()
 
     def settle(self, entries: Sequence[Entry]) -> None:
-        now = self._clock.monotonic()
-        if self._journal.poison:
-            self._journal.settled(entry.where(index) for entry in entries for index in entry.outcomes)
-        lanes = {entry.record.partition: self._options.lane(entry.record.partition) for entry in entries}
+        now = self.clock.monotonic()
+        if self.journal.poison:
+            self.journal.settled(entry.where(index) for entry in entries for index in entry.outcomes)
+        lanes = {entry.record.partition: self.options.lane(entry.record.partition) for entry in entries}
         labels = {
-            place: metrics.messaging("process", topic=place.topic, group=self._options.group) | {"lane": lane}
+            place: metrics.messaging("process", topic=place.topic, group=self.options.group) | {"lane": lane}
             for place, lane in lanes.items()
         }
         for entry in entries:
@@ -80,11 +73,11 @@ class AfterCommit:
             metrics.PROCESS_SECONDS.record(now - entry.taken_at, context, **labels[entry.record.partition])
             _log_dead_letter(entry)
         outcomes = _outcomes(entries)
-        self._tally.add(outcomes)
+        self.tally.add(outcomes)
         _count(outcomes)
-        self._drift.count(_outcomes(entry for entry in entries if lanes[entry.record.partition] == "live"))
-        self._tell_cache([write for entry in entries for write in entry.after_commit])
-        self._read_on()
+        self.drift.count(_outcomes(entry for entry in entries if lanes[entry.record.partition] == "live"))
+        self.tell_cache([write for entry in entries for write in entry.after_commit])
+        self.read_on()
 
 
 def _outcomes(entries: Iterable[Entry]) -> list[Rendered | Failure]:

@@ -6,6 +6,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from workers import metrics
 from workers.errors import Unpublished
@@ -26,6 +27,7 @@ LONGEST_PAUSE_S = 0.2
 """Longest pause after a commit, in seconds."""
 
 
+@dataclass(eq=False)
 class Publishing:
     """Publishes ready outcomes. After a failed transaction, it reads the committed offsets.
 
@@ -33,54 +35,46 @@ class Publishing:
         ending: whether the process ends; then there is no waiting for brokers.
     """
 
-    def __init__(
-        self,
-        publisher: Publisher,
-        pipeline: Work,
-        options: WorkerOptions,
-        opening: StageQueue[Assignment],
-        opened: StageQueue[tuple[Assignment, int]],
-        ending: Callable[[], bool] = lambda: False,
-        now: Callable[[], float] = time.perf_counter,
-    ) -> None:
-        self._publisher = publisher
-        self._pipeline = pipeline
-        self._options = options
-        self._opening = opening
-        self._opened = opened
-        self._ending = ending
-        self._now = now
+    publisher: Publisher
+    pipeline: Work
+    options: WorkerOptions
+    opening: StageQueue[Assignment]
+    opened: StageQueue[tuple[Assignment, int]]
+    ending: Callable[[], bool] = lambda: False
+    now: Callable[[], float] = time.perf_counter
+
+    def __post_init__(self) -> None:
         self._next_at = 0.0
         metrics.TRANSACTIONS.begin()
 
     def step(self) -> bool:
         """Publish one transaction, or wait shortly; True: it was published."""
         self._open()
-        ready = self._pipeline.ledger.ready(self._options.transaction_outcomes, self._options.transaction_bytes)
+        ready = self.pipeline.ledger.ready(self.options.transaction_outcomes, self.options.transaction_bytes)
         if ready is None:
-            self._pipeline.ledger.wait(_TURN_S)
+            self.pipeline.ledger.wait(_TURN_S)
             return False
         if (left_s := self._waits_for_more_s(ready)) > 0:
-            more = self._options.transaction_outcomes - len(ready.transaction.messages)
-            self._pipeline.ledger.wait_for_more(min(left_s, _TURN_S), more)
+            more = self.options.transaction_outcomes - len(ready.transaction.messages)
+            self.pipeline.ledger.wait_for_more(min(left_s, _TURN_S), more)
             return False
-        started = self._now()
+        started = self.now()
         try:
-            self._publisher.publish(ready.transaction)
+            self.publisher.publish(ready.transaction)
         except Unpublished as error:
-            _count(ready.transaction, self._now() - started, error.cause)
+            _count(ready.transaction, self.now() - started, error.cause)
             metrics.TRANSACTIONS_FAILED.add(cause=error.cause)
             _log.warning(
                 "a transaction of %s failed (%s): reading which offsets are committed", ready.transaction, error
             )
             self._reconcile()
             return False
-        self._pipeline.ledger.settle(ready)
-        took_s = self._now() - started
-        self._next_at = self._now() + min(PAUSE * took_s, LONGEST_PAUSE_S)
+        self.pipeline.ledger.settle(ready)
+        took_s = self.now() - started
+        self._next_at = self.now() + min(PAUSE * took_s, LONGEST_PAUSE_S)
         _count(ready.transaction, took_s)
         metrics.TRANSACTIONS.add()
-        self._pipeline.settle(ready.entries)
+        self.pipeline.settle(ready.entries)
         return True
 
     def _waits_for_more_s(self, ready: Publishable) -> float:
@@ -88,9 +82,9 @@ class Publishing:
 
         Even a small transaction takes about ten milliseconds, as much as an image takes in a small model.
         """
-        if ready.full or not self._pipeline.ledger.under_way:
+        if ready.full or not self.pipeline.ledger.under_way:
             return 0.0
-        return self._next_at - self._now()
+        return self._next_at - self.now()
 
     def _open(self) -> None:
         """Read the committed offsets of new assignments.
@@ -98,38 +92,38 @@ class Publishing:
         If the broker does not answer, the remaining assignments wait for the next turn. A failed request takes seconds,
         and finished outcomes must not wait for several.
         """
-        while assignments := self._opening.take(1):
+        while assignments := self.opening.take(1):
             assignment = assignments[0]
-            offset = self._publisher.committed(assignment) if assignment.current else None
+            offset = self.publisher.committed(assignment) if assignment.current else None
             if offset is None and assignment.current:
-                self._opening.put(assignment)
+                self.opening.put(assignment)
                 return
-            self._opened.put((assignment, -1 if offset is None else offset))
+            self.opened.put((assignment, -1 if offset is None else offset))
 
     def _reconcile(self) -> None:
         """Replace the producer, and drop the entries that were committed."""
         metrics.RECOVERIES.add()
-        self._publisher.recover()
-        self._pipeline.render_again()
-        for assignment in self._pipeline.ledger.assignments():
+        self.publisher.recover()
+        self.pipeline.render_again()
+        for assignment in self.pipeline.ledger.assignments():
             committed = self._await_committed(assignment)
             if committed is not None:
-                gone = self._pipeline.ledger.rewind(assignment, committed)
+                gone = self.pipeline.ledger.rewind(assignment, committed)
                 if gone:
                     metrics.TRANSACTIONS.add()
-                    self._pipeline.settle(gone)
+                    self.pipeline.settle(gone)
 
     def _await_committed(self, assignment: Assignment) -> int | None:
         """Wait for the committed offset; None: the assignment or the process has ended.
 
         If a transaction on the partition never ends, the assignment ends here, so that other partitions continue.
         """
-        while assignment.current and not self._ending():
-            committed = self._publisher.committed(assignment)
+        while assignment.current and not self.ending():
+            committed = self.publisher.committed(assignment)
             if committed is not None:
                 return committed
-            if assignment in self._publisher.lost:
-                _log.error("%s: dropping its records in progress", self._publisher.lost[assignment])
+            if assignment in self.publisher.lost:
+                _log.error("%s: dropping its records in progress", self.publisher.lost[assignment])
                 assignment.end()
         return None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Hashable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from workers import metrics
 from workers.errors import Rejected
@@ -15,6 +15,7 @@ from workers.pipeline.stages.endings import Endings
 from workers.pipeline.task import CompleteTask, LoadedTask, Task
 
 
+@dataclass(eq=False)
 class EqualImages:
     """Computes equal images only once. Thread-safe.
 
@@ -27,22 +28,14 @@ class EqualImages:
         shared: continues with a follower that has the leader's results.
     """
 
-    def __init__(
-        self,
-        key: Callable[[Annotation], Hashable],
-        progress: TaskProgress,
-        *,
-        endings: Endings,
-        compute: Callable[[LoadedTask], None],
-        fetch_again: Callable[[Task], None],
-        shared: Callable[[CompleteTask], None],
-    ) -> None:
-        self._key = key
-        self._progress = progress
-        self._endings = endings
-        self._compute = compute
-        self._fetch_again = fetch_again
-        self._shared = shared
+    key: Callable[[Annotation], Hashable]
+    progress: TaskProgress
+    endings: Endings
+    compute: Callable[[LoadedTask], None]
+    fetch_again: Callable[[Task], None]
+    shared: Callable[[CompleteTask], None]
+
+    def __post_init__(self) -> None:
         self._lock = threading.Lock()
         self._flights: dict[Task, Hashable] = {}
         """The flight of each task."""
@@ -55,22 +48,22 @@ class EqualImages:
 
     def compute_once(self, loaded: LoadedTask) -> None:
         """Compute the image, or wait for an equal image. Runs on the lookup thread."""
-        task, flight = loaded.task, self._key(loaded.annotation)
+        task, flight = loaded.task, self.key(loaded.annotation)
         if task in self._flights:  # the leader, back with bytes that it fetched again
             if self._flights[task] == flight:
-                self._compute(loaded)
+                self.compute(loaded)
                 return
             task.release("flight")  # the object has changed: its followers are no longer equal
         self._flights[task] = flight
         task.hold("flight", lambda: self._abandon(task))
-        self._progress.move(task, "wait-equal")
+        self.progress.move(task, "wait-equal")
         if self._leads(flight):
-            self._compute(loaded)
+            self.compute(loaded)
             return
         # A follower waits without its bytes, and must release them before it can be promoted.
         task.release("bytes", "encoded")
         if self._leads(flight, follower=loaded):
-            self._fetch_again(task)
+            self.fetch_again(task)
 
     def hand_over(self, leader: Task) -> Hashable | None:
         """End the task's lead and return its flight for `share`, or None."""
@@ -88,9 +81,9 @@ class EqualImages:
             metrics.COALESCED.add()
             self._flights.pop(follower.task, None)
             if isinstance(answer, Rejected):
-                self._endings.reject(follower.task, answer)
+                self.endings.reject(follower.task, answer)
             else:
-                self._shared(_with_the_results_of(answer, follower))
+                self.shared(_with_the_results_of(answer, follower))
 
     def _leads(self, flight: Hashable, follower: LoadedTask | None = None) -> bool:
         """Open a flight; False: the flight is open, and the follower waits."""
@@ -109,10 +102,10 @@ class EqualImages:
             return
         while (follower := self._next_leader(flight)) is not None:
             if follower.task.current:
-                self._fetch_again(follower.task)
+                self.fetch_again(follower.task)
                 return
             self._flights.pop(follower.task, None)
-            self._endings.drop(follower.task)
+            self.endings.drop(follower.task)
 
     def _next_leader(self, flight: Hashable) -> LoadedTask | None:
         """The oldest follower; None: the flight ends."""
