@@ -8,7 +8,6 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import pytest
 import zstandard
@@ -199,38 +198,6 @@ def test_objects_without_an_end_leave_others_the_threads_that_fetch(stack: Stack
         batches = events(scene, "an object without an end", keys)
         verdict = scene.attack("objects without an end", batches, same_within_s=75.0 * (1 + objects // 10))
         assert sum(verdict.outcomes.values()) == objects
-
-
-ODD: list[dict[str, Any]] = [
-    {"event_time": "2026-06-30T23:59:60Z"},
-    {"event_time": "2026-06-30T23:59:59z"},
-    {"event_time": "2026-06-30 23:59:59+00:00"},
-    {"event_time": "2026-06-30T23:59:59"},
-    {"event_time": "yesterday"},
-    {"options": None},
-    {"options": {"want": None, "guide_tags": None}},
-    {"etag": ""},
-    {"size": "many"},
-    {"sequencer": "7th"},
-    {"version_id": ""},
-]
-UNFIT = ["dog\0", "\x1b]0;owned\x07", "\x1b[2J", "two\nlines", "\u202eright to left"]
-
-
-def sent(scene: Scene, kind: str, fields: list[dict[str, Any]]) -> list[Batch]:
-    scene.site.upload("odd.jpg", photo(1, 48))
-    return [Batch(kind, batch([record(scene.site.own("odd.jpg", **each))])) for each in fields]
-
-
-def test_odd_but_honest_events_are_worked_on(scene: Scene) -> None:
-    verdict = scene.attack("odd events", sent(scene, "an odd but honest event", ODD))
-    assert verdict.outcomes == {"enriched": len(ODD)}
-
-
-def test_a_guide_with_control_characters_is_refused(scene: Scene) -> None:
-    guides = [{"options": {"want": ["caption"], "guide_tags": ["snow", tag]}} for tag in UNFIT]
-    verdict = scene.attack("guides", sent(scene, "an unfit guide", guides))
-    assert verdict.outcomes == {"schema": len(UNFIT)}
 
 
 def test_cache_entries_of_a_hijacked_decoder_become_misses_once_it_dies(stack: Stack, tmp_path: Path) -> None:

@@ -2,10 +2,9 @@
 
 import gzip
 import json
-import time
 import uuid
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -23,8 +22,7 @@ from tests.hostile.witness import Witness
 from tests.support.raw_kafka import GZIP, ZSTD, batch, produce, record
 from tests.support.waiting import eventually
 from tests.support.worker_process import Seen, Site, photo, worker
-from workers.backends.kafka import KafkaRecordSource, ensure_topics
-from workers.types import Partition
+from workers.backends.kafka import ensure_topics
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
 
@@ -232,15 +230,6 @@ def test_an_open_transaction_is_reported_while_other_partitions_are_answered(sit
         eventually(lambda: answered(site) == ["beside.jpg", "later.jpg"], 60, process.said)
 
 
-def test_it_ends_and_leaves_no_lag_behind(site: Site, tmp_path: Path) -> None:
-    with worker(site, "w", tmp_path) as process:
-        with open_transaction(site, 0):
-            send(site, 0, "behind.jpg")
-        eventually(lambda: answered(site) == ["behind.jpg"], 60, process.said)
-        eventually(lambda: process.metric("tagstream_lag_records", topic=site.images) == 0, 30)
-        assert process.metric("tagstream_held_up_seconds", topic=site.images) == 0
-
-
 def test_with_read_uncommitted_an_open_transaction_holds_no_partition_up(site: Site, tmp_path: Path) -> None:
     """Records of an aborted transaction are answered like any record, and the audit recognises it."""
     site.upload("open.jpg", photo(1, 48))
@@ -251,18 +240,3 @@ def test_with_read_uncommitted_an_open_transaction_holds_no_partition_up(site: S
         assert process.metric("tagstream_held_up_seconds", topic=site.images) == 0
     report = site.audit(**isolation)
     assert (report.proved, report.records) == (True, 2)
-
-
-def test_the_source_tells_it_on_a_real_broker_without_any_wait(site: Site) -> None:
-    place = Partition(site.images, 0)
-    with closing(KafkaRecordSource(site.stack.kafka.servers, site.name, [site.images])) as source:
-        until = time.monotonic() + 90
-        with open_transaction(site, 0):
-            while source.held_up().get(place, 0.0) < 1.0:
-                assert time.monotonic() < until
-                for assignment in source.poll(0.2).started:
-                    source.start(assignment, 0)
-            assert list(source.held_up()) == [place]
-        while source.held_up():
-            assert time.monotonic() < until
-            source.poll(0.2)

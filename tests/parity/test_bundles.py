@@ -16,8 +16,7 @@ from workers.errors import Broken, Misconfigured
 from workers.models.bundle import Bundle
 from workers.models.device import choose_device
 from workers.models.labels import label_ids
-from workers.models.load import load_captioner, load_tagger
-from workers.models.ram.adapters import RamTagger, build_captioner, build_tagger
+from workers.models.ram.adapters import build_captioner, build_tagger
 from workers.models.ram.config import PUBLISHED, AnyConfig, Kind, RamConfig
 from workers.models.ram.engine import engine_of
 from workers.models.ram.importer import (
@@ -26,7 +25,6 @@ from workers.models.ram.importer import (
     import_checkpoint,
     made_up_vocabulary,
     random_bundle,
-    read_checkpoint,
 )
 from workers.models.ram.keys import kind_in
 from workers.models.ram.wordpiece import WordPiece
@@ -212,15 +210,6 @@ def test_the_captioner_keeps_the_promises_of_its_port(random_tag2text: Bundle, c
     check(load)
 
 
-def test_a_bundle_is_loaded_by_its_folder(random_bundles: Callable[[Kind], Bundle]) -> None:
-    tagger = load_tagger(
-        str(random_bundles("ram").folder), device="cpu", precision="fp32", allow=["label 3", "label 5"]
-    )
-    assert isinstance(tagger, RamTagger)
-    assert len(tagger.forward([sample_image(64)])[0]) == 2
-    assert isinstance(load_captioner(str(random_bundles("tag2text").folder), device="cpu", precision="fp32"), Captioner)
-
-
 def test_random_weights_say_so_and_are_the_same_for_a_seed(tmp_path: Path) -> None:
     one, same, other = (
         random_bundle("ram", tmp_path / str(i), seed=seed, config=SMALL["ram"]) for i, seed in enumerate((1, 1, 2))
@@ -252,12 +241,6 @@ def ram(tmp_path_factory: pytest.TempPathFactory, vocabulary: Path) -> Published
 
 
 class TestWrongFiles:
-    def test_a_file_cut_short(self, ram: Published, tmp_path: Path) -> None:
-        short = tmp_path / "short.pth"
-        short.write_bytes(ram.file.read_bytes()[:100_000])
-        with pytest.raises(Misconfigured, match=r"short\.pth \(100,000 bytes\) .*download it again"):
-            import_checkpoint(short, tmp_path / "out", ram.lists)
-
     def test_a_checkpoint_of_another_network(self, ram: Published, tmp_path: Path) -> None:
         other = tmp_path / "other.pth"
         torch.save({"model": {"conv1.weight": torch.zeros(3)}}, other)
@@ -288,14 +271,6 @@ class TestWrongFiles:
         wrong = replace(source.lists, vocabulary=source.lists.tags)
         with pytest.raises(Misconfigured, match="bert-base-uncased"):
             import_checkpoint(source.file, tmp_path / "o", wrong, config=source.config)
-
-
-def test_a_file_of_old_torch_is_read_too(ram: Published, tmp_path: Path) -> None:
-    old = tmp_path / "old.pth"
-    torch.save(torch.load(ram.file), old, _use_new_zipfile_serialization=False)
-    tensors = read_checkpoint(old)
-    assert tensors.keys() == read_checkpoint(ram.file).keys()
-    assert torch.equal(tensors["label_embed"], read_checkpoint(ram.file)["label_embed"])
 
 
 def test_progress_is_reported_to_the_end(tmp_path: Path, vocabulary: Path) -> None:

@@ -127,18 +127,11 @@ transforms = st.sampled_from((SQUASH, CROP, PAD, Transform(8), Transform(8, exif
     ("transform", "size", "scale"),
     [
         (SQUASH, (4000, 3000), 2),
-        (SQUASH, (2304, 2304), 2),
         (SQUASH, (2303, 2304), 1),
-        (SQUASH, (2304, 2303), 1),
         (SQUASH, (4608, 4608), 4),
-        (SQUASH, (9216, 9216), 8),
         (SQUASH, (60_000, 60_000), 8),
-        (SQUASH, (640, 480), 1),
-        (SQUASH, (60_000, 300), 1),
         (CROP, (4000, 3000), 2),
-        (CROP, (1536, 1536), 2),
         (CROP, (1535, 9000), 1),
-        (PAD, (4000, 3000), 2),
         (PAD, (20_000, 64), 8),
     ],
 )
