@@ -224,23 +224,6 @@ def test_a_device_that_breaks_midway(steady_site: Site, unruly: Unruly, account:
     assert_inherited(steady_site, account, tmp_path, unruly.settings())
 
 
-@pytest.mark.parametrize("max_batch", ["8", "1"])
-def test_every_image_but_the_known_good_one_fails_at_batches_of(
-    steady_site: Site, unruly: Unruly, account: Account, tmp_path: Path, max_batch: str
-) -> None:
-    """Guard: the ceiling on blame (`Ceiling`); without it a fault that spares the self-test image empties the topic."""
-    unruly.order(knows_one=True)
-    load(steady_site, 60)
-    settings = unruly.settings() | {"TAGSTREAM_MAX_BATCH": max_batch}
-    assert_gives_up(steady_site, unruly, account, tmp_path, "20 of the last 20 images made the model fail", **settings)
-    assert len(unruly.diary("fails")) >= 20
-    letters = len(steady_site.letters())
-    assert letters < 20
-    assert len(steady_site.outcomes()) == letters
-    unruly.order()
-    assert_inherited(steady_site, account, tmp_path, settings, letters)
-
-
 def test_a_device_that_begins_to_answer_wrongly_while_idle(
     steady_site: Site, unruly: Unruly, account: Account, tmp_path: Path
 ) -> None:

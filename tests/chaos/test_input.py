@@ -28,32 +28,6 @@ def notification(bucket: str, *keys: str) -> bytes:
     return json.dumps({"Records": records}).encode()
 
 
-@pytest.fixture(scope="module")
-def healthy(shared: SharedWorker) -> Given:
-    shared.site.upload("healthy.jpg", photo(1))
-    return shared.site.own("healthy.jpg"), ()
-
-
-def test_many_records_in_one_message_some_bad(shared: SharedWorker, healthy: Given, account: Account) -> None:
-    """Guard: a ledger entry is done only when every index is; committing at the first would lose the others."""
-    message = json.loads(notification(shared.site.name, "healthy.jpg", "healthy.jpg", "healthy.jpg"))
-    message["Records"][1] = {"eventSource": "aws:s3", "eventName": 5}
-    records = shared.send([(json.dumps(message).encode(), ())])
-    account.landed()
-    [(partition, offset, _)] = records
-    found = shared.settle(account, records, letters=1, expected=[(partition, offset, index) for index in range(3)])
-    assert found.keys == ["healthy.jpg"] * 2
-
-
-def test_a_message_of_a_thousand_records(shared: SharedWorker, healthy: Given, account: Account) -> None:
-    """Guard: one record may exceed a transaction's bound alone; without that its outcomes would never be published."""
-    records = shared.send([(notification(shared.site.name, *["healthy.jpg"] * 1_000), ())])
-    account.landed()
-    [(partition, offset, _)] = records
-    found = shared.settle(account, records, expected=[(partition, offset, index) for index in range(1_000)])
-    assert found.keys == ["healthy.jpg"] * 1_000
-
-
 def test_a_thousand_events_for_one_new_image(shared: SharedWorker, account: Account) -> None:
     """Guards: equal images in flight share one computation, and its results are cached."""
     shared.site.upload("viral.jpg", photo(10_000))
@@ -80,17 +54,3 @@ def test_awkward_keys(shared: SharedWorker, account: Account) -> None:
     records = shared.send(given)
     account.landed()
     assert shared.settle(account, records).keys == sorted(AWKWARD * 2)
-
-
-def test_duplicate_and_stale_events(shared: SharedWorker, account: Account) -> None:
-    """Guard: the sequencer remembered per object; without it the older event counts as superseded, not as stale."""
-    first, second = shared.site.upload("seq.jpg", photo(98)), shared.site.upload("seq.jpg", photo(99))
-    newer = shared.site.own("seq.jpg", etag=second, sequencer="0B")
-    older = shared.site.own("seq.jpg", etag=first, sequencer="0A")
-    records = shared.send([(newer, ())], b"p")
-    shared.committed()
-    records += shared.send([(newer, ()), (older, ())], b"p")
-    account.landed()
-    found = shared.settle(account, records)
-    assert found.keys == ["seq.jpg"] * 2
-    assert [skip.reason for skip in found.skips] == ["stale"]

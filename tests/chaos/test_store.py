@@ -15,7 +15,6 @@ from tests.support.lying_store import Lie, drips, is_empty, pours, refuses_us, r
 from tests.support.proxy import wait_for
 from tests.support.waiting import eventually, meanwhile
 from tests.support.worker_process import Site, WorkerProcess, photo, worker
-from workers.errors import Gone
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -115,37 +114,6 @@ def test_the_store_refuses_for_a_while(
     account.over()
     assert shared.settle(account, records).keys == sorted(["before.jpg", *keys])
     account.recovered()
-
-
-def test_404_and_a_deleted_prefix_still_in_the_backlog(shared: SharedWorker, account: Account) -> None:
-    """Guard: the answers that mean absence; as a failure of the store they would block the partition."""
-    given = fresh(shared, *[f"album/{number}.jpg" for number in range(10)])
-    for number in range(10):
-        shared.site.store.remove(shared.site.name, f"album/{number}.jpg")
-    with pytest.raises(Gone):
-        shared.site.store.get(
-            shared.site.name, "album/9.jpg", version_id=None, etag=None, max_bytes=1 << 20, deadline_s=10.0
-        )
-    records = shared.send(given + fresh(shared, "alive.jpg"))
-    account.landed()
-    found = shared.settle(account, records)
-    assert [skip.reason for skip in found.skips] == ["gone"] * 10
-    assert found.keys == ["alive.jpg"]
-
-
-def test_an_object_that_changed_between_event_and_get(shared: SharedWorker, account: Account) -> None:
-    """Guard: the event's etag, sent as If-Match and compared with the answer's (either will do); without both the
-    old event would describe the new image."""
-    old = shared.site.upload("changing.jpg", photo(next(_seeds)))
-    new = shared.site.upload("changing.jpg", photo(next(_seeds)))
-    assert old != new
-    account.landed()
-    records = shared.send(
-        [(shared.site.own("changing.jpg", etag=old), ()), (shared.site.own("changing.jpg", etag=new), ())], b"p"
-    )
-    found = shared.settle(account, records)
-    assert [skip.reason for skip in found.skips] == ["superseded"]
-    assert found.keys == ["changing.jpg"]
 
 
 def test_one_byte_a_second_at_the_head_of_a_partition_while_the_others_flow(

@@ -67,9 +67,6 @@ class _Model:
         if self.orders.get("broken") or self._seen > self.orders.get("good", self._seen):
             self._note("fails", images)
             raise RuntimeError("no kernel image is available")
-        if self.orders.get("knows_one") and not all((image == self.self_test_image()).all() for image in images):
-            self._note("fails", images)
-            raise RuntimeError("no kernel image is available")
         self._note("runs", images)
 
     def _note(self, what: str, images: Sequence[Pixels]) -> None:

@@ -61,20 +61,15 @@ def keeps(cache: RedisResultCache, key: str) -> bool:
     return cache.lookup([key]) == [b"1"]
 
 
-def test_a_missing_server_is_a_miss_at_once(make: Make, causes: list[object]) -> None:
-    cache = make(UNREACHABLE)
-    for _ in range(20):
-        use(cache)
-    assert causes[0] == "connection"
-    assert set(causes[1:]) == {"paused"}
-
-
-def test_a_server_that_hangs_costs_one_timeout_and_then_nothing(make: Make, causes: list[object]) -> None:
+@pytest.mark.parametrize("cause", ["connection", "timeout"])
+def test_a_server_that_is_missing_or_hangs_costs_one_failure_and_then_nothing(
+    make: Make, causes: list[object], cause: str
+) -> None:
     with loopback(silence) as server:
-        cache = make(f"redis://127.0.0.1:{server.port}", TIMEOUT_S)
+        cache = make(UNREACHABLE if cause == "connection" else f"redis://127.0.0.1:{server.port}", TIMEOUT_S)
         for _ in range(20):
             use(cache)
-    assert causes[0] == "timeout"
+    assert causes[0] == cause
     assert set(causes[1:]) == {"paused"}
 
 

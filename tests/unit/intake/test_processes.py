@@ -196,24 +196,6 @@ def test_bodies_of_every_size_are_decoded(intake: ProcessIntake) -> None:
 
 
 @pytest.mark.slow
-def test_what_children_have_no_room_for_wakes_no_thread(intake: ProcessIntake, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guard: to wake the thread for each call costs as much as the call."""
-    fetched = [intake.fetch(job(GOOD), LARGEST).result(30) for _ in range(200)]
-    eventually(lambda: len(intake.pids) == 2)
-    woken = 0
-
-    def count(descriptor: int, value: int) -> None:
-        nonlocal woken
-        woken += 1
-        write(descriptor, value)
-
-    write = os.eventfd_write
-    monkeypatch.setattr(os, "eventfd_write", count)
-    wait([intake.inspect(each) for each in fetched], 30)
-    assert 0 < woken < 100
-
-
-@pytest.mark.slow
 def test_a_child_that_gets_nothing_more_is_replaced_once_it_is_done() -> None:
     """Guard: otherwise a slot is lost for good when a suspect got another child than the one that should make room."""
     intake = ProcessIntake(PaintedStore(), (SMALL,), children=1)
@@ -224,15 +206,6 @@ def test_a_child_that_gets_nothing_more_is_replaced_once_it_is_done() -> None:
     child.retiring = True
     assert (decoding(intake, job(GOOD)).result(30).pixels[SMALL] == (7, 0, 0)).all()
     assert before not in intake.pids
-    intake.close()
-
-
-def test_no_more_gets_are_made_at_once_than_was_asked_for() -> None:
-    intake = ProcessIntake(PaintedStore(), (SMALL,), fetch_threads=1, children=2)
-    began = time.monotonic()
-    for future in [intake.fetch(sleeping_job(0.2), LARGEST) for _ in range(2)]:
-        future.result(30)
-    assert time.monotonic() - began >= 0.4
     intake.close()
 
 

@@ -165,12 +165,6 @@ def test_whatever_stands_in_a_field_of_facts_is_a_miss_or_can_be_published(name:
         ImageFacts(format=facts.format, width=facts.width, height=facts.height, bytes=facts.size)
 
 
-@pytest.mark.parametrize("value", [b"{}", b'{"text":"x"}', b'{"text":1,"score":null,"method":"m"}', b"null", b"[1]"])
-def test_an_older_versions_value_is_a_miss(value: bytes) -> None:
-    assert entries.unpack_caption(value) is None
-    assert entries.unpack_facts(value) is None
-
-
 def test_the_first_level_is_by_version_or_else_etag_or_else_not_at_all() -> None:
     def fields(**event: Any) -> tuple[str, ...]:
         return entries.source_fields(a_task(event).event)

@@ -156,12 +156,6 @@ def test_the_later_of_an_arrival_and_a_removal_wins(known: KnownResults) -> None
     assert older.job.only_newest, "the removal's sequencer is known"
 
 
-def test_a_removal_deletes_the_entries_of_its_object(known: KnownResults) -> None:
-    known.settle([known.arrival(finished(**V1))])
-    known.settle([known.removal(new().event)])
-    assert known.sources([new(**V1)]) == [None]
-
-
 def test_a_removal_that_purges_leaves_nothing_of_the_object_and_its_contents(cache: Counting) -> None:
     purging = KnownResults(
         cache, make_roles({"tagger": TAGGER, "captioner": EchoCaptioner()}), STORE, "judge", purges=True
@@ -268,6 +262,7 @@ def test_known_results_are_not_requested(known: KnownResults, cache: Counting) -
     known.contents([finished()])
     known.remember([known.values(complete()), {}])
     known.settle([])
+    assert known.verdicts([]) == []
     assert cache.calls == 0
 
 
@@ -300,11 +295,6 @@ def test_without_a_judge_no_rejection_is_kept_or_asked_for(cache: Counting) -> N
     unjudged = KnownResults(cache, make_roles({"tagger": TAGGER}), STORE)
     assert unjudged.verdict_values("b" * 64, BROKEN) == {}
     assert unjudged.verdicts([fetched("b" * 64)] * 2) == [None, None]
-    assert cache.calls == 0
-
-
-def test_of_no_task_nothing_is_asked(known: KnownResults, cache: Counting) -> None:
-    assert known.verdicts([]) == []
     assert cache.calls == 0
 
 

@@ -65,28 +65,6 @@ def test_images_of_one_batch_are_scored_each_for_the_tags_of_its_profile() -> No
     assert harness.tags() == {"a": {"red"}, "b": {"green", "blue"}, "c": {"red", "green", "blue"}, "d": set()}
 
 
-@pytest.mark.parametrize(("first", "then"), [("loose", "warm"), ("warm", "hot")])
-def test_scores_of_all_tags_or_of_the_same_ones_answer_for_a_profiles(first: str, then: str) -> None:
-    harness = Colours()
-    with harness.running():
-        for key, profile in (("a", first), ("b", then)):
-            harness.ask(key, profile, (250, 100, 100))
-            harness.settled()
-    assert harness.tagger.batches == [1]
-    assert harness.enriched()["b"].cache.tags == "hit"
-    assert harness.tags()["b"] == {"red"}
-
-
-def test_a_tagger_that_always_scores_all_shows_the_same_tags_and_keeps_all_scores() -> None:
-    harness = Colours(ColourTagger())
-    with harness.running():
-        for key, profile in (("a", "cold"), ("b", "loose")):
-            harness.ask(key, profile)
-            harness.settled()
-    assert harness.tagger.batches == [1]
-    assert harness.tags() == {"a": {"green", "blue"}, "b": {"red", "green", "blue"}}
-
-
 def test_the_failing_image_of_a_mixed_batch_is_found_and_the_others_get_their_tags() -> None:
     harness = Colours()
     with harness.one_batch(3):

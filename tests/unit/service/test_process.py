@@ -108,17 +108,6 @@ def test_the_first_signal_stops_and_each_further_one_hurries() -> None:
     assert sorted(numbers) == [signal.SIGINT, signal.SIGTERM]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_second_signal_ends_the_process_with_the_code_of_a_shell(number: signal.Signals, code: int) -> None:
-    program = (
-        "import os, threading; from workers.service.process import stop_on_signals; stopping = threading.Event()\n"
-        f"with stop_on_signals(stopping.set):\n os.kill(os.getpid(), {number}); stopping.wait()\n"
-        f" os.kill(os.getpid(), {number}); threading.Event().wait()"
-    )
-    assert subprocess.run([sys.executable, "-c", program], timeout=60).returncode == code
-
-
 def test_stop_may_wait_for_a_lock_that_the_main_thread_holds() -> None:
     lock, stopped = threading.Lock(), threading.Event()
 
@@ -141,22 +130,25 @@ def test_the_handlers_before_are_put_back() -> None:
 
 
 @pytest.mark.slow
-def test_a_second_signal_ends_a_process_with_a_waiting_main_thread() -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_second_signal_ends_a_process_with_a_waiting_main_thread_and_the_code_of_a_shell(
+    number: signal.Signals, code: int
+) -> None:
     """Many times, because a handler in Python would miss the signal only when it comes just before the wait."""
-    code = (
+    program = (
         "import threading; from workers.service.process import stop_on_signals\n"
         "with stop_on_signals(lambda: print('stopping', flush=True)):\n"
         "    print('up', flush=True); threading.Event().wait()"
     )
     for _ in range(5):
-        with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process:
             try:
                 assert process.stdout is not None
                 assert process.stdout.readline() == "up\n"
-                process.send_signal(signal.SIGTERM)
+                process.send_signal(number)
                 assert process.stdout.readline() == "stopping\n"
-                process.send_signal(signal.SIGTERM)
-                assert process.wait(20) == 128 + signal.SIGTERM
+                process.send_signal(number)
+                assert process.wait(20) == code
             finally:
                 process.kill()
 

@@ -76,16 +76,6 @@ def test_an_empty_value_counts_as_not_set() -> None:
     assert read({"TAGSTREAM_GROUP": "", "TAGSTREAM_HTTP_PORT": " "}) == Settings()
 
 
-def test_settings_made_by_hand_do_not_look_at_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TAGSTREAM_GROUP", "another")
-    assert Settings().group == "tagstream"
-
-
-def test_settings_are_frozen() -> None:
-    with pytest.raises(ValueError, match="frozen"):
-        Settings().group = "another"
-
-
 def test_an_unknown_name_is_an_error_that_suggests_the_nearest() -> None:
     assert complaint({"TAGSTREAM_KAFKA_SERVER": "a:1"}).endswith("Do you mean TAGSTREAM_KAFKA_SERVERS?")
     assert complaint({"TAGSTREAM_S3_SECRET_FILE": "/x"}).endswith("Do you mean TAGSTREAM_S3_SECRET_KEY_FILE?")

@@ -1,5 +1,7 @@
 """The rules that the Kafka backend and its fake share."""
 
+from contextlib import nullcontext
+
 import pytest
 
 from workers.backends.kafka.types import FencingDetector, out_of_range, refusal
@@ -45,27 +47,18 @@ def test_the_gap_of_deleted_records_is_named() -> None:
     assert "--reset-offsets" in text
 
 
-def test_fenced_again_soon_after_taking_the_id_back_means_that_another_process_has_it() -> None:
+@pytest.mark.parametrize(
+    ("before", "later_s", "stolen"), [("fenced", 9.9, True), ("fenced", 10.0, False), ("timeout", 0.0, False)]
+)
+def test_only_a_second_fencing_soon_after_taking_the_id_back_means_that_another_process_has_it(
+    before: str, later_s: float, stolen: bool
+) -> None:
+    """Later than a transaction's timeout it may be our own doing again."""
     clock = Clock()
-    stolen = FencingDetector("worker-0", 10.0, clock)
-    stolen.note("fenced")
-    stolen.initialised()
-    clock.now += 9.9
-    with pytest.raises(Broken, match=r"'worker-0'.*TAGSTREAM_TRANSACTIONAL_ID"):
-        stolen.note("fenced")
-
-
-def test_fenced_again_after_a_transaction_timeout_may_be_our_own_doing_again() -> None:
-    clock = Clock()
-    stolen = FencingDetector("worker-0", 10.0, clock)
-    stolen.note("fenced")
-    stolen.initialised()
-    clock.now += 10.0
-    stolen.note("fenced")
-
-
-def test_a_fencing_after_recovering_from_something_else_is_the_first() -> None:
-    stolen = FencingDetector("worker-0", 10.0, Clock())
-    stolen.note("timeout")
-    stolen.initialised()
-    stolen.note("fenced")
+    detector = FencingDetector("worker-0", 10.0, clock)
+    detector.note(before)
+    detector.initialised()
+    clock.now += later_s
+    said = pytest.raises(Broken, match=r"'worker-0'.*TAGSTREAM_TRANSACTIONAL_ID") if stolen else nullcontext()
+    with said:
+        detector.note("fenced")

@@ -214,13 +214,6 @@ def test_an_index_that_completes_twice_is_a_bug() -> None:
         ledger.complete(entry, 2, OUTCOME)
 
 
-def test_a_record_out_of_order_is_a_bug() -> None:
-    ledger, assignment = opened(3)
-    admit(ledger, assignment, 3)
-    with pytest.raises(ValueError, match="came after"):
-        ledger.admit(record_at(assignment, 3), 0.0)
-
-
 def test_an_ended_assignment_is_not_taken_and_its_results_are_dropped() -> None:
     ledger, assignment = opened(0)
     done, late = admit(ledger, assignment, 0), admit(ledger, assignment, 1)
