@@ -66,14 +66,6 @@ def client(s3: SeaweedFS) -> Minio:
     return Minio(address, access_key=s3.access_key, secret_key=s3.secret_key, secure=False)
 
 
-def test_a_broker_knows_its_classes_from_a_first_start(kafka: ApacheKafka) -> None:
-    learnt = [word for word in Path(f"/proc/{kafka.pid}/cmdline").read_text().split("\0") if word.startswith("-XX:AOT")]
-    if not learnt:
-        pytest.skip("this Java is older than 24, and writes down no classes")
-    (option,) = learnt
-    assert option.partition("=")[2] in Path(f"/proc/{kafka.pid}/maps").read_text()
-
-
 def test_a_restarted_broker_keeps_its_address_and_its_records(own_kafka: ApacheKafka, topic_name: str) -> None:
     make_topic(own_kafka, topic_name)
     write(own_kafka, topic_name, b"before")

@@ -130,15 +130,6 @@ def test_missing_thresholds_are_noted(ram: Files, tmp_path: Path, told: Told) ->
     assert "every label has the threshold 0.68; give ram_tag_list_threshold.txt, the published ones" in told()[1]
 
 
-def test_a_fine_tune_is_not_pointed_to_thresholds_that_do_not_fit(
-    ram: Files, tmp_path: Path, told: Told, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(config.PUBLISHED, "ram", replace(SMALL["ram"], labels=61))
-    arguments = ["models", "import", str(ram.checkpoint), "--tags", str(ram.tags), "-o", str(tmp_path / "ram")]
-    assert run_command(arguments) == 0
-    assert "every label has the threshold 0.68; give your own with --thresholds" in told()[1]
-
-
 def test_wrong_files_end_with_a_sentence_and_leave_nothing(ram: Files, tmp_path: Path, told: Told) -> None:
     out = tmp_path / "bundles" / "ram"
     assert ram.import_to(out, "--sha256", "0" * 64) == MISCONFIGURED
@@ -269,11 +260,6 @@ def test_a_list_that_can_not_be_fetched_may_be_put_among_the_downloads(
     assert f"fetch {hub.endpoint}/lists/{name} (0 kB) on a machine that can, and put it into {tmp_path}" in told()[1]
     shutil.copy(ram.thresholds, tmp_path / "downloads" / name)
     assert run_command(pull_it) == 0
-
-
-def test_pull_without_a_hub_says_how_to_do_it_by_hand(ram: Files, hub: Hub, tmp_path: Path, told: Told) -> None:
-    assert run_command(["models", "pull", "ram", "-o", str(tmp_path / "out")]) == UNAVAILABLE
-    assert "By hand: fetch " in told()[1]
 
 
 @pytest.mark.parametrize("kind", KINDS)

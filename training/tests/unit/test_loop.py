@@ -85,14 +85,6 @@ def test_a_run_that_was_stopped_ends_with_the_same_bits(tmp_path: Path, whole: d
     assert _equal(weights, whole)
 
 
-def test_a_run_that_has_ended_is_not_run_again(tmp_path: Path, whole: dict[str, Tensor]) -> None:
-    run(tmp_path, _WITH_CHANCE, Parity(dropout=0.3))
-    told: list[Progress] = []
-    _, weights = run(tmp_path, _WITH_CHANCE, Parity(dropout=0.3), report=told.append)
-    assert told == []
-    assert _equal(weights, whole)
-
-
 @pytest.mark.timeout(400)
 def test_a_run_that_was_killed_ends_with_the_same_bits(tmp_path: Path, whole: dict[str, Tensor]) -> None:
     plan = tmp_path / "given.toml"
@@ -194,14 +186,6 @@ def test_a_run_writes_down_its_numbers(tmp_path: Path) -> None:
     with Image.open(tmp_path / "curves.png") as curves:
         assert curves.size[1] > curves.size[0]
     assert list((tmp_path / "tensorboard").glob("events.*"))
-
-
-def test_a_resumed_run_has_every_step_once_in_its_numbers(tmp_path: Path) -> None:
-    with pytest.raises(Stop):
-        run(tmp_path, PLAN, report=_stopping_after(11))
-    run(tmp_path, PLAN)
-    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == list(range(30))
 
 
 def test_validation_sees_the_moving_average(tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ from tagstream_train.metrics import (
     OFF,
     Summary,
     Table,
-    average_precision,
     best_f1,
     choose,
     curve,
@@ -30,11 +29,6 @@ def random_scores(seed: int, images: int = 300, classes: int = 7) -> tuple[NDArr
     targets = (random.random((images, classes)) < np.linspace(0.05, 0.6, classes)).astype(np.float32)
     scores = np.clip(0.25 * targets + random.random((images, classes)) * 0.75, 0, 1).astype(np.float32)
     return scores, targets
-
-
-def test_average_precision_is_the_mean_precision_at_the_positives() -> None:
-    assert average_precision(SCORES[:, 0], TARGETS[:, 0] > 0) == pytest.approx((1 / 1 + 2 / 3) / 2)
-    assert average_precision(SCORES[:, 1], TARGETS[:, 1] > 0) == pytest.approx(1)
 
 
 @pytest.mark.slow  # scikit-learn takes a second to load

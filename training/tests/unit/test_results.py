@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from examples.learn.__main__ import main, spreads
+from examples.learn.__main__ import main
 from examples.learn.loop import FILE, Learned, Round, gains, means, spread
 from tagstream_train.cli.data import SplitOptions, split
 from tagstream_train.cli.fit import FitOptions, _run
@@ -147,14 +147,6 @@ def test_gains_are_paired_by_seed() -> None:
     assert asdict(gain) == pytest.approx({"mean": 0.02, "deviation": 0.02, "above": 2})
     assert gain.deviation < means(SEEDS, "test")[0].deviation
     assert spread([0.3]).deviation == 0
-
-
-def test_several_seeds_are_shown_with_their_spread() -> None:
-    lines = list(spreads(SEEDS))
-    assert lines[0].startswith("3 seeds, 10 images, 5 steps each round")
-    assert "45.0 ± 5.0" in lines[2]
-    assert "+2.0 ± 2.0, 2" in next(line for line in lines[4:] if line.lstrip().startswith("generated"))
-    assert lines[-1] == ("CIDEr-D of captions: 1.500 guided by tags, 0.200 without: +1.300 ± 1.000, gained by 3 seeds")
 
 
 def test_a_folder_of_another_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

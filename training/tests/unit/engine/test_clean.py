@@ -159,12 +159,6 @@ def test_a_model_without_any_of_the_labels_is_refused(tmp_path: Path) -> None:
         cleaned(tmp_path, [Sample(image="two.png", tags=(0,))], Rules(labels=frozenset({"unheard"})))
 
 
-def test_a_set_reads_back_as_written(tmp_path: Path) -> None:
-    (sample,), _ = cleaned(tmp_path, [Sample(image="two.png", tags=(0, 2))])
-    write_dataset(tmp_path / "out", [sample], LABELS, name="clean")
-    assert [each.tags for each in DataSet(tmp_path / "out")] == [(0,)]
-
-
 __all__ = ["tagstream"]
 
 SEEN_OR_NOT = ["Egyptian cat", "volcano", "a made-up word"]

@@ -214,14 +214,6 @@ def test_a_set_of_images_without_hashes_is_a_sentence(place: Place) -> None:
         place.fit("from-unhashed", data=unhashed)
 
 
-def test_images_of_a_validation_part_are_measured_and_not_taught(place: Place) -> None:
-    parted = place.annotated("parted", lambda number, _: {"part": "val" if number % 4 == 0 else "train"})
-    fitted = place.fit("from-parted", data=parted)
-    assert (fitted.card.data["train"], fitted.card.data["validation"]) == (36, 12)
-    assert fitted.card.images == 36
-    assert _row(fitted, "new labels").truth.startswith("12 images")
-
-
 def test_every_label_of_the_set_gets_a_threshold(fitted: Fitted) -> None:
     assert list(fitted.thresholds) == list(LABELS)
     assert all(0 < each.value < 1 and not each.why for each in fitted.thresholds.values())
@@ -388,18 +380,6 @@ def test_a_network_of_timm_learns(place: Place, network: str, what: str) -> None
     assert raw.shape == (1002 if what == "lora" else 2,)  # a softmax needs all logits
 
 
-def test_a_network_of_timm_keeps_its_labels(place: Place, network: str) -> None:
-    made = place.fit("timm-kept", network).bundle
-    assert made.labels == (*label_names(), *LABELS)
-    tagger, old = (
-        load_tagger(folder, device="cpu", precision="fp32")
-        for folder in (made.folder, place.folder / "timm-kept.run" / "parent")
-    )
-    image = old.self_test_image()
-    after, before = _scores_by_name(tagger, image), _scores_by_name(old, image)
-    assert {name: after.get(name) for name in before} == before
-
-
 def test_a_network_that_timm_does_not_know_is_a_sentence(place: Place) -> None:
     with pytest.raises(Misconfigured, match=r"no network 'test_vti'.*test_vit"):
         place.fit("typo", "timm:test_vti")
@@ -481,15 +461,6 @@ def test_spellings_of_a_label_are_one_and_a_bundles_own_is_taken() -> None:
         "Big-Dog  (1 image) is read as big_dog (2)",
         "CAT (5 images) is read as cat (a label of the bundle)",
     ]
-
-
-def test_a_label_spelled_otherwise_is_the_bundles(place: Place) -> None:
-    name = Bundle.open(place.folder / "ram").labels[0]
-    colours(place.folder / "spelled", labels=(name.upper(), "red", "RED", "striped"))
-    fitted = place.fit("from-spelled", data=place.folder / "spelled")
-    assert fitted.bundle.labels[60:] == ("red", "striped")
-    assert fitted.thresholds[name].positives == 16
-    assert fitted.thresholds["red"].positives == 32
 
 
 def test_a_head_replaces_the_classifiers_of_known_labels_and_is_fitted_again(place: Place) -> None:

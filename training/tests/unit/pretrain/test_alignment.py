@@ -14,12 +14,11 @@ from tagstream_train.data.loader import Batch
 from tagstream_train.data.samples import DataSet, Sample
 from tagstream_train.export import Card, export
 from tagstream_train.loop import Progress
-from tagstream_train.plan import toml_of
 from tagstream_train.pretrain import alignment
 from tagstream_train.pretrain.alignment import Contrast, check_pairs, hard_negatives, new_part, queue_of
 from tagstream_train.pretrain.objectives import Pretraining
 from tagstream_train.pretrain.recipes import AlignmentPlan
-from tagstream_train.pretrain.run import RUN, pretrain, write_bundle
+from tagstream_train.pretrain.run import pretrain, write_bundle
 from tagstream_train.pretrain.start import fresh
 from tests.unit.models.small import SMALL
 from tests.unit.models.test_alignment import aligned_bundle, literal
@@ -264,7 +263,9 @@ def test_a_stopped_run_ends_with_the_same_weights_and_its_bundle_reads_sentences
     assert {"tagging", "text", "itc", "itm", "total"} == set(whole.losses)
     with pytest.raises(InterruptedError):
         pretrain(dataset, run, tmp_path / "cut", workers=0, report=stop)
-    resumed = pretrain(dataset, run, tmp_path / "cut", workers=0)
+    told: list[tuple[int, int]] = []
+    resumed = pretrain(dataset, run, tmp_path / "cut", workers=0, report=lambda *at: told.append((at[0], at[1].step)))
+    assert told == [(2, 2)]
     assert whole.part is not None
     assert resumed.part is not None
     for mine, other in ((whole.model, resumed.model), (whole.part, resumed.part)):
@@ -275,14 +276,6 @@ def test_a_stopped_run_ends_with_the_same_weights_and_its_bundle_reads_sentences
     assert alignment.sentences(["a red circle"]).shape == (1, 256)
     again = new_part(resumed.model, bundle, seed=9, tags=True).state_dict()
     assert all(torch.equal(tensor, again[name]) for name, tensor in resumed.part.state_dict().items())
-
-
-@pytest.mark.slow
-def test_a_folder_whose_run_does_not_say_how_many_tags_are_hidden_is_refused(dataset: DataSet, tmp_path: Path) -> None:
-    run = tiny_run("tag2text", steps=1, alignment={"untagged": 0.2})
-    (tmp_path / RUN).write_text(toml_of(run).replace("untagged = 0.2\n", ""))
-    with pytest.raises(Misconfigured, match="holds another run"):
-        pretrain(dataset, run, tmp_path, workers=0)
 
 
 def test_what_itc_and_itm_can_not_learn_from_is_a_sentence() -> None:
@@ -330,18 +323,16 @@ def test_a_plan_without_bounds_is_refused() -> None:
 
 
 def test_the_command_line_says_whether_tags_guide(capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["train", "pretrain", "set", "--model", "tag2text", "--recipe", "tiny", "-o", "out", "--show"]
-    run_command(command)
-    assert "[alignment]" not in capsys.readouterr().out
-    run_command([*command, "--tags", "none"])
-    assert 'tags = "none"' in capsys.readouterr().out.partition("[alignment]")[2]
-
-
-def test_the_papers_recipe_shows_matching_all_tags(capsys: pytest.CaptureFixture[str]) -> None:
-    for recipe, untagged in (("tiny", 0.2), ("small", 0.2), ("paper", 0.0)):
-        command = ["train", "pretrain", "set", "--model", "tag2text", "--recipe", recipe, "--tags", "guided"]
-        run_command([*command, "-o", "out", "--show"])
-        assert f"untagged = {untagged}\n" in capsys.readouterr().out
+    for recipe, tags, shown in (
+        ("tiny", None, ""),
+        ("tiny", "none", 'tags = "none"\n'),
+        ("small", "guided", "untagged = 0.2\n"),
+        ("paper", "guided", "untagged = 0.0\n"),
+    ):
+        command = ["train", "pretrain", "set", "--model", "tag2text", "--recipe", recipe, "-o", "out", "--show"]
+        run_command([*command, *([] if tags is None else ["--tags", tags])])
+        _, heading, alignment = capsys.readouterr().out.partition("[alignment]")
+        assert (bool(heading), shown in alignment) == (tags is not None, True)
 
 
 @pytest.mark.slow

@@ -95,28 +95,6 @@ def test_stages_grow_and_a_finished_run_gives_its_weights_again(dataset: DataSet
         pretrain(dataset, run.seeded(7), tmp_path, workers=0)
 
 
-def test_a_run_that_was_stopped_in_its_second_stage_ends_with_the_same_weights(
-    dataset: DataSet, tmp_path: Path
-) -> None:
-    often = {"checkpoint_every": 1, "ema": 0.5}
-    run = tiny_run("ram-plus", steps=3, stages=(32, 64), plan=often, dropout=0.2, depth=0.2)
-
-    def stop(stage: int, progress: Progress) -> None:
-        if (stage, progress.step) == (2, 2):
-            raise InterruptedError
-
-    whole = pretrain(dataset, run, tmp_path / "whole", workers=0)
-    with pytest.raises(InterruptedError):
-        pretrain(dataset, run, tmp_path / "cut", workers=0, report=stop)
-    told: list[tuple[int, int]] = []
-    goes_on = pretrain(
-        dataset, run, tmp_path / "cut", workers=0, report=lambda stage, progress: told.append((stage, progress.step))
-    )
-    assert told == [(2, 2), (2, 3)]
-    weights = whole.model.state_dict()
-    assert all(torch.equal(tensor, weights[name]) for name, tensor in goes_on.model.state_dict().items())
-
-
 def test_a_run_starts_from_a_bundle_of_another_kind_and_size(dataset: DataSet, tmp_path: Path) -> None:
     first = _bundle(pretrain(dataset, tiny_run("ram-plus", steps=2), tmp_path / "one", workers=0), tmp_path / "first")
     run = tiny_run("tag2text", steps=1, stages=(64,), start=str(first.folder))
