@@ -31,6 +31,7 @@ NAMES = (
     "photos",
     "processes",
     "remote_captions",
+    "renditions",
     "retag",
     "retag_go",
     "scaling",
@@ -39,7 +40,7 @@ NAMES = (
     "turns",
 )
 
-WITH_ARGUMENTS = ("alignment", "alike", "dual", "facts", "fit", "gpu", "ocr_pages")
+WITH_ARGUMENTS = ("alignment", "alike", "dual", "facts", "fit", "gpu", "ocr_pages", "renditions")
 
 
 def main() -> int:
