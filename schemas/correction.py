@@ -17,13 +17,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from .printable import printable
 from .text import BY_MAX, Bucket, Key, Moment, Short, TagName, first_fault, subject
+from .version import microseconds
 
 MAX_BYTES: Final = 256 * 1024
 """Largest value of a record; a larger one is no correction."""
 MAX_NAMES: Final = 200
 """Different names that may be said of one image in all; a record with one more is no correction. Each outcome of the
 image has all of them."""
-_STATEMENT_BYTES: Final = 280
+_STATEMENT_BYTES: Final = 330
 _SUBJECT_BYTES: Final = 400
 _BY_BYTES: Final = 80
 """Memory of a correction, a subject and a name without their own characters, measured with CPython 3.11."""
@@ -46,6 +47,10 @@ class Correction(BaseModel):
     sha256: Sha256 | None = Field(
         default=None,
         description="The content that the person saw; null: the correction holds for any content of this key.",
+    )
+    etag: Short | None = Field(
+        default=None,
+        description="With `sha256`: ETag of the object. The correction holds for this content, whichever rendition is read.",
     )
     model: Sha256 | None = Field(default=None, description="Digest of the tagger that gave the corrected tags.")
     by: Short | None = Field(default=None, description="Who corrected the image.")
@@ -81,6 +86,7 @@ def correction(
     added: Collection[str] = (),
     removed: Collection[str] = (),
     sha256: str | None = None,
+    etag: str | None = None,
     model: str | None = None,
     by: str | None = None,
     at: str | None = None,
@@ -89,6 +95,7 @@ def correction(
 
     Args:
         sha256: of the content that the person saw, from the enriched event; None: any content of this key.
+        etag: of the same object, from the enriched event; None: other renditions of this content are other content.
         model: digest of the tagger whose answer was corrected, from the enriched event.
         at: RFC 3339; None: now.
 
@@ -105,6 +112,7 @@ def correction(
                 "added": tuple(added),
                 "removed": tuple(removed),
                 "sha256": sha256,
+                "etag": etag,
                 "model": model,
                 "by": by,
                 "at": at or now,
@@ -149,6 +157,14 @@ class _Statement(NamedTuple):
     present: bool
     sha256: str | None
     by: str
+    etag: str
+    at: int
+
+    def holds(self, sha256: str, etag: str, since: int | None) -> bool:
+        """Whether it is of this content; see `Corrections.on`."""
+        if self.sha256 in (None, sha256):
+            return True
+        return self.etag == etag if self.etag else since is not None and self.at >= since
 
 
 class Corrections:
@@ -183,8 +199,9 @@ class Corrections:
         said = read_correction(value)
         found = self._said.get(said.subject, {})
         by = printable(said.by or "").strip() if self._people else ""
-        new = dict.fromkeys(said.added, _Statement(True, said.sha256, by))
-        new |= dict.fromkeys(said.removed, _Statement(False, said.sha256, by))
+        seen = (said.sha256, by, said.etag or "", microseconds(said.at) or 0)
+        new = dict.fromkeys(said.added, _Statement(True, *seen))
+        new |= dict.fromkeys(said.removed, _Statement(False, *seen))
         words = found | new
         if len(words) > MAX_NAMES:
             raise ValueError(f"more than {MAX_NAMES} names of one image")
@@ -192,15 +209,24 @@ class Corrections:
         self.bytes -= self._cost("", {name: found[name] for name in new if name in found})
         self._said[said.subject] = words
 
-    def on(self, subject: str, sha256: str) -> Word | None:
-        """The corrections of this content, names in alphabetical order; None without any."""
-        found = self._said.get(subject)
-        if found is None:
+    def on(self, subject: str, sha256: str, etag: str = "", since: str | None = None) -> Word | None:
+        """The corrections of this content, names in alphabetical order; None without any.
+
+        Args:
+            sha256: of the bytes that were read.
+            etag: of the object.
+            since: if a rendition was read, when the object was modified. A correction of later counts for it, unless
+                that names another etag: its hash may be that of the object, or of another rendition.
+        """
+        told = self._said.get(subject)
+        if told is None:
             return None
-        holding = sorted((name, each.present) for name, each in found.items() if each.sha256 in (None, sha256))
+        limit = microseconds(since)
+        found = {name: each for name, each in told.items() if each.holds(sha256, etag, limit)}
+        holding = sorted((name, each.present) for name, each in found.items())
         if not holding:
             return None
-        people = sorted({each.by for each in found.values() if each.by and each.sha256 in (None, sha256)})
+        people = sorted({each.by for each in found.values() if each.by})
         return Word(
             tuple(name for name, present in holding if present),
             tuple(name for name, present in holding if not present),
@@ -215,5 +241,5 @@ class Corrections:
     @staticmethod
     def _cost(subject: str, words: Mapping[str, _Statement]) -> int:
         of_subject = _SUBJECT_BYTES + 4 * len(subject) if subject else 0
-        names = sum(_STATEMENT_BYTES + 4 * len(name) for name in words)
+        names = sum(_STATEMENT_BYTES + 4 * len(name) + 4 * len(each.etag) for name, each in words.items())
         return of_subject + names + sum(_BY_BYTES + 4 * len(each.by) for each in words.values() if each.by)

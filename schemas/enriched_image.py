@@ -97,6 +97,11 @@ class ReadRendition(_Exact):
     key: Key
     width: int = Field(strict=True, ge=1, description="As its header says. Boxes of results are in its pixels.")
     height: int = Field(strict=True, ge=1)
+    orientation: Annotated[int, Field(strict=True, ge=1, le=8)] | None = Field(
+        default=None,
+        exclude_if=lambda value: value is None,
+        description="Of the rendition, by its EXIF. Absent: unknown.",
+    )
 
 
 class Source(_Exact):

@@ -218,8 +218,8 @@ class CorrectionLog(Protocol):
             As `catch_up`.
         """
 
-    def on(self, subject: str, sha256: str) -> Word | None:
-        """The correction of this content of the subject, or None."""
+    def on(self, subject: str, sha256: str, etag: str = "", since: str | None = None) -> Word | None:
+        """The correction of this content of the subject, or None; as `schemas.correction.Corrections.on`."""
 
     def close(self) -> None: ...
 

@@ -263,7 +263,7 @@ class MemoryCorrections:
                 self._said.take(record.key, record.value)
             self._read += 1
 
-    def on(self, subject: str, sha256: str) -> Word | None:
-        return self._said.on(subject, sha256)
+    def on(self, subject: str, sha256: str, etag: str = "", since: str | None = None) -> Word | None:
+        return self._said.on(subject, sha256, etag, since)
 
     def close(self) -> None: ...

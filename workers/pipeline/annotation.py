@@ -11,7 +11,7 @@ from schemas.dead_letter import Reason, Stage
 from schemas.image_event import ImageEvent
 from schemas.options import Options, Want
 from workers.pipeline.profiles import Profile
-from workers.types import LabelScores
+from workers.types import Facts, Fetched, LabelScores
 
 
 @dataclass(slots=True, eq=False)
@@ -24,6 +24,8 @@ class Annotation:
         roles: the roles with a model that the event needs; `Roles` fills it in.
         word: manual corrections, valid if `word_asked`; the tagger's role fills it in.
         selected: scores, and the (label id, score) pairs that the profile shows; the tagger's role fills it in.
+        etag: of the object.
+        since: when the object was modified; None: it was read itself, and no rendition.
     """
 
     event: ImageEvent
@@ -35,6 +37,14 @@ class Annotation:
     word: Word | None = None
     word_asked: bool = False
     selected: tuple[LabelScores, Sequence[tuple[int, float]]] | None = None
+    etag: str = ""
+    since: str | None = None
+
+    @classmethod
+    def begin(cls, event: ImageEvent, profile: Profile, read: Facts | Fetched) -> Annotation:
+        """Without results, of what was read."""
+        since = None if read.original is None else read.last_modified
+        return cls(event, profile, read.sha256, etag=read.etag, since=since)
 
     def copy(self) -> Annotation:
         return replace(self, results=dict(self.results), hits=set(self.hits), selected=None)

@@ -183,7 +183,7 @@ class Tagging(RoleDefaults):
     def word(self, image: Annotation) -> Word | None:
         """The manual corrections of the image, read once for all uses."""
         if self._corrections is not None and not image.word_asked:
-            image.word = self._corrections.on(image.event.subject, image.sha256)
+            image.word = self._corrections.on(image.event.subject, image.sha256, image.etag, image.since)
             image.word_asked = True
         return image.word
 

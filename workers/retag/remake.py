@@ -300,7 +300,9 @@ class Remaker:
     def _word(self, fields: Fields) -> Word | None:
         """The manual corrections of the image."""
         log = self._corrections
-        return None if log is None else log.on(fields["subject"], fields["source"]["sha256"])
+        source = fields["source"]
+        since = None if source.get("read") is None else source["last_modified"]
+        return None if log is None else log.on(fields["subject"], source["sha256"], source["etag"], since)
 
     def _has_labels(self, image: Annotation, tags: Sequence[Fields]) -> bool:
         """Whether the scores select the labels of these tags."""

@@ -27,7 +27,7 @@ MOST_PENDING: Final = 5_000
 """Corrections that are remembered; more are refused."""
 _REMEMBERED_S: Final = 600.0
 _SEEN: Final = f"""
-select subject, bucket, key, sha256, provenance #>> '{{models,tagger,digest}}', names from image
+select subject, bucket, key, sha256, etag, provenance #>> '{{models,tagger,digest}}', names from image
 where subject = any(%(subjects)s::text[]) and {LIVE}
 """
 
@@ -47,6 +47,7 @@ class Seen(NamedTuple):
     bucket: str
     key: str
     sha256: str
+    etag: str
     model: str | None
     names: Sequence[str]
 
@@ -172,10 +173,9 @@ class Corrector:
 def _applying(picture: Seen, name: str, present: bool, by: str) -> Applying:
     model = picture.model if re.fullmatch("[0-9a-f]{64}", picture.model or "") else None
     added, removed = ([name], []) if present else ([], [name])
+    facts = {"sha256": picture.sha256, "etag": picture.etag, "model": model, "by": by or None}
     try:
-        record = correction(
-            picture.bucket, picture.key, added=added, removed=removed, sha256=picture.sha256, model=model, by=by or None
-        )
+        record = correction(picture.bucket, picture.key, added=added, removed=removed, **facts)
     except ValueError as error:
         raise Refused(f"This is no correction: {error}.") from error
     return Applying(record)

@@ -92,6 +92,29 @@ def test_a_word_on_one_content_does_not_hold_for_another() -> None:
     assert folded(correction("photos", "a.jpg", added=["dog"], sha256=SHA)).on("photos/a.jpg", OTHER) is None
 
 
+SAID, BEFORE, AFTER = "2026-03-02T12:00:00Z", "2026-03-02T11:59:59Z", "2026-03-02T12:00:01Z"
+
+
+@pytest.mark.parametrize(
+    ("etag", "read", "holds"),
+    [
+        ("e1", (OTHER, "e1"), True),  # seen through a rendition, and the object itself is read now
+        ("e1", (OTHER, "e1", AFTER), True),  # another rendition of the same object
+        ("e1", (OTHER, "e2", BEFORE), False),
+        ("e1", (OTHER, "e2"), False),
+        (None, (OTHER, "e1", BEFORE), True),  # the hash may be of the object itself
+        (None, (OTHER, "e1", SAID), True),
+        (None, (OTHER, "e1", AFTER), False),  # the object was replaced since
+        (None, (OTHER, "e1"), False),
+    ],
+)
+def test_a_word_on_one_content_holds_whichever_of_its_renditions_is_read(
+    etag: str | None, read: tuple[str, ...], holds: bool
+) -> None:
+    said = folded(correction("photos", "a.jpg", added=["dog"], sha256=SHA, etag=etag, by="ann", at=SAID), people=True)
+    assert said.on("photos/a.jpg", *read) == (Word(("dog",), (), ("ann",)) if holds else None)
+
+
 def test_a_withdrawn_correction_has_no_effect() -> None:
     said = folded(correction("photos", "ü.jpg", added=["dog"]), withdrawal("photos", "ü.jpg"))
     assert (said.on("photos/ü.jpg", SHA), len(said), said.bytes) == (None, 0, 0)

@@ -171,7 +171,9 @@ def sample_of(image: EnrichedImage, labels: CollectedLabels, corrections: Correc
         if (label := labels.id_of(tag.name)) is not None:
             origins[label] = tag.source or "generated"
     absent: set[int] = set()
-    word = corrections.on(image.subject, image.source.sha256) if corrections is not None else None
+    source = image.source
+    since = None if source.read is None else source.last_modified
+    word = corrections.on(image.subject, source.sha256, source.etag, since) if corrections is not None else None
     if word is not None:
         origins |= {label: "person" for name in word.added if (label := labels.id_of(name)) is not None}
         absent = {label for name in word.removed if (label := labels.id_of(name)) is not None}

@@ -65,8 +65,8 @@ class KafkaCorrections:
             self._drop()
             time.sleep(timeout_s)
 
-    def on(self, subject: str, sha256: str) -> Word | None:
-        return self._said.on(subject, sha256)
+    def on(self, subject: str, sha256: str, etag: str = "", since: str | None = None) -> Word | None:
+        return self._said.on(subject, sha256, etag, since)
 
     def close(self) -> None:
         self._drop()

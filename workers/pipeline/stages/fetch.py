@@ -265,7 +265,7 @@ class FetchStage(Stage):
         task.release("slot")
         task.hold("bytes", lambda: self._intake.discard(fetched))
         reservation.shrink(fetched.size)
-        self._lookup(LoadedTask(task, Annotation(task.event, task.profile, fetched.sha256), fetched))
+        self._lookup(LoadedTask(task, Annotation.begin(task.event, task.profile, fetched), fetched))
 
     def _on_head(self, request: StoreRequest, future: Future[Fetched]) -> None:
         """Handle the answer to a HEAD request for a removed object.

@@ -160,7 +160,7 @@ class LookupStage(QueueStage):
 
     def _by_source(self, tasks: Sequence[Task]) -> None:
         described = {
-            task: DescribedTask(task, Annotation(task.event, task.profile, facts.sha256), facts, None)
+            task: DescribedTask(task, Annotation.begin(task.event, task.profile, facts), facts, None)
             for task, facts in zip(tasks, self._results.sources(tasks), strict=True)
             if facts is not None
         }
