@@ -2,7 +2,7 @@
 
     python -m benchmarks renditions PHOTOS
 
-PHOTOS: a folder of JPEGs. One whose longer side has less than 4,000 pixels is brought to that and encoded at quality
+PHOTOS: a folder of JPEGs. One whose longer side has less than 3,000 pixels is brought to that and encoded at quality
 90, as its original. Renditions are JPEGs of the original, resized by Lanczos, at quality 85. Scores below the
 tagger's floor count as 0.
 """
@@ -12,8 +12,6 @@ from __future__ import annotations
 import argparse
 import io
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +27,7 @@ from workers.models.tune import shown_labels
 from workers.ports import Tagger
 from workers.types import Pixels, Transform
 
-ORIGINAL = 4_000
+ORIGINAL = 3_000
 SIDES = (2_048, 512)
 BATCH = 16
 
@@ -37,13 +35,13 @@ BATCH = 16
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks renditions")
     parser.add_argument("photos", type=Path, help="a folder of photographs")
-    parser.add_argument("--most", type=int, default=1_000, help="photographs, by name")
+    parser.add_argument("--most", type=int, default=1_000, help="photographs, evenly over the names")
     options = parser.parse_args(arguments)
     files = options.photos.rglob("*")
-    paths = sorted(path for path in files if path.suffix.lower() in (".jpg", ".jpeg"))[: options.most]
+    paths = sorted(path for path in files if path.suffix.lower() in (".jpg", ".jpeg"))
+    paths = paths[:: max(1, len(paths) // options.most)]
     tagger = build_tagger(compact_bundle(), choose_device("cpu", threads=1), "fp32")
-    with ThreadPoolExecutor(1) as pool:  # Pillow and torch release the lock
-        read = list(pool.map(partial(versions, tagger.transform), paths))
+    read = [versions(tagger.transform, path) for path in paths]
     answers = {side: answered(tagger, [each[side] for each in read]) for side in (ORIGINAL, *SIDES)}
     Console(width=120).print(table(tagger, answers))
     return 0

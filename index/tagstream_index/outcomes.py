@@ -198,7 +198,8 @@ def _retracted(output: Retraction, flaws: tuple[str, ...]) -> Row:
 def _enriched(output: EnrichedImage, raw: dict[str, Any], text: str, headers: Headers, flaws: tuple[str, ...]) -> Row:
     place, facts, scores = output.source, output.image, _header(headers, SCORES_HEADER)
     vector, bad = _vector(output, headers)
-    if max(facts.width, facts.height, facts.bytes, *(tag.label_id or 0 for tag in output.tags)) >= _BIGINT:
+    read, labels = place.read or facts, (tag.label_id or 0 for tag in output.tags)
+    if max(facts.width, facts.height, facts.bytes, read.width, read.height, *labels) >= _BIGINT:
         raise ValueError("a number is too large")
     names = [tag.name for tag in output.tags]
     if any(len(name.encode()) > NAME_BYTES_MAX for name in names if len(name) > NAME_BYTES_MAX // 4):
@@ -210,6 +211,8 @@ def _enriched(output: EnrichedImage, raw: dict[str, Any], text: str, headers: He
     provenance = {name: raw[name] for name in _PROVENANCE if raw.get(name) is not None}
     if output.caption is not None:
         provenance["caption"] = {name: said for name, said in raw["caption"].items() if name != "text"}
+    if place.read is not None:
+        provenance["read"] = place.read.model_dump(mode="json")
     return Row(
         output.subject,
         place.bucket,

@@ -69,11 +69,11 @@ _LINES_S: Final = 0.5
 _DISTANCE: Final = "e.vector <=> %(vector)s"
 _SHOWN: Final = """subject, bucket, key, version_id, sha256, last_modified, format, width, height, bytes, names, scores,
     caption, dated, taken_local, taken_offset, provenance->>'status' as status, corrections is not null as corrected,
-    orientation, thumbhash"""
+    orientation, thumbhash, etag, provenance->'read' as read"""
 
 _Data: TypeAlias = bytes
 """`Found.bytes` hides the type's own name."""
-_NOT_JSON: Final = ("dated", "taken_local", "taken_offset", "orientation", "thumbhash")
+_NOT_JSON: Final = ("dated", "taken_local", "taken_offset", "orientation", "thumbhash", "etag", "read")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,8 @@ class Found:
         distance: cosine distance, 0 to 2; None without embedding, or if only the words found it.
         status: `complete` or `partial`.
         corrected: whether a person corrected its tags.
-        orientation, thumbhash: as the event has them.
+        orientation, thumbhash, etag: as the event has them.
+        read: the rendition that was read, as `source.read` of the event; None: the object itself.
         line: the line of a result that fits the words best, if one does.
     """
 
@@ -117,6 +118,8 @@ class Found:
     corrected: bool
     orientation: int | None
     thumbhash: _Data | None
+    etag: str = ""
+    read: Mapping[str, Any] | None = None
     distance: float | None = None
     line: str | None = None
 

@@ -136,6 +136,10 @@ def test_todays_outcomes_are_read_by_an_earlier_reader(harness: Harness, earlier
     missing = [{"want": "embedding", "reason": "annotate-failed"}]
     told = enriched(caption=caption, status="partial", reason="annotate-failed", missing=missing)
     assert old.read_output(told.to_bytes()).caption.method == "remote"
+    seen = json.loads(told.to_bytes())
+    seen["source"]["read"] = {"bucket": "photos-web", "key": "a.jpg", "width": 8, "height": 6, "orientation": 1}
+    seen["image"]["of"] = "rendition"
+    assert old.read_output(json.dumps(seen).encode()).source.sha256 == told.source.sha256
     letters = importlib.import_module("tagstream_schemas.dead_letter")
     dead = harness.broker.visible(DEAD)
     assert (len(harness.outputs()), len(dead)) == (7, 3)

@@ -210,6 +210,7 @@ def _changes(now: Mapping[str, Any], before: Mapping[str, Any]) -> Iterable[str]
     if new != old:
         yield f"caption: {new}" if new else "no caption any more"
     if now["source"]["sha256"] != before["source"]["sha256"]:
-        yield "other content of the file"
+        same = now["source"]["etag"] == before["source"]["etag"]
+        yield "read from another copy" if same else "other content of the file"
     if now["status"] != before["status"]:
         yield f"now {now['status']}"

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from http import HTTPStatus
 from typing import Final, Literal, TypeAlias
 
@@ -34,7 +35,7 @@ from workers.errors import (
 from workers.intake.geometry import unpadded
 from workers.ports import Intake
 from workers.tables import TemporaryTables
-from workers.types import Assignment, Coordinates, Job, Partition, Transform
+from workers.types import Assignment, Coordinates, Fetched, Job, Partition, Transform
 
 Size: TypeAlias = Literal["thumb", "view", "large"]
 
@@ -149,7 +150,7 @@ class Pictures:
         return self._linking is not None and tile.bucket in self._settings.buckets
 
     def original(self, tile: Found) -> str:
-        """An address that downloads the original for five minutes. Raises NoPicture: no link can be made."""
+        """An address that downloads the object for five minutes. Raises NoPicture: no link can be made."""
         if self._linking is None or not self.has_original(tile):
             raise NoPicture("no link leads into this bucket")
         name = tile.key.rpartition("/")[2][-100:]
@@ -242,12 +243,8 @@ class Pictures:
 
     def _jpeg(self, tile: Found, size: Size) -> bytes:
         made = self._intake(size)
-        event = ImageEvent("page", "own", "enrich", 0, tile.bucket, tile.key, tile.version_id)
-        job = Job(Coordinates(*_PLACE, 0, 0), Assignment(_PLACE, ""), event)
-        held = made.fetch(job, limits(self._settings).max_object_bytes).result()
+        held = self._fetched(made, tile)
         try:
-            if held.sha256 != tile.sha256:
-                raise Gone("the object has other content now")
             facts = held.facts or made.inspect(held).result()
             transform = _transform(size)
             pixels = unpadded(transform, made.decode(held, facts).result(), facts)
@@ -258,6 +255,25 @@ class Pictures:
         Image.fromarray(pixels).save(written, "JPEG", quality=82, optimize=size != "thumb")
         return written.getvalue()
 
+    def _fetched(self, made: Intake, tile: Found) -> Fetched:
+        """The bytes that were read; of a rendition that is gone or replaced those of the original."""
+        if tile.read is None:
+            return self._get(made, tile)
+        if tile.read["bucket"] in self._settings.buckets:
+            with suppress(Gone, Superseded, Rejected):
+                return self._get(made, in_place(tile))
+        return self._get(made, tile, tile.etag)
+
+    def _get(self, made: Intake, tile: Found, etag: str | None = None) -> Fetched:
+        """An object. Raises Gone: its SHA-256, or with an etag that, is another one."""
+        event = ImageEvent("page", "own", "enrich", 0, tile.bucket, tile.key, tile.version_id, etag=etag)
+        job = Job(Coordinates(*_PLACE, 0, 0), Assignment(_PLACE, ""), event, original=True)
+        held = made.fetch(job, limits(self._settings).max_object_bytes).result()
+        if etag is None and held.sha256 != tile.sha256:
+            made.discard(held)
+            raise Gone("the object has other content now")
+        return held
+
     def _intake(self, size: Size) -> Intake:
         """One for each size: a JPEG is decoded at a part of its size for a thumbnail. Made when it is needed."""
         with self._lock:
@@ -265,6 +281,12 @@ class Pictures:
                 few = {"fetch_threads": AT_ONCE, "decode_threads": 2 if size == "thumb" else 1, **_PATIENCE}
                 self._intakes[size] = intake(self._settings.model_copy(update=few), [_transform(size)])
             return self._intakes[size]
+
+
+def in_place(tile: Found) -> Found:
+    """The picture with the place of the object that was read."""
+    read = tile.read
+    return tile if read is None else replace(tile, bucket=read["bucket"], key=read["key"], version_id=None)
 
 
 def _transform(size: Size) -> Transform:

@@ -28,7 +28,7 @@ from tagstream_index.page.facets import shown
 from tagstream_index.page.judging import Judging
 from tagstream_index.page.many import Many
 from tagstream_index.page.one import copy_rows, one
-from tagstream_index.page.pictures import NoPicture, size_of
+from tagstream_index.page.pictures import NoPicture, in_place, size_of
 from tagstream_index.page.showing import address, by_month
 from tagstream_index.page.site import Parts
 from tagstream_index.query import require
@@ -151,7 +151,8 @@ class Site(Parts):
         """Leads to the original in the store for five minutes."""
         of = subject(request)
         try:
-            return RedirectResponse(self.pictures.original(self.tile(of)), 303, {"cache-control": "no-store"})
+            tile = in_place(self.tile(of)) if field(request, "read") else self.tile(of)
+            return RedirectResponse(self.pictures.original(tile), 303, {"cache-control": "no-store"})
         except NoPicture as error:
             raise HTTPException(error.status) from error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from functools import partial
 from itertools import groupby
@@ -49,7 +50,7 @@ def templates() -> Environment:
     made.filters |= {"base64": _base64, "dated": dated, "turn": turn, "upright": upright}
     made.globals |= {"address": address, "found": found, "title": title, "tag": partial(named, "tag"), "named": named}
     made.globals |= {"bars": bars, "numbers": numbers, "kinds": added_kinds, "rows_of": rows_of}
-    made.globals |= {"drawn": partial(drawn, made)}
+    made.globals |= {"drawn": partial(drawn, made), "read_frame": read_frame}
     return made
 
 
@@ -71,8 +72,17 @@ def upright(tile: Found) -> tuple[int, int]:
     return (tile.height, tile.width) if on_its_side else (tile.width, tile.height)
 
 
+def read_frame(tile: Found) -> Found:
+    """The picture with the pixels in which results have their places."""
+    if tile.read is None:
+        return tile
+    width, height, orientation = (tile.read.get(name) for name in ("width", "height", "orientation"))
+    return replace(tile, width=width, height=height, orientation=orientation, format="")
+
+
 def turn(tile: Found) -> str:
-    """The SVG matrix from the stored file to the upright picture; empty: unknown."""
+    """The SVG matrix from the file that was read to the upright picture; empty: unknown."""
+    tile = read_frame(tile)
     if tile.orientation is None or tile.format == "tiff":  # Pillow turns a TIFF by itself
         return ""
     return _TURNS[tile.orientation - 1].format(w=tile.width, h=tile.height)

@@ -1214,6 +1214,42 @@ def test_an_original_is_downloaded_by_a_short_link_made_when_asked_for(
         browse(**own | {"s3_region": ""}, index_store_url=s3.endpoint_url)
 
 
+def test_a_rendition_that_was_read_is_shown_and_named_while_it_is_that(
+    browse: Browse, tables: Connection, stored: Stored, s3: SeaweedFS
+) -> None:
+    own, store, bucket = stored
+    body, web = jpeg(90, 60), jpeg(30, 20)
+    etag = store.put(bucket, "a.tif", body)
+    store.put(bucket, "web/a.jpg", web)
+
+    def told(version: int, of: bytes, **read: Any) -> Said:
+        made = lying(bucket, "a.tif", of).but(version=version)
+        return made.but(source={**made.fields["source"], "etag": etag, **read})
+
+    read = {"bucket": bucket, "key": "web/a.jpg", "width": 30, "height": 20, "orientation": 1}
+    written(tables, told(2, body))
+    written(tables, told(3, web, read=read))
+    client = browse(**own, index_store_url=s3.endpoint_url)
+
+    def size(which: str) -> tuple[int, int]:
+        answer = client.get("/image", params={"of": f"{bucket}/a.tif", "size": which})
+        return Image.open(io.BytesIO(answer.content)).size
+
+    assert size("thumb") == (30, 20)
+    page = client.get("/picture", params={"of": f"{bucket}/a.tif"}).text
+    assert f">{bucket}/web/a.jpg</a>" in page
+    assert "other content of the file" not in page, "only another file of it was read"
+    links = [
+        client.get("/original", params={"of": f"{bucket}/a.tif", **more}, follow_redirects=False).headers["location"]
+        for more in ({}, {"read": "1"})
+    ]
+    assert [f"/{bucket}/{key}?" in link for key, link in zip(("a.tif", "web/a.jpg"), links, strict=True)] == [True] * 2
+    store.put(bucket, "web/a.jpg", jpeg(33, 22))
+    assert size("view") == (90, 60), "of the original: the rendition is another by now"
+    store.put(bucket, "a.tif", jpeg(99, 66))
+    assert client.get("/image", params={"of": f"{bucket}/a.tif", "size": "large"}).status_code == 404
+
+
 def removed(bucket: str, key: str) -> Said:
     source = {"bucket": bucket, "key": key, "version_id": None, "sequencer": None}
     return retraction(key, 2).but(subject=f"{bucket}/{key}", source=source)

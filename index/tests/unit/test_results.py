@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from index.tests.support import Sign, enriched, results
 from schemas.result_kinds import RESERVED
 from tagstream_index.outcomes import Row
-from tagstream_index.page.showing import drawn, templates, turn
+from tagstream_index.page.showing import drawn, read_frame, templates, turn, upright
 from tagstream_index.page.typed import FILTERS
 from tagstream_index.results import WORDS_CHARS, _log, rows_of
 from tagstream_index.searching import Found
@@ -84,6 +84,15 @@ def test_shapes_are_turned_as_the_picture_is(orientation: int) -> None:
     place = divmod(upright.tobytes().index(255), upright.width)[::-1]
     a, b, c, d, e, f = map(int, turn(replace(TILE, orientation=orientation)).split())
     assert (a * 1.5 + c * 2.5 + e, b * 1.5 + d * 2.5 + f) == (place[0] + 0.5, place[1] + 0.5)
+
+
+def test_shapes_have_their_places_in_the_rendition_that_was_read() -> None:
+    read = {"bucket": "photos-web", "key": "a.jpg", "width": 8, "height": 6}
+    turned = replace(TILE, orientation=6, read={**read, "orientation": 1})
+    assert (turn(turned), upright(read_frame(turned)), upright(turned)) == ("1 0 0 1 0 0", (8, 6), (3, 4))
+    both = replace(TILE, orientation=6, read={**read, "orientation": 6})
+    assert (turn(both), upright(read_frame(both))) == (turn(replace(TILE, orientation=6, width=8, height=6)), (6, 8))
+    assert turn(replace(TILE, orientation=1, read=read)) == "", "its turn is unknown"
 
 
 def test_shapes_are_escaped_and_none_are_drawn_where_the_turn_is_unknown() -> None:

@@ -148,6 +148,17 @@ def test_facts_of_a_picture_are_written_and_read_and_absent_ones_are_no_fields()
     assert str(later.image.facts_missing) == "exif-too-late"
 
 
+def test_a_rendition_is_written_and_read_and_is_no_field_where_none_was() -> None:
+    plain = json.loads(enriched().to_bytes())
+    assert ("read" in plain["source"], "of" in plain["image"]) == (False, False)
+    place = {"bucket": "photos-web", "key": "a.jpg", "width": 64, "height": 48}
+    told = plain | {"source": plain["source"] | {"read": place}, "image": plain["image"] | {"of": "rendition"}}
+    read = read_output(json.dumps(told).encode())
+    assert isinstance(read, EnrichedImage)
+    assert json.loads(read.to_bytes()) == told
+    assert read.id == enriched().id, "what was read is no part of what an outcome is known by"
+
+
 @pytest.mark.parametrize(
     ("name", "values"),
     [
