@@ -50,7 +50,7 @@ class Correction(BaseModel):
     )
     etag: Short | None = Field(
         default=None,
-        description="With `sha256`: ETag of the object. The correction holds for this content, whichever rendition is read.",
+        description="With `sha256`: ETag of the object. It holds for this content, whichever rendition is read.",
     )
     model: Sha256 | None = Field(default=None, description="Digest of the tagger that gave the corrected tags.")
     by: Short | None = Field(default=None, description="Who corrected the image.")

@@ -81,7 +81,7 @@ def read_frame(tile: Found) -> Found:
 
 
 def turn(tile: Found) -> str:
-    """The SVG matrix from the file that was read to the upright picture; empty: unknown."""
+    """The SVG matrix from the read file to the upright picture; empty: unknown."""
     tile = read_frame(tile)
     if tile.orientation is None or tile.format == "tiff":  # Pillow turns a TIFF by itself
         return ""
