@@ -74,10 +74,9 @@ def upright(tile: Found) -> tuple[int, int]:
 
 def read_frame(tile: Found) -> Found:
     """The picture with the pixels in which results have their places."""
-    if tile.read is None:
+    if (read := tile.read) is None:
         return tile
-    width, height, orientation = (tile.read.get(name) for name in ("width", "height", "orientation"))
-    return replace(tile, width=width, height=height, orientation=orientation, format="")
+    return replace(tile, width=read["width"], height=read["height"], orientation=read.get("orientation"), format="")
 
 
 def turn(tile: Found) -> str:
