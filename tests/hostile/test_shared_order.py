@@ -11,9 +11,10 @@ from urllib.parse import quote_plus
 import pytest
 
 from schemas.enriched_image import EnrichedImage, Retraction
+from schemas.version import microseconds
 from tests.fixtures import Stack, Unique
 from tests.hostile.scene import Batch, Scene
-from tests.support.lying_store import Lie, errs
+from tests.support.lying_store import Answer, Lie, LyingStore, errs
 from tests.support.raw_kafka import batch, record
 from tests.support.readers import readme_reader
 from tests.support.waiting import eventually
@@ -84,6 +85,58 @@ def test_a_forged_sequencer_decides_nothing(stack: Stack, unique: Unique, tmp_pa
     gone = [output.source.key for output in site.outputs() if isinstance(output, Retraction)]
     assert gone == ["a.jpg"], "what is there is not retracted"
     assert etags_shown(site) == {"a.jpg": None, "b.jpg": md5(photo(2), usedforsecurity=False).hexdigest()}
+
+
+def serves(body: bytes, etag: str) -> Lie:
+    def lie(answer: Answer) -> None:
+        answer.status, answer.body = 200, body
+        answer.headers = {"ETag": f'"{etag}"', "Last-Modified": "Sat, 28 Nov 2026 10:00:00 GMT"}
+        answer.tell()
+
+    return lie
+
+
+def test_two_contents_under_one_etag_are_distinguished(stack: Stack, unique: Unique, tmp_path: Path) -> None:
+    """Guard: the second had the hash and the tags of the first."""
+    site = Site(stack, unique("etag"))
+    etag = "0" * 32
+    port = int(stack.s3.endpoint_url.rpartition(":")[2])
+    with LyingStore(lambda: port) as store, worker(site, "w", tmp_path, TAGSTREAM_S3_ENDPOINT=store.url) as process:
+        for number in (1, 2):
+            store.lies["a.jpg"] = serves(photo(number), etag)
+            event = notification(site, PUT, "a.jpg", eTag=etag, sequencer=f"18EB1FF02124DB{number:02X}")
+            answered(site, process, [event])
+            answered(site, process, [site.own(f"other-{number}.jpg")])  # the cache has its entry by now
+    images = [output for output in site.outputs() if isinstance(output, EnrichedImage)]
+    assert len({image.source.sha256 for image in images}) == len(images) == 2
+
+
+def denies(answer: Answer) -> None:
+    """As S3 refuses by a policy: an answer to HEAD has no body, so that only a GET tells the code."""
+    if answer.handler.command == "HEAD":
+        answer.status, answer.headers, answer.body = 403, {}, b""
+        answer.tell()
+    else:
+        errs(403, "AccessDenied")(answer)
+
+
+def test_where_a_worker_may_not_look_a_removal_is_of_its_events_time(
+    stack: Stack, unique: Unique, tmp_path: Path
+) -> None:
+    """A hundred such objects cost one request each and no dead letter, and the worker stays ready."""
+    site = Site(stack, unique("denied"))
+    port = int(stack.s3.endpoint_url.rpartition(":")[2])
+    keys = [f"{number}.jpg" for number in range(100)]
+    with LyingStore(lambda: port) as store, worker(site, "w", tmp_path, TAGSTREAM_S3_ENDPOINT=store.url) as process:
+        store.lies |= dict.fromkeys(keys, denies)
+        events = [notification(site, REMOVED, key) for key in keys]
+        answered(site, process, events)
+        assert process.get("/readyz")[0] == 200
+        assert set(store.told.values()) == {2}, "a HEAD and a GET each"
+    said = {key: json.loads(event)["Records"][0]["eventTime"] for key, event in zip(keys, events, strict=True)}
+    gone = {output.source.key: output.version for output in site.outputs() if isinstance(output, Retraction)}
+    assert gone == {key: microseconds(time) for key, time in said.items()}
+    assert not site.letters()
 
 
 OBJECTS = 1_000
