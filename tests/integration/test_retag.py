@@ -45,6 +45,7 @@ class Site:
         ensure_topics(kafka.servers, {f"{topic}.events": (1, {})})
         self.environment = {
             "TAGSTREAM_KAFKA_SERVERS": kafka.servers,
+            "TAGSTREAM_INPUT_TOPICS": f"{topic}.images,{topic}.events:background",
             "TAGSTREAM_OUTPUT_TOPIC": topic,
             "TAGSTREAM_TAGGER": str(tiny_bundle(folder / "tiny").folder),
             "TAGSTREAM_STATE_DIR": str(folder / "state"),
@@ -85,7 +86,7 @@ class Site:
 
     def go(self, environment: dict[str, str], *more: object) -> dict[str, Any] | str:
         """The report, or why it is refused."""
-        done = self._run(environment, "go", self.folder / "plan", "--events-to", f"{self.topic}.events", *more)
+        done = self._run(environment, "go", self.folder / "plan", *more)
         if done.returncode == MISCONFIGURED:
             return " ".join(done.stderr.split())
         assert done.returncode == 0, done.stderr
@@ -112,6 +113,18 @@ class Site:
 @pytest.fixture
 def site(kafka: ApacheKafka, unique: Callable[[str], str], tmp_path: Path) -> Site:
     return Site(kafka, unique("enriched"), tmp_path, policy="compact")
+
+
+def test_a_run_asks_for_images_in_the_background_topic(site: Site) -> None:
+    site.send(site.outcome("bare.png", stored=False))
+    environment = site.lowered(0.3)
+    site.retag(environment)
+    assert "that is the topic of the outcomes" in site.go(environment, "--events-to", site.topic)
+    report = site.go(environment)
+    assert isinstance(report, dict)
+    assert report["images"] == 1
+    with tail(site.servers, [f"{site.topic}.events"], start="beginning", follow=False) as reading:
+        assert [record.key for record in reading] == [b"photos/bare.png"]
 
 
 def test_a_plan_counts_the_changes_of_a_lowered_threshold_and_loads_no_torch(site: Site) -> None:

@@ -76,13 +76,14 @@ def _questions(settings: Settings) -> Iterator[tuple[str, Callable[[], str]]]:
 
 def _kafka(settings: Settings) -> str:
     corrections = [settings.corrections_topic] if settings.corrections_topic else []
-    topics = [*settings.topics, *output_topics(settings), *corrections]
-    require_topics(servers(settings), topics, security=security(settings))
+    others = [*output_topics(settings), *corrections]
+    require_topics(servers(settings), [*settings.topics, *others], security=security(settings))
     wanted = wanted_topics(settings)
     differing = topic_deviations(settings, wanted, found_topics(settings, wanted))
     advice = [f"\n{deviation.topic} {deviation.says}" for deviation in differing]
     how = "\n`tagstream topics check` has the commands that correct it" if advice else ""
-    return f"{servers(settings)} has the topics {', '.join(topics)}" + "".join(advice) + how
+    topics = ", ".join([*map(str, settings.input_topics), *others])
+    return f"{servers(settings)} has the topics {topics}" + "".join(advice) + how
 
 
 def _bucket(settings: Settings, bucket: str) -> str:

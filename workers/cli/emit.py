@@ -42,7 +42,12 @@ def emit(
         ),
     ] = None,
     prefix: Annotated[str, typer.Option(metavar="P", help="Beginning of the keys.")] = "",
-    topic: Annotated[str | None, typer.Option(help="Default: the first of TAGSTREAM_INPUT_TOPICS.")] = None,
+    topic: Annotated[
+        str | None, typer.Option(help="Default: the first of TAGSTREAM_INPUT_TOPICS without :background.")
+    ] = None,
+    background: Annotated[
+        bool, typer.Option("--background", help="Send to the first background topic: these images wait for all others.")
+    ] = False,
     after: Annotated[
         str, typer.Option(metavar="KEY", help="Begin behind this key, which an interrupted run names.")
     ] = "",
@@ -70,7 +75,7 @@ def emit(
 
     [dim]Upload and tag a folder:[/]    tagstream emit ~/Pictures --bucket photos --prefix mine/
     [dim]Tag what is there already:[/]  tagstream emit --bucket photos --prefix 2024/
-    [dim]Gently, beside other work:[/]  tagstream emit --bucket photos --rate 50
+    [dim]After all other work:[/]       tagstream emit --bucket photos --background
     [dim]Not what was forgotten:[/]     tagstream emit --bucket photos --except forgotten.txt
     [dim]Only look:[/]                  tagstream emit ~/Pictures --bucket photos --dry-run
     """
@@ -80,7 +85,7 @@ def emit(
     settings = needed("kafka_servers", "s3_endpoint")
     require_rate(rate)
     left_out = frozenset[str]() if excepted is None else subjects_in(excepted)
-    to_bucket, to_topic = _bucket(settings, bucket), topic or settings.live_topic
+    to_bucket, to_topic = _bucket(settings, bucket), _topic(settings, topic, background=background)
     source: ImageSource = BucketSource(to_bucket, prefix, left_out)
     if folder is not None:
         most = int(settings.max_object_bytes)
@@ -106,6 +111,18 @@ def _bucket(settings: Settings, named: str | None) -> str:
     if len(settings.buckets) != 1:
         raise Misconfigured("which bucket? Name it with --bucket, or name just one in TAGSTREAM_BUCKETS")
     return settings.buckets[0]
+
+
+def _topic(settings: Settings, named: str | None, *, background: bool) -> str:
+    if not background:
+        return named or settings.live_topic
+    if named is not None:
+        raise Misconfigured(f"--background or --topic {named}: give one of them")
+    if not settings.background_topics:
+        raise Misconfigured(
+            "--background: there is no background topic; write TOPIC:background in TAGSTREAM_INPUT_TOPICS"
+        )
+    return settings.background_topics[0]
 
 
 def _rehearse(emission: Emission, topic: str, *, as_json: bool) -> None:

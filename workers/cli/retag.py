@@ -109,7 +109,9 @@ def go(
     events_to: Annotated[
         str | None,
         typer.Option(
-            metavar="TOPIC", help="Topic of the events that request images; by default the first input topic."
+            metavar="TOPIC",
+            help="Topic of the events that request images. Default: the first background topic, or else the first live "
+            "one.",
         ),
     ] = None,
     rate: Annotated[
@@ -140,7 +142,7 @@ def go(
     from workers.retag.plan_file import PlanFile
 
     settings = needed("kafka_servers")
-    topic = events_to or settings.live_topic
+    topic = events_to or next(iter(settings.background_topics), settings.live_topic)
     if topic == settings.output_topic:
         raise Misconfigured(f"--events-to {topic}: that is the topic of the outcomes")
     require_rate(rate)

@@ -194,6 +194,22 @@ def test_emit_lists_the_images_of_a_prefix(site: TopicsAndBucket, folder: Path, 
     assert events(site) == ["a.png", "b+c.png", "deep er/ünï.png", "deep er/ünï.png"]
 
 
+def test_emit_sends_to_the_background_topic_if_it_is_told_to(
+    site: TopicsAndBucket, folder: Path, tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = tagstream("emit", folder, "--background")
+    assert (refused.code, "TOPIC:background in TAGSTREAM_INPUT_TOPICS" in " ".join(refused.err.split())) == (2, True)
+    later = f"{site.name}.later"
+    ensure_topics(site.servers, {later: (1, {})})
+    monkeypatch.setenv("TAGSTREAM_INPUT_TOPICS", f"{later}:background,{site.images}")
+    assert tagstream("emit", folder, "--background", "--topic", later).code == 2
+    assert not site.records(later)
+    assert tagstream("emit", folder, "--background").code == 0
+    assert (len(site.records(later)), len(site.records(site.images))) == (3, 0)
+    assert tagstream("emit", folder).code == 0
+    assert (len(site.records(later)), len(site.records(site.images))) == (3, 3)
+
+
 def test_every_command_says_at_once_that_its_topic_is_missing(
     site: TopicsAndBucket, folder: Path, tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -533,11 +549,12 @@ def test_a_check_advises_against_an_input_topic_that_the_broker_opens(
 ) -> None:
     opened = f"{site.name}.opened"
     ensure_topics(site.servers, {opened: (1, {"compression.type": "uncompressed"})})
-    monkeypatch.setenv("TAGSTREAM_INPUT_TOPICS", f"{site.images},{opened}")
+    monkeypatch.setenv("TAGSTREAM_INPUT_TOPICS", f"{site.images},{opened}:background")
     monkeypatch.setenv("TAGSTREAM_S3_ENDPOINT", "")
     said = " ".join(tagstream("check").out.split())
     assert f"{opened} has compression.type=uncompressed: the broker opens what is compressed otherwise" in said
     assert f"{site.images} has compression.type" not in said
+    assert f"has the topics {site.images}, {opened}:background, {site.name}.enriched" in said
 
 
 def test_a_check_says_when_good_images_can_not_be_decoded(
