@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import get_args
 
 from workers.assembly.clients import security, servers
 from workers.backends.kafka import Extent, GroupState, GroupWatch, Reach, extents, first_times, group_watch
 from workers.errors import TagstreamError, Unavailable
 from workers.settings import Settings
-from workers.types import Partition
+from workers.types import Lane, Partition
 
 LOOKS = 16
 """Looks over which the pace is taken where there are many."""
@@ -42,6 +43,17 @@ class Look:
     def total(self) -> int:
         return sum(map(self.lag, self.group.partitions))
 
+    def of_lane(self, lane: Lane, background: Collection[str]) -> Look:
+        """The look at the partitions of a lane alone; `background`: the topics of that lane."""
+        whole = self.group.partitions.items()
+        kept = {place: reach for place, reach in whole if (place.topic in background) == (lane == "background")}
+        ages = {place: age for place, age in self.ages.items() if place in kept}
+        return replace(self, group=replace(self.group, partitions=kept), ages=ages)
+
+    @property
+    def oldest(self) -> float | None:
+        return max(self.ages.values(), default=None)
+
     @property
     def letters_at_most(self) -> int:
         """Offsets in the topic of dead letters: each transaction has one more than its records."""
@@ -50,13 +62,18 @@ class Look:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The last look, and rates in offsets a second."""
+    """The last look, and rates in offsets a second.
+
+    Args:
+        failing: in the topic of dead letters.
+        lanes: the same of each lane's partitions.
+    """
 
     look: Look
     rate: float
     arriving: float
     failing: float
-    """In the topic of dead letters."""
+    lanes: Mapping[Lane, Snapshot] = field(default_factory=dict)
 
     @property
     def eta_s(self) -> float | None:
@@ -131,12 +148,21 @@ def observing(settings: Settings) -> Iterator[Observer]:
         yield Observer(settings, watch)
 
 
-def snapshots(observer: Observer, interval: float, watch: bool) -> Iterator[Snapshot]:
-    """Yield a snapshot, or with `watch` one every `interval` seconds."""
+def snapshots(observer: Observer, interval: float, watch: bool, background: Collection[str] = ()) -> Iterator[Snapshot]:
+    """Yield a snapshot, or with `watch` one every `interval` seconds.
+
+    Args:
+        background: the background topics.
+    """
     looks = deque([observer.group()], maxlen=LOOKS)
     while True:
         time.sleep(max(0.0, looks[-1].at + interval - time.monotonic()))
         looks.append(observer.group())
-        yield Snapshot(observer.with_ages(looks[-1]), *pace(looks[0], looks[-1]))
+        last = observer.with_ages(looks[-1])
+        lanes: dict[Lane, Snapshot] = {}
+        for lane in get_args(Lane):
+            first, now = (look.of_lane(lane, background) for look in (looks[0], last))
+            lanes[lane] = Snapshot(now, *pace(first, now))
+        yield Snapshot(last, *pace(looks[0], last), lanes)
         if not watch:
             return

@@ -32,7 +32,7 @@ def status(
     ] = 2.0,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document; with --watch one a line.")] = False,
 ) -> None:
-    """Show the group's members, lag by partition, rate and dead letters.
+    """Show the group's members, lag by lane and partition, and dead letters.
 
     Lag is in offsets behind the committed one, and in seconds: the age of the first uncommitted record. Changes
     nothing, and does not join the group. [bold]tagstream dead-letters list[/] counts dead letters by reason.
@@ -44,7 +44,7 @@ def status(
 
     settings = needed("kafka_servers")
     with observing(settings) as observer:
-        seen = snapshots(observer, interval, watch)
+        seen = snapshots(observer, interval, watch, settings.background_topics)
         if as_json:
             for snapshot in seen:
                 typer.echo(terminal.as_json(document(settings, snapshot)))
@@ -61,11 +61,8 @@ def document(settings: Settings, snapshot: Snapshot) -> dict[str, Any]:
             {"id": member.id, "host": member.host, "partitions": [str(each) for each in member.partitions]}
             for member in look.group.members
         ],
-        "lag": look.total,
-        "lag_s": _rounded(max(look.ages.values(), default=None)),
-        "rate": round(snapshot.rate, 2),
-        "arriving": round(snapshot.arriving, 2),
-        "eta_s": _rounded(snapshot.eta_s),
+        **_progress(snapshot),
+        "lanes": {lane: _progress(of_lane) for lane, of_lane in snapshot.lanes.items()},
         "dead_letters": {
             "topic": settings.dead_letter_topic,
             "at_most": look.letters_at_most,
@@ -78,6 +75,7 @@ def document(settings: Settings, snapshot: Snapshot) -> dict[str, Any]:
             {
                 "topic": place.topic,
                 "partition": place.number,
+                "lane": "background" if place.topic in settings.background_topics else "live",
                 "committed": reach.committed,
                 "first": reach.first,
                 "end": reach.end,
@@ -87,6 +85,16 @@ def document(settings: Settings, snapshot: Snapshot) -> dict[str, Any]:
             }
             for place, reach in look.group.partitions.items()
         ],
+    }
+
+
+def _progress(snapshot: Snapshot) -> dict[str, Any]:
+    return {
+        "lag": snapshot.look.total,
+        "lag_s": _rounded(snapshot.look.oldest),
+        "rate": round(snapshot.rate, 2),
+        "arriving": round(snapshot.arriving, 2),
+        "eta_s": _rounded(snapshot.eta_s),
     }
 
 
@@ -114,6 +122,8 @@ def page(settings: Settings, snapshot: Snapshot) -> Group:
     """The page for one snapshot."""
     look = snapshot.look
     parts: list[Text | Table] = [terminal.text(_headline(settings, snapshot), "bold")]
+    if settings.background_topics:
+        parts.append(_lanes(snapshot))
     parts += [_members(look), _partitions(look)]
     parts += [terminal.text(line, "red") for line in _warnings(look)]
     if look.tokens is not None:
@@ -136,11 +146,22 @@ def _headline(settings: Settings, snapshot: Snapshot) -> str:
     if 0 < hosts < len(look.group.members):  # processes of TAGSTREAM_WORKERS are members of their own
         members += f" on {counted(hosts, 'host')}"
     pace_of = f"{snapshot.rate:,.1f}/s done, {snapshot.arriving:,.1f}/s coming in"
+    return f"{settings.group}: {state}, {members} · {look.total:,} waiting · {pace_of} · {_end(snapshot)}"
+
+
+def _end(snapshot: Snapshot) -> str:
     if snapshot.eta_s is None:
-        end = "not done at this pace"
-    else:
-        end = f"done in {duration(snapshot.eta_s)}" if look.total else "nothing waits"
-    return f"{settings.group}: {state}, {members} · {look.total:,} waiting · {pace_of} · {end}"
+        return "not done at this pace"
+    return f"done in {duration(snapshot.eta_s)}" if snapshot.look.total else "nothing waits"
+
+
+def _lanes(snapshot: Snapshot) -> Table:
+    table = Table("lane", "waiting", "oldest", "done", "coming in", "", box=None, pad_edge=False)
+    for lane, each in snapshot.lanes.items():
+        oldest = "" if each.look.oldest is None else duration(each.look.oldest)
+        rates = f"{each.rate:,.1f}/s", f"{each.arriving:,.1f}/s"
+        table.add_row(lane, f"{each.look.total:,}", oldest, *rates, _end(each))
+    return table
 
 
 def _members(look: Look) -> Table:

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from workers.backends.kafka.topics import GroupMember
 from workers.cli import terminal
 from workers.cli.status import document, page
 from workers.cli.terminal import duration
-from workers.settings import Settings
+from workers.settings import InputTopic, Settings
 from workers.types import Partition
 
 pytestmark = pytest.mark.timeout(180)
@@ -56,6 +57,34 @@ def test_a_days_tokens_for_captions_are_shown_beside_their_limit(tmp_path: Path)
     assert told["caption_tokens"] == {"spent": 12_345, "per_day": 90}
     spent = Observer(settings, cast(GroupWatch, None)).with_ages(look(0, first=(5, 5)))
     assert spent.tokens == 0, "of the state folder, where there is no Redis"
+
+
+def test_each_lane_has_its_own_lag_age_pace_and_end() -> None:
+    old = Partition("old", 0)
+
+    def moment(at: float, live: int, background: int) -> Look:
+        reaches = {FIRST: Reach(0, live, 100 + live), old: Reach(0, background, 1_000)}
+        starts = {place: reach.committed or 0 for place, reach in reaches.items()}
+        return Look(at, GroupState("stable", (), reaches), starts, {FIRST: 2.0, old: 7_200.0}, {})
+
+    class Two(Looks):
+        _moments = iter((moment(0, 0, 0), moment(10, 1_000, 500)))
+
+        def group(self) -> Look:
+            return next(self._moments)
+
+    settings = Settings(input_topics=(InputTopic("images"), InputTopic("old", background=True)))
+    [seen] = snapshots(Two(), 0, watch=False, background=settings.background_topics)  # type: ignore[arg-type]
+    told = document(settings, seen)
+    assert told["lanes"] == {
+        "live": {"lag": 100, "lag_s": 2, "rate": 100, "arriving": 100, "eta_s": None},
+        "background": {"lag": 500, "lag_s": 7_200, "rate": 50, "arriving": 0, "eta_s": 10},
+    }
+    assert (told["lag"], told["rate"], [each["lane"] for each in told["partitions"]]) == (600, 150, [*told["lanes"]])
+    console = terminal.console()
+    with console.capture() as shown:
+        console.print(page(settings, seen))
+    assert re.search(r"^background +500 +2.0 h +50.0/s +0.0/s +done in 10 s", shown.get(), re.MULTILINE)
 
 
 class Looks:
