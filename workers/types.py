@@ -96,13 +96,17 @@ class Assignment:
 
     It is ended from the client's I/O thread (revoked, lost) or the poll thread (a new member id), once and for all.
     A job of an ended assignment may finish on the device and fill the cache; the ledger drops it.
+
+    Args:
+        background: whether its records wait for those of other partitions; the poll thread sets it at the start.
     """
 
-    __slots__ = ("_ended", "member_id", "partition")
+    __slots__ = ("_ended", "background", "member_id", "partition")
 
-    def __init__(self, partition: Partition, member_id: str) -> None:
+    def __init__(self, partition: Partition, member_id: str, background: bool = False) -> None:
         self.partition = partition
         self.member_id = member_id
+        self.background = background
         self._ended = threading.Event()
 
     def end(self) -> None:

@@ -13,7 +13,7 @@ from workers.pipeline.options import WorkerOptions
 from workers.pipeline.pipeline import Pipeline
 from workers.pipeline.profiles import default_profiles
 from workers.pipeline.roles import ModelRole, make_roles
-from workers.pipeline.stages.stage import QueueStage
+from workers.pipeline.stages.stage import LaneQueue, QueueStage
 from workers.pipeline.worker import Worker
 from workers.ports import CorrectionLog, Intake, RemoteCaptioner, ResultCache
 from workers.types import Assignment, FactsMode, Headers, Message, Outcome, Partition, Record
@@ -29,12 +29,20 @@ def none_of_this(*_: object) -> Any:
     raise AssertionError("a manual pipeline joins no group")
 
 
+BEHIND = "images.backfill"
+"""A background topic."""
+
+
 class ManualPipeline:
-    """A worker's pipeline: `events` come in, `turn` moves them as far as they can, `done` has the outcomes."""
+    """A worker's pipeline: `events` come in, `turn` moves them as far as they can, `done` has the outcomes.
+
+    The last `background` of its partitions are of a background topic.
+    """
 
     def __init__(
         self,
         partitions: int = 1,
+        background: int = 0,
         intake: Intake | None = None,
         make_intake: Callable[[MemoryObjectStore], Intake] | None = None,
         tagger: ColourTagger | None = None,
@@ -51,7 +59,11 @@ class ManualPipeline:
         self.tagger = tagger = tagger or ColourTagger()
         self.cache = cache or MemoryResultCache(clock=self.clock)
         self.options = WorkerOptions(
-            output_topic="out", dead_letter_topic="dead", profiles=default_profiles(tagger), **options
+            output_topic="out",
+            dead_letter_topic="dead",
+            profiles=default_profiles(tagger),
+            background=frozenset([BEHIND] if background else []),
+            **options,
         )
         roles = make_roles(
             {"tagger": tagger}, None, corrections, facts=facts, added=added, remote=remote, fields=AnyFields()
@@ -69,7 +81,11 @@ class ManualPipeline:
             options=self.options,
         )
         self.pipeline: Pipeline = self.worker.make_pipeline(NoPublisher())  # type: ignore[arg-type]
-        self.assignments = [Assignment(Partition(IN, number), "m") for number in range(partitions)]
+        self.assignments = [
+            Assignment(Partition(BEHIND if behind else IN, number), "m", behind)
+            for number in range(partitions)
+            for behind in [number >= partitions - background]
+        ]
         for assignment in self.assignments:
             self.pipeline.ledger.open(assignment, 0)
         self.sent = [0] * partitions
@@ -113,7 +129,9 @@ class ManualPipeline:
 
     def complete(self, most: int = 100_000) -> None:
         """Let this many finished records enter the ledger."""
-        for done in self.pipeline.finish.done.take(most):
+        queue = self.pipeline.finish.done
+        behind = queue.background.take(most) if isinstance(queue, LaneQueue) else []
+        for done in queue.take(most) + behind:
             record = done.entry.record
             self.done[record.partition.number, record.offset, done.index] = done.outcomes
             self.pipeline.finish.enter([done])

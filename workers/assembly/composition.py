@@ -11,7 +11,7 @@ from typing import Any, TypeVar, cast
 from schemas.enriched_image import USES
 from workers import __version__
 from workers.assembly.clients import corrections, object_store, publisher, record_source, result_cache
-from workers.assembly.decoders import allowed_names, intake, judge, limits, profiles, scale_of_facts
+from workers.assembly.decoders import allowed_names, decoders, intake, judge, limits, profiles, scale_of_facts
 from workers.assembly.remote import kind_of_fields, remote_captioner
 from workers.errors import Unavailable
 from workers.models.device import choose_device
@@ -117,6 +117,7 @@ def worker_options(settings: Settings, tagger: Tagger | None, transactional_id: 
     return WorkerOptions.of(
         settings,
         background=frozenset(settings.background_topics),
+        decoders=decoders(settings),
         judge=judge(settings),
         allows=limits(settings).allow,
         scale_of=partial(scale_of_facts, settings),

@@ -30,6 +30,7 @@ class WorkerOptions:
         s3_endpoint: endpoint of the object store, a part of cache keys.
         background: input topics whose records wait for those of the others.
         fetch_threads: number of concurrent GETs. Partitions share them like a budget.
+        decoders: number of images that are decoded at once.
         judge: names the limits and versions on which rejections depend; empty: rejections are not cached.
         allows: returns whether an image with these facts is within the limits.
         scale_of: returns, for transforms, a function that returns n if an image with these facts is decoded for them at
@@ -67,6 +68,7 @@ class WorkerOptions:
     stall_timeout_s: float = _setting("stall_timeout_s")
     self_test_s: float = _setting("self_test_s")
     background: frozenset[str] = frozenset()
+    decoders: int = 1
     judge: str = ""
     allows: Callable[[Facts], bool] = lambda _: True
     scale_of: Callable[[tuple[Transform, ...]], Callable[[Facts], int]] = lambda _: lambda _: 1

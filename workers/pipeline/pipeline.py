@@ -55,10 +55,11 @@ class Pipeline:
         self._renderer = renderer
         self.ledger = Ledger()
         self.tally = Tally()
-        self.progress = TaskProgress(clock, [place for stage in STAGES for place in stage.places])
+        lanes = bool(options.background)
+        self.progress = TaskProgress(clock, [place for stage in STAGES for place in stage.places], lanes)
         endings = Endings(renderer, crash)
         parse = self.parse = ParseStage(self.ledger, journal, renderer, results, self.progress, options)
-        lookup = self.lookup = LookupStage(results, self.progress, endings)
+        lookup = self.lookup = LookupStage(results, self.progress, endings, lanes)
         fetch = self.fetch = FetchStage(intake, self.progress, clock, options, endings)
         roles = annotator.roles
         decode = self.decode = DecodeStage(intake, roles, journal, self.progress, options, endings)

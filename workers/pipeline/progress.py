@@ -17,6 +17,8 @@ from workers.ports import Clock
 
 _FOR_MEMORY = ("wait-fetch", "wait-inspect", "wait-decode")
 """Images wait here for memory, of which those at "wait-caption" may keep some for hours."""
+_DECODERS = ("inspect", "decode")
+"""Images are here in a decoder, or in its queue."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +39,20 @@ class Place:
 
 
 class TaskProgress:
-    """Tracks the place of each task. Thread-safe."""
+    """Tracks the place of each task. Thread-safe.
 
-    def __init__(self, clock: Clock, places: Sequence[Place]) -> None:
+    Args:
+        lanes: whether there are background tasks.
+    """
+
+    def __init__(self, clock: Clock, places: Sequence[Place], lanes: bool = False) -> None:
         self._clock = clock
         self._places = tuple(places)
+        self._lanes = lanes
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
+        self._background: Counter[str] = Counter()
+        """Those of `_counts` that are background."""
         self._moved_at = clock.monotonic()
         # After removals at its front, a plain dict takes long to find its first item.
         self._here: dict[str, OrderedDict[Task, float]] = {place.name: OrderedDict() for place in places if place.works}
@@ -52,7 +61,7 @@ class TaskProgress:
     def enter(self, task: Task) -> None:
         """Track a task until its end."""
         with self._lock:
-            self._counts[task.stage] += 1
+            self._come((task,), task.stage)
             task.since = self._moved_at = self._clock.monotonic()
         task.hold("progress", lambda: self._end(task))
 
@@ -66,7 +75,7 @@ class TaskProgress:
             task.took(task.stage, now - task.since)
         here = self._here.get(stage)
         with self._lock:
-            self._counts[stage] += len(tasks)
+            self._come(tasks, stage)
             for task in tasks:
                 self._leave(task, now)
                 if here is not None:
@@ -93,6 +102,13 @@ class TaskProgress:
             waits = _FOR_MEMORY if self._counts["wait-caption"] else ()
             moving = [place.name for place in self._places if not place.waits_on_others and place.name not in waits]
             return sum(self._counts[name] for name in moving)
+
+    def live_waits(self, decoders: int) -> bool:
+        """Whether a live task waits for this worker: in a queue, or while this many are decoded."""
+        with self._lock:
+            live = {place.name: self._counts[place.name] - self._background[place.name] for place in self._places}
+        waiting = [place.name for place in self._places if not place.works and not place.waits_on_others]
+        return any(live[name] for name in waiting) or sum(live[name] for name in _DECODERS) > decoders
 
     def stuck(self, limits_s: Mapping[str, float]) -> list[str]:
         """One sentence for each place whose oldest task exceeds the limit."""
@@ -122,8 +138,15 @@ class TaskProgress:
         with self._lock:
             self._leave(task, now)
 
+    def _come(self, tasks: Sequence[Task], stage: str) -> None:
+        self._counts[stage] += len(tasks)
+        if self._lanes:
+            self._background[stage] += sum(task.background for task in tasks)
+
     def _leave(self, task: Task, now: float) -> None:
         self._counts[task.stage] -= 1
+        if self._lanes:
+            self._background[task.stage] -= task.background
         self._moved_at = now
         if task.stage in self._here:
             del self._here[task.stage][task]

@@ -79,6 +79,10 @@ class Task:
     def current(self) -> bool:
         return self.job.assignment.current
 
+    @property
+    def background(self) -> bool:
+        return self.job.assignment.background
+
     def took(self, stage: str, seconds: float) -> None:
         self.timings_ms[stage] = round(self.timings_ms.get(stage, 0.0) + max(0.0, seconds) * 1000, 3)
 

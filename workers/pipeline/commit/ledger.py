@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from schemas.dead_letter import Failure
 from workers.pipeline.cache_entries import CacheWrite
+from workers.pipeline.flow.lanes import Precedence
 from workers.types import (
     Assignment,
     Content,
@@ -136,11 +137,18 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Publishable:
-    """A transaction, its entries, and whether it reached its largest size."""
+    """A transaction, its entries, and whether it reached its largest size.
+
+    Args:
+        background: its lane.
+        awaits: the number of records in progress that may join it.
+    """
 
     transaction: Transaction
     entries: tuple[Entry, ...]
     full: bool
+    background: bool
+    awaits: int
 
 
 class _PartitionQueue:
@@ -174,10 +182,13 @@ class Ledger:
         self._ready = threading.Condition(self._lock)
         self._enough = threading.Condition(self._lock)
         self._empty = threading.Condition(self._lock)
+        self._precedence = Precedence()
         self._bytes = 0
+        self._background_bytes = 0
         self._records = 0
         self._under_way = 0
         """The number of entries that are not ready."""
+        self._background_under_way = 0
         self._missing = 0
         """The number of messages for which `wait_for_more` still waits."""
         self._held = False
@@ -231,11 +242,24 @@ class Ledger:
 
         The first record of a queue always may, because all other records of its partition wait for it.
         """
+        assignment = entry.record.assignment
         with self._lock:
-            queue = self._queues.get(entry.record.assignment)
+            queue = self._queues.get(assignment)
             if queue is None:
                 return False
-            return queue.entries[0] is entry or (queue.parsed < max_jobs and self._bytes < max_bytes)
+            if queue.entries[0] is entry:
+                return True
+        return queue.parsed < self.most_jobs(assignment, max_jobs) and not self.is_full(assignment, max_bytes)
+
+    def most_jobs(self, assignment: Assignment, jobs_ahead: int) -> int:
+        """Most events of this assignment: background ones share one partition's, since they end late under load."""
+        if not assignment.background:
+            return jobs_ahead
+        return max(1, jobs_ahead // max(1, sum(each.background for each in self.assignments())))
+
+    def is_full(self, assignment: Assignment, max_bytes: int) -> bool:
+        """Whether the ledger has no room for more of this assignment. Background has half of it."""
+        return self._bytes >= max_bytes or (assignment.background and self._background_bytes >= max_bytes // 2)
 
     def expect(self, entry: Entry, jobs: int) -> None:
         """Set the number of events of a parsed record."""
@@ -279,10 +303,12 @@ class Ledger:
                     continue
                 entry.messages = tuple(messages)
                 self._count(entry, entry.size)
-                self._under_way -= 1
+                self._left_progress(entry)
                 self._missing -= len(messages)
                 if queue.entries[0] is entry:
                     self._ready.notify_all()
+                    if self._background_is_ready and not entry.record.assignment.background:
+                        self._enough.notify_all()  # what waits for more is a background transaction
             if not self._under_way or self._missing <= 0:
                 self._enough.notify_all()
         return dropped
@@ -335,9 +361,10 @@ class Ledger:
             self._ready.notify_all()
 
     def ready(self, max_messages: int, max_bytes: int) -> Publishable | None:
-        """Return a transaction of ready entries; None: there are none, or after `hold`.
+        """Return a transaction of ready entries of one lane; None: there are none, or after `hold`.
 
-        A single entry may exceed the bounds. Until `settle` or `rewind`, the same entries are returned again.
+        Background entries have theirs while no live entry is ready, or in turn after some. A single entry may exceed
+        the bounds. Until `settle` or `rewind`, the same entries are returned again.
         """
         with self._lock:
             if self._held:
@@ -347,8 +374,9 @@ class Ledger:
             offsets: dict[Assignment, int] = {}
             size = 0
             full = False
+            lane = self._next_lane()
             for queue in self._queues.values():
-                if not queue.assignment.current:
+                if not queue.assignment.current or queue.assignment.background is not lane:
                     continue
                 for entry in queue.front():
                     assert entry.messages is not None
@@ -363,7 +391,8 @@ class Ledger:
                     offsets[queue.assignment] = entry.next_offset
             if not entries:
                 return None
-            return Publishable(Transaction(tuple(messages), offsets), tuple(entries), full)
+            awaits = self._under_way - (0 if lane else self._background_under_way)
+            return Publishable(Transaction(tuple(messages), offsets), tuple(entries), full, lane, awaits)
 
     def settle(self, ready: Publishable) -> None:
         """Drop the entries of a committed transaction.
@@ -371,6 +400,7 @@ class Ledger:
         Its partitions get the last turns, so that `ready` starts with the others.
         """
         with self._lock:
+            self._precedence.had_turn(background=ready.background, background_waits=self._background_is_ready)
             for assignment, offset in ready.transaction.offsets.items():
                 queue = self._queues.pop(assignment, None)
                 if queue is not None:
@@ -424,6 +454,17 @@ class Ledger:
                 for assignment, queue in self._queues.items()
             }
 
+    def _next_lane(self) -> bool:
+        """Whether the next transaction is a background one."""
+        if not self._background_is_ready:
+            return False
+        live = any(self._front_is_ready(queue) for queue in self._queues.values() if not queue.assignment.background)
+        return not live or self._precedence.background_is_next
+
+    @property
+    def _background_is_ready(self) -> bool:
+        return any(queue.assignment.background and self._front_is_ready(queue) for queue in self._queues.values())
+
     def _front_is_ready(self, queue: _PartitionQueue) -> bool:
         return queue.assignment.current and bool(queue.entries) and queue.entries[0].messages is not None
 
@@ -431,10 +472,17 @@ class Ledger:
         queue.jobs += 1
         self._records += 1
         self._under_way += 1
+        self._background_under_way += queue.assignment.background
         self._count(entry, size)
+
+    def _left_progress(self, entry: Entry) -> None:
+        self._under_way -= 1
+        self._background_under_way -= entry.record.assignment.background
 
     def _count(self, entry: Entry, size: int) -> None:
         self._bytes += size - entry.counted
+        if entry.record.assignment.background:
+            self._background_bytes += size - entry.counted
         entry.counted = size
 
     def _drop_below(self, queue: _PartitionQueue, offset: int) -> list[Entry]:
@@ -451,6 +499,7 @@ class Ledger:
             queue.parsed -= entry.expected or 0
             self._count(entry, 0)
             self._records -= 1
-            self._under_way -= entry.messages is None
+            if entry.messages is None:
+                self._left_progress(entry)
         if not self._records:
             self._empty.notify_all()

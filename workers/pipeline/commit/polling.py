@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from schemas.dead_letter import KEYS_BYTES_MAX, bytes_in_keys
 from workers.pipeline.commit.work import Work
 from workers.pipeline.flow.byte_turns import ByteTurns
+from workers.pipeline.flow.lanes import is_background
 from workers.pipeline.options import WorkerOptions
 from workers.pipeline.stages.stage import StageQueue
 from workers.ports import RecordSource
@@ -20,10 +22,16 @@ HEAD_START_S = 0.003
 it holds Python's interpreter lock. The pause ends with their commit."""
 
 
+_BACKGROUND = 256
+_BACKGROUND_WITH_LIVE = 32
+"""Most background records that are admitted between two polls, and with live ones: a live record may come any time."""
+
+
 class Poller:
     """Polls records and admits them; starts, pauses and resumes partitions.
 
-    Polled records wait in `_backlog` until they are admitted.
+    Polled records wait in `_backlog` until they are admitted. Background records wait there, also their partition's
+    first, while live work waits anywhere in this worker.
 
     Args:
         opened: assignments with their committed offsets; a negative offset: the assignment has ended.
@@ -43,6 +51,7 @@ class Poller:
         self._opening = opening
         self._opened = opened
         self._backlog = ByteTurns[list[Record]](self._may_admit)
+        self._background_left = 0
         self._paused: set[Partition] = set()
         self.admitting = True
         self.opening = 0
@@ -60,7 +69,7 @@ class Poller:
         if not self.admitting:
             self._backlog.clear()
         quiet = not self._pipeline.ledger.records
-        admitted = sum(self._pipeline.take(*run) for run in self._backlog.rounds())
+        admitted = self._admit()
         self._hold_back()
         if quiet and admitted:
             self._pipeline.ledger.wait_until_empty(HEAD_START_S)
@@ -80,6 +89,7 @@ class Poller:
 
     def _begin(self, polled: Polled) -> None:
         for assignment in polled.started:
+            assignment.background = is_background(assignment.partition, self._options.background)
             self.opening += 1
             self._paused.discard(assignment.partition)
             self._opening.put(assignment)
@@ -104,30 +114,47 @@ class Poller:
             self._divide()
 
     def _divide(self) -> None:
-        partitions = len(self._pipeline.ledger.assignments())
+        lanes = self._lanes()
         for stage in self._pipeline.stages:
-            stage.divide(partitions)
+            stage.divide(lanes[False], lanes[True])
+
+    def _lanes(self) -> Counter[bool]:
+        """The number of live partitions, and that of background ones."""
+        return Counter(assignment.background for assignment in self._pipeline.ledger.assignments())
+
+    def _admit(self) -> int:
+        admitted, self._background_left = 0, _BACKGROUND
+        for run in self._backlog.rounds():
+            admitted += self._pipeline.take(*run)
+            if run[0].assignment.background:
+                self._background_left -= 1
+            else:
+                self._background_left = min(self._background_left, _BACKGROUND_WITH_LIVE)
+        return admitted
 
     def _may_admit(self, run: list[Record]) -> bool:
         assignment, ledger = run[0].assignment, self._pipeline.ledger
         ahead = ledger.jobs_ahead(assignment)
-        if ahead >= self._options.jobs_ahead:
+        if ahead >= ledger.most_jobs(assignment, self._options.jobs_ahead):
+            return False
+        if assignment.background and self._background_left <= 0:
             return False
         if any(stage.holds_back(assignment) for stage in self._pipeline.stages):
             return False
         # The first record of a partition is always admitted, because all its other records wait for it.
-        return ahead == 0 or ledger.bytes < self._options.ledger_bytes
+        return ahead == 0 or not ledger.is_full(assignment, self._options.ledger_bytes)
 
     def _hold_back(self) -> None:
         """Pause partitions whose backlog exceeds their share; resume them below half of it."""
-        share = self._options.polled_bytes / max(1, len(self._pipeline.ledger.assignments()))
+        lanes = self._lanes()
+        part = self._options.polled_bytes / (2 if lanes[True] else 1)
         if not self.admitting:
             full = {assignment.partition for assignment in self._pipeline.ledger.assignments()}
         else:
             full = {
                 assignment.partition
                 for assignment, size in self._backlog.sizes.items()
-                if size > (share / 2 if assignment.partition in self._paused else share)
+                if size * lanes[assignment.background] > (part / 2 if assignment.partition in self._paused else part)
             }
         if pause := full - self._paused:
             self._source.pause(sorted(pause))

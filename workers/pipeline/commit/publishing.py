@@ -44,7 +44,8 @@ class Publishing:
     now: Callable[[], float] = time.perf_counter
 
     def __post_init__(self) -> None:
-        self._next_at = 0.0
+        self._next_at = {False: 0.0, True: 0.0}
+        """When the next transaction of a lane need not wait for more, by whether the lane is background."""
         metrics.TRANSACTIONS.begin()
 
     def step(self) -> bool:
@@ -71,20 +72,20 @@ class Publishing:
             return False
         self.pipeline.ledger.settle(ready)
         took_s = self.now() - started
-        self._next_at = self.now() + min(PAUSE * took_s, LONGEST_PAUSE_S)
+        self._next_at[ready.background] = self.now() + min(PAUSE * took_s, LONGEST_PAUSE_S)
         _count(ready.transaction, took_s)
         metrics.TRANSACTIONS.add()
         self.pipeline.settle(ready.entries)
         return True
 
     def _waits_for_more_s(self, ready: Publishable) -> float:
-        """Seconds to wait for more outcomes; 0 if no other record is in progress.
+        """Seconds to wait for more outcomes; 0 if no other record of the lane is in progress.
 
         Even a small transaction takes about ten milliseconds, as much as an image takes in a small model.
         """
-        if ready.full or not self.pipeline.ledger.under_way:
+        if ready.full or not ready.awaits:
             return 0.0
-        return self._next_at - self.now()
+        return self._next_at[ready.background] - self.now()
 
     def _open(self) -> None:
         """Read the committed offsets of new assignments.

@@ -9,16 +9,20 @@ reservation is granted from the pool. A new partition makes the shares smaller. 
 its reservations end. Until then its partition gets nothing from the pool.
 
 What is kept for long is moved to its partition's share, and may exceed it. So the pool stays free for others.
+
+If there are background partitions, a quarter is for their shares, and they have at most half of the pool. Their
+reservations are granted after the live ones that wait, or in turn after some of these.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from functools import partial
 
+from workers.pipeline.flow.lanes import Precedence, is_background
 from workers.types import Partition
 
 
@@ -86,23 +90,28 @@ class Budget:
 
     Args:
         limit: bytes of all shares and the pool together.
+        background: topics of the background partitions.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, background: Collection[str] = ()) -> None:
         self.limit = limit
+        self._background = background
+        self._precedence = Precedence()
         self._pool_limit = limit // 2
         self._lock = threading.Lock()
         self._waiting: dict[Partition, deque[_Waiting]] = {}
         self._held: dict[Partition, int] = {}
         self._pool_used = 0
+        self._background_in_pool = 0
         self._partitions = 1
+        self._background_partitions = 0
         self._grants = GrantLoop(self._lock, self._next)
         self._peak = 0
 
-    def divide(self, partitions: int) -> None:
+    def divide(self, live: int, background: int = 0) -> None:
         """Divide the shares among this many partitions."""
         with self._lock:
-            self._partitions = max(1, partitions)
+            self._partitions, self._background_partitions = live, background
         self._grants.run()
 
     def reserve(self, partition: Partition, size: int, granted: Callable[[Reservation], None]) -> None:
@@ -136,7 +145,7 @@ class Budget:
             size = min(size, reservation.size)
             reservation.size -= size
             if reservation.from_pool:
-                self._pool_used -= size
+                self._use_pool(reservation.partition, -size)
             else:
                 self._held[reservation.partition] -= size
                 if not self._held[reservation.partition]:
@@ -147,44 +156,88 @@ class Budget:
         with self._lock:
             if reservation.from_pool and reservation.size:
                 reservation.from_pool = False
-                self._pool_used -= reservation.size
+                self._use_pool(reservation.partition, -reservation.size)
                 self._held[reservation.partition] = self._held.get(reservation.partition, 0) + reservation.size
 
     def _next(self) -> Callable[[], None] | None:
-        """Grant one reservation. Partitions take turns."""
-        pool_is_blocked = False
-        for partition, queue in self._waiting.items():
-            waiting = queue[0]
-            place = self._place(partition, waiting.size, pool_is_blocked)
+        """Grant one reservation. Partitions take turns, background ones after live ones unless it is their turn."""
+        blocked: set[bool] = set()
+        """Lanes that get nothing from the pool."""
+        for partition in self._in_order():
+            queue = self._waiting[partition]
+            waiting, background = queue[0], self._is_background(partition)
+            place = self._place(partition, waiting.size, background in blocked)
             if place is None:
-                exceeds = self._held.get(partition, 0) > self._share
-                pool_is_blocked = pool_is_blocked or (self._is_oversized(waiting.size) and not exceeds)
+                if self._held.get(partition, 0) <= self._share(background):
+                    blocked |= self._blocks(waiting.size, background)
                 continue
             queue.popleft()
             del self._waiting[partition]
             if queue:
                 self._waiting[partition] = queue
             if place == "pool":
-                self._pool_used += waiting.size
+                self._use_pool(partition, waiting.size)
             else:
                 self._held[partition] = self._held.get(partition, 0) + waiting.size
             self._peak = max(self._peak, self._used())
+            if self._background:
+                others_wait = any(map(self._is_background, self._waiting))
+                self._precedence.had_turn(background=background, background_waits=others_wait)
             return partial(waiting.granted, Reservation(self, partition, waiting.size, place == "pool"))
         return None
 
     def _place(self, partition: Partition, size: int, pool_is_blocked: bool) -> str | None:
-        held = self._held.get(partition, 0)
-        if held + size <= self._share and sum(self._held.values()) + size <= self.limit - self._pool_limit:
+        background = self._is_background(partition)
+        held, share = self._held.get(partition, 0), self._share(background)
+        if held + size <= share and self._fits_into_shares(size, background):
             return "share"
-        if pool_is_blocked or held > self._share:
+        if pool_is_blocked or held > share or (background and not self._lane_has_room(size)):
             return None
         if self._pool_used + size <= self._pool_limit or (self._is_oversized(size) and not self._pool_used):
             return "pool"
         return None
 
-    @property
-    def _share(self) -> int:
-        return max(1, (self.limit - self._pool_limit) // self._partitions)
+    def _in_order(self) -> Iterable[Partition]:
+        if not self._background:
+            return self._waiting
+        return sorted(self._waiting, key=self._is_background, reverse=self._precedence.background_is_next)
+
+    def _blocks(self, size: int, background: bool) -> set[bool]:
+        """The lanes that get nothing from the pool while this reservation waits for it."""
+        if not background:
+            return {False, True} if self._is_oversized(size) else {True}
+        if self._lane_has_room(size) and self._precedence.background_is_next:
+            return {False, True}
+        return {True} if self._is_oversized(size * 2) else set()
+
+    def _is_background(self, partition: Partition) -> bool:
+        return is_background(partition, self._background)
+
+    def _lane_has_room(self, size: int) -> bool:
+        """Whether a background reservation may be granted from the pool: they have half of it, or one is larger."""
+        return not self._background_in_pool or self._background_in_pool + size <= self._pool_limit // 2
+
+    def _fits_into_shares(self, size: int, background: bool) -> bool:
+        held = sum(self._held.values()) + size <= self.limit - self._pool_limit
+        if not self._background or not held:
+            return held
+        of_lane = sum(held for partition, held in self._held.items() if self._is_background(partition) is background)
+        return of_lane + size <= self._shares(background)
+
+    def _share(self, background: bool) -> int:
+        partitions = self._background_partitions if background else self._partitions
+        return max(1, self._shares(background) // max(1, partitions))
+
+    def _shares(self, background: bool) -> int:
+        """Bytes of all shares of a lane."""
+        shares = self.limit - self._pool_limit
+        behind = shares // 2 if self._background_partitions else 0
+        return behind if background else shares - behind
+
+    def _use_pool(self, partition: Partition, size: int) -> None:
+        self._pool_used += size
+        if self._is_background(partition):
+            self._background_in_pool += size
 
     def _used(self) -> int:
         return self._pool_used + sum(self._held.values())

@@ -14,6 +14,10 @@ TURN_BYTES = 64 << 10
 """Bytes that each turn adds to a partition's credit: the largest size of an ordinary event."""
 
 
+BACKGROUND_TURN_BYTES = 8 << 10
+"""Of a background partition, so that live items that come meanwhile wait for a few of its items."""
+
+
 class _Queue(Generic[Item]):
     __slots__ = ("bytes", "credit", "items")
 
@@ -41,12 +45,12 @@ class ByteTurns(Generic[Item]):
         queue.bytes += size
 
     def round(self) -> Iterator[Item]:
-        """Yield the items of one round: each partition has one turn.
+        """Yield the items of one round: each live partition has one turn, and then one background partition.
 
         If all first items are larger than their credits, further turns follow until an item leaves.
         """
         yielded = False
-        while not yielded and (ready := [place for place in self._queues if self._may_leave(self._first(place))]):
+        while not yielded and (ready := self._ready()):
             for assignment in ready:
                 for item in self._turn(assignment):
                     yielded = True
@@ -74,12 +78,16 @@ class ByteTurns(Generic[Item]):
     def __len__(self) -> int:
         return sum(len(queue.items) for queue in self._queues.values())
 
+    def _ready(self) -> list[Assignment]:
+        ready = [place for place in self._queues if self._may_leave(self._first(place))]
+        return [each for each in ready if not each.background] + [each for each in ready if each.background][:1]
+
     def _first(self, assignment: Assignment) -> Item:
         return self._queues[assignment].items[0][0]
 
     def _turn(self, assignment: Assignment) -> Iterator[Item]:
         queue = self._queues[assignment]
-        queue.credit += TURN_BYTES
+        queue.credit += BACKGROUND_TURN_BYTES if assignment.background else TURN_BYTES
         while queue.items and queue.items[0][1] <= queue.credit:
             if not self._may_leave(queue.items[0][0]):
                 queue.credit = 0

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 
 from workers import metrics
 from workers.metrics import ObservedGauge, Reader
@@ -21,6 +23,19 @@ _BATCH_S = 15.0
 """Least time limit of a batch, in seconds."""
 _ADDED_S = 0.25
 """Batches for added roles have so many images that they take about as long; others wait for it."""
+_BACKGROUND_S = 0.05
+"""So do background batches; live images wait for them."""
+
+
+@dataclass(slots=True)
+class _Cut:
+    """The size of batches that are to take this long: one image at first, then by the time of the last batch."""
+
+    seconds: float
+    images: int = 1
+
+    def ran(self, images: int, seconds: float) -> None:
+        self.images = max(1, int(images * min(2.0, self.seconds / max(1e-3, seconds))))
 
 
 class AnnotateStage(QueueStage):
@@ -29,7 +44,8 @@ class AnnotateStage(QueueStage):
     A batch may take 15 s, or five times as long as the slowest batch so far.
 
     Images that lack the result of an added role wait in a queue of their own, and the two queues take turns. So a slow
-    added role delays other images by one of its batches at most.
+    added role delays other images by one of its batches at most. Background images wait in two more queues. Their
+    batches are small, and live images have the device after each.
 
     Args:
         self_tests: run the models, and test them from time to time; the first for batches without added roles, the last
@@ -47,7 +63,7 @@ class AnnotateStage(QueueStage):
         options: WorkerOptions,
         endings: Endings,
     ) -> None:
-        super().__init__("device")
+        super().__init__("device", bool(options.background))
         self._roles = roles
         self._self_tests = self_tests
         self._progress = progress
@@ -56,9 +72,8 @@ class AnnotateStage(QueueStage):
         self._stall_timeout_s = options.stall_timeout_s
         self._since: float | None = None
         self._slowest_s = 0.0
-        self._most_added = 1
-        self._with_own: StageQueue[DecodedTask] = self._queue(self._annotate_own, most=self._own_most)
-        self._with_added: StageQueue[DecodedTask] = self._queue(self._annotate_added, most=self._added_most)
+        self._with_own = self._line(self_tests[0], None)
+        self._with_added = self._line(self_tests[-1], _Cut(_ADDED_S))
 
     def then(self, *, finish: Callable[[Sequence[AnnotatedTask]], None]) -> None:
         """Set the next step: `finish` continues with the tasks of a batch."""
@@ -101,25 +116,28 @@ class AnnotateStage(QueueStage):
     def _batch_limit_s(self) -> float:
         return max(_BATCH_S, 5 * self._slowest_s)
 
-    def _annotate_own(self, decoded: Sequence[DecodedTask]) -> None:
-        self._annotate(decoded, self._self_tests[0], self._own_most())
+    def _line(self, self_test: DeviceSelfTest, cut: _Cut | None) -> StageQueue[DecodedTask]:
+        """A queue of images that have batches of their own, and one for those that are background."""
+        behind = _Cut(_BACKGROUND_S)
+        return self._lane_queue(
+            partial(self._annotate, self_test, cut),
+            lambda decoded: decoded.task.background,
+            background=partial(self._annotate, self_test, behind),
+            most=lambda: min(self_test.most_images, cut.images) if cut else self_test.most_images,
+            # A due self-test takes a place, or the next turn if there is one place.
+            most_background=lambda: min(self_test.most_images, behind.images - self_test.due),
+        )
 
-    def _annotate_added(self, decoded: Sequence[DecodedTask]) -> None:
+    def _annotate(self, self_test: DeviceSelfTest, cut: _Cut | None, decoded: Sequence[DecodedTask]) -> None:
         """Run a batch; its time sets the size of the next one."""
         started = self._clock.monotonic()
-        self._annotate(decoded, self._self_tests[-1], self._added_most())
-        seconds = max(1e-3, self._clock.monotonic() - started)
-        self._most_added = max(1, int(len(decoded) * min(2.0, _ADDED_S / seconds)))
+        most = min(self_test.most_images, cut.images) if cut else self_test.most_images
+        self._annotate_current(decoded, self_test, full=len(decoded) >= most)
+        if cut is not None:
+            cut.ran(len(decoded), self._clock.monotonic() - started)
 
-    def _own_most(self) -> int:
-        return self._self_tests[0].most_images
-
-    def _added_most(self) -> int:
-        return min(self._self_tests[-1].most_images, self._most_added)
-
-    def _annotate(self, decoded: Sequence[DecodedTask], self_test: DeviceSelfTest, most: int) -> None:
+    def _annotate_current(self, decoded: Sequence[DecodedTask], self_test: DeviceSelfTest, *, full: bool) -> None:
         """Run the models on these tasks. A suspect runs alone, ended assignments not at all."""
-        full = len(decoded) >= most
         live = [each for each in decoded if self._endings.still_wanted(each.task)]
         with self._timed():
             if together := [each for each in live if not each.task.alone]:

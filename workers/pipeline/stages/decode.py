@@ -46,7 +46,7 @@ class DecodeStage(Stage):
         """Whether an image goes on without pixels for its results from elsewhere."""
         self._gate = ExclusiveGate()
         self._stall_timeout_s = options.stall_timeout_s
-        self.budget = Budget(options.decoded_bytes)
+        self.budget = Budget(options.decoded_bytes, options.background)
 
     def then(
         self,

@@ -20,7 +20,8 @@ class EqualImages:
     """Computes equal images only once. Thread-safe.
 
     Equal images form a *flight*. The first image is the *leader*: the later stages compute it. The other images are
-    *followers*: they wait until `share`. If the leader is dropped, the oldest follower becomes the leader.
+    *followers*: they wait until `share`. If the leader is dropped, the oldest follower becomes the leader. Each lane
+    has flights of its own, because a live image would wait for long behind a background one.
 
     Args:
         key: returns the flight's key; images with the same key have the same results.
@@ -48,7 +49,7 @@ class EqualImages:
 
     def compute_once(self, loaded: LoadedTask) -> None:
         """Compute the image, or wait for an equal image. Runs on the lookup thread."""
-        task, flight = loaded.task, self.key(loaded.annotation)
+        task, flight = loaded.task, (self.key(loaded.annotation), loaded.task.background)
         if task in self._flights:  # the leader, back with bytes that it fetched again
             if self._flights[task] == flight:
                 self.compute(loaded)

@@ -132,8 +132,8 @@ class FetchStage(Stage):
         self._options = options
         self._endings = endings
         self.bucket_breakers: BucketBreakers[StoreRequest] = BucketBreakers(options.retry_min_s, options.retry_max_s)
-        self.encoded = Budget(options.encoded_bytes)
-        self.slots = Budget(options.fetch_threads)
+        self.encoded = Budget(options.encoded_bytes, options.background)
+        self.slots = Budget(options.fetch_threads, options.background)
 
     def then(self, *, lookup: Callable[[LoadedTask], None]) -> None:
         """Set the next step: `lookup` continues with a fetched object."""
@@ -143,9 +143,9 @@ class FetchStage(Stage):
     def budgets(self) -> Mapping[str, Budget]:
         return {"encoded": self.encoded}
 
-    def divide(self, partitions: int) -> None:
-        super().divide(partitions)
-        self.slots.divide(partitions)
+    def divide(self, live: int, background: int = 0) -> None:
+        super().divide(live, background)
+        self.slots.divide(live, background)
 
     @property
     def limits_s(self) -> Mapping[str, float]:

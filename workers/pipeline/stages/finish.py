@@ -13,7 +13,7 @@ from workers.pipeline.options import WorkerOptions
 from workers.pipeline.progress import Place, TaskProgress
 from workers.pipeline.rendering import Renderer
 from workers.pipeline.stages.endings import Done, Endings
-from workers.pipeline.stages.stage import MOST_ITEMS, QueueStage, StageQueue
+from workers.pipeline.stages.stage import MOST_BACKGROUND, MOST_ITEMS, QueueStage, StageQueue
 from workers.pipeline.task import AnnotatedTask, CompleteTask, DecodedTask, Task
 from workers.ports import Clock
 from workers.types import Message
@@ -61,7 +61,7 @@ class FinishStage(QueueStage):
         options: WorkerOptions,
         endings: Endings,
     ) -> None:
-        super().__init__("finish")
+        super().__init__("finish", bool(options.background))
         self._renderer = renderer
         self._ledger = ledger
         self._results = results
@@ -71,9 +71,14 @@ class FinishStage(QueueStage):
         self._stall_timeout_s = options.stall_timeout_s
         self.wait: Callable[[DecodedTask, CompleteTask], bool] = lambda *_: False
         """Takes an image that lacks results from elsewhere; False: it need not wait."""
-        self._annotated: StageQueue[AnnotatedTask] = self._queue(self._postprocess)
-        self._complete: StageQueue[CompleteTask] = self._queue(self._finish)
-        self.done: StageQueue[Done] = self._queue(self.enter, most=lambda: self._enters)
+        self._annotated: StageQueue[AnnotatedTask] = self._lane_queue(self._postprocess, _waits)
+        self._complete: StageQueue[CompleteTask] = self._lane_queue(self._finish, _waits)
+        self.done: StageQueue[Done] = self._lane_queue(
+            self.enter,
+            lambda done: done.entry.record.assignment.background,
+            most=lambda: self._enters,
+            most_background=lambda: min(self._enters, MOST_BACKGROUND),
+        )
         self._enters = MOST_ITEMS
 
     def then(self, *, keep: Callable[[CompleteTask], None], annotate_again: Callable[[DecodedTask], None]) -> None:
@@ -143,3 +148,7 @@ class FinishStage(QueueStage):
                 filled.append((entry, self._renderer.messages(entry)))
         for entry in self._ledger.fill_all(filled):
             metrics.DROPPED_JOBS.add(len(entry.outcomes))
+
+
+def _waits(each: AnnotatedTask | CompleteTask) -> bool:
+    return each.task.background

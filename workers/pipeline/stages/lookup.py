@@ -45,8 +45,8 @@ class LookupStage(QueueStage):
 
     places = (Place("lookup"), Place("wait-equal", waits_on_others=True))  # its leader counts, unless it waits too
 
-    def __init__(self, results: KnownResults, progress: TaskProgress, endings: Endings) -> None:
-        super().__init__("lookup")
+    def __init__(self, results: KnownResults, progress: TaskProgress, endings: Endings, lanes: bool = False) -> None:
+        super().__init__("lookup", lanes)
         self._results = results
         self._progress = progress
         self._endings = endings
@@ -55,9 +55,9 @@ class LookupStage(QueueStage):
         self._doubted: StageQueue[Collection[str]] = self._queue(self._invalidate)
         self._computed: StageQueue[Computed] = self._queue(self._write_computed)
         self._committed: StageQueue[Sequence[CacheWrite]] = self._queue(self._write_committed)
-        self.events: StageQueue[Task] = self._queue(self._by_source)
-        self._loaded: StageQueue[LoadedTask] = self._queue(self._find_rejections)
-        self._inspected: StageQueue[InspectedTask] = self._queue(self._by_content)
+        self.events: StageQueue[Task] = self._lane_queue(self._by_source, lambda task: task.background)
+        self._loaded: StageQueue[LoadedTask] = self._lane_queue(self._find_rejections, _waits)
+        self._inspected: StageQueue[InspectedTask] = self._lane_queue(self._by_content, _waits)
 
     def then(
         self,
@@ -193,3 +193,7 @@ class LookupStage(QueueStage):
                 self._finish((complete,))
             else:
                 self._decode(each)
+
+
+def _waits(each: LoadedTask | InspectedTask) -> bool:
+    return each.task.background

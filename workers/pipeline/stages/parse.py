@@ -152,7 +152,7 @@ class ParseStage(QueueStage):
         progress: TaskProgress,
         options: WorkerOptions,
     ) -> None:
-        super().__init__("parse")
+        super().__init__("parse", bool(options.background))
         self._ledger = ledger
         self._journal = journal
         self._renderer = renderer
@@ -163,7 +163,7 @@ class ParseStage(QueueStage):
             options.buckets, options.key_globs, options.profiles, options.sample, options.want, options.rendition
         )
         self.unread = ByteTurns[Entry](self._has_room)
-        self.entries: StageQueue[Entry] = self._queue(self._add)
+        self.entries: StageQueue[Entry] = self._lane_queue(self._add, lambda entry: entry.record.assignment.background)
 
     def then(
         self,
@@ -181,6 +181,8 @@ class ParseStage(QueueStage):
         self._lookup, self._check_removal, self._done = lookup, check_removal, done
 
     def holds_back(self, assignment: Assignment) -> bool:
+        if assignment.background and self._progress.live_waits(self._options.decoders):
+            return True
         return len(self) >= _BACKLOG
 
     def work(self) -> None:

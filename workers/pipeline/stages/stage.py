@@ -46,9 +46,33 @@ class StageQueue(Generic[Item]):
         return len(self._items)
 
 
+class LaneQueue(StageQueue[Item]):
+    """A queue of live items. Background items go to another one.
+
+    Args:
+        background: that queue.
+        waits: whether an item is background.
+    """
+
+    def __init__(
+        self, filled: threading.Condition, background: StageQueue[Item], waits: Callable[[Item], bool]
+    ) -> None:
+        super().__init__(filled)
+        self.background = background
+        self._waits = waits
+
+    def put(self, *items: Item) -> None:
+        if behind := [item for item in items if self._waits(item)]:
+            self.background.put(*behind)
+        if len(behind) < len(items):
+            super().put(*(item for item in items if not self._waits(item)))
+
+
 WAIT_S = 0.2
 MOST_ITEMS = 256
 """Most items that a step takes from one queue."""
+MOST_BACKGROUND = 32
+"""Those of background work: live items that come meanwhile wait for them."""
 
 
 class Stage:
@@ -84,9 +108,10 @@ class Stage:
         """The budgets of this stage, by their names in the metrics."""
         return {}
 
-    def divide(self, partitions: int) -> None:
+    def divide(self, live: int, background: int = 0) -> None:
+        """Divide the budgets among so many partitions. Runs on the poll thread."""
         for budget in self.budgets.values():
-            budget.divide(partitions)
+            budget.divide(live, background)
 
     @property
     def limits_s(self) -> Mapping[str, float]:
@@ -112,14 +137,20 @@ class Stage:
 
 
 class QueueStage(Stage):
-    """A stage with a thread and queues."""
+    """A stage with a thread and queues.
 
-    def __init__(self, thread: str) -> None:
+    Args:
+        lanes: whether there is background work.
+    """
+
+    def __init__(self, thread: str, lanes: bool = False) -> None:
         self.thread = thread
+        self._lanes = lanes
         self._filled = threading.Condition()
         self._woken = False
         self._queues: list[StageQueue[Any]] = []
         self._work: list[Callable[[], None]] = []
+        self._work_behind: list[Callable[[], None]] = []
 
     def _queue(
         self, work: Callable[[Sequence[Item]], None], *, most: Callable[[], int] = lambda: MOST_ITEMS
@@ -128,6 +159,30 @@ class QueueStage(Stage):
         queue = StageQueue[Item](self._filled)
         self._queues.append(queue)
         self._work.append(partial(_work_off, queue, work, most))
+        return queue
+
+    def _lane_queue(
+        self,
+        work: Callable[[Sequence[Item]], None],
+        waits: Callable[[Item], bool],
+        *,
+        background: Callable[[Sequence[Item]], None] | None = None,
+        most: Callable[[], int] = lambda: MOST_ITEMS,
+        most_background: Callable[[], int] = lambda: MOST_BACKGROUND,
+    ) -> StageQueue[Item]:
+        """Add a queue for each lane. Live items are first, and again after each few background ones.
+
+        Args:
+            waits: whether an item is background.
+            background: as `work`, for background items.
+        """
+        if not self._lanes:
+            return self._queue(work, most=most)
+        behind = StageQueue[Item](self._filled)
+        queue = LaneQueue[Item](self._filled, behind, waits)
+        self._queues += [queue, behind]
+        self._work.append(partial(_work_off, queue, work, most))
+        self._work_behind.append(partial(_work_off, behind, background or work, most_background))
         return queue
 
     def step(self, wait_s: float = WAIT_S) -> None:
@@ -139,6 +194,10 @@ class QueueStage(Stage):
     def work(self) -> None:
         for work in self._work:
             work()
+        for behind in self._work_behind:
+            behind()
+            for work in self._work:
+                work()
 
     def wake(self) -> None:
         with self._filled:
