@@ -203,7 +203,7 @@ class Budget:
         return sorted(self._waiting, key=self._is_background, reverse=self._precedence.background_is_next)
 
     def _blocks(self, size: int, background: bool) -> set[bool]:
-        """The lanes that get nothing from the pool while this reservation waits for it."""
+        """Lanes that get nothing from the pool while this reservation waits."""
         if not background:
             return {False, True} if self._is_oversized(size) else {True}
         if self._lane_has_room(size) and self._precedence.background_is_next:

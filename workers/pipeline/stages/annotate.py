@@ -117,7 +117,7 @@ class AnnotateStage(QueueStage):
         return max(_BATCH_S, 5 * self._slowest_s)
 
     def _line(self, self_test: DeviceSelfTest, cut: _Cut | None) -> StageQueue[DecodedTask]:
-        """A queue of images that have batches of their own, and one for those that are background."""
+        """A queue for each lane; its images have batches of their own."""
         behind = _Cut(_BACKGROUND_S)
         return self._lane_queue(
             partial(self._annotate, self_test, cut),
