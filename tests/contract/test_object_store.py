@@ -99,11 +99,6 @@ def test_an_object_that_changed_since_its_event_is_superseded(bucket: Bucket) ->
         bucket.get("a", etag=etag)
 
 
-def test_an_object_that_never_was_is_gone(bucket: Bucket) -> None:
-    with pytest.raises(Gone):
-        bucket.get("nothing")
-
-
 def test_a_removed_object_is_gone_even_with_its_etag(bucket: Bucket) -> None:
     bucket.put("a", b"one")
     etag = bucket.get("a").etag
@@ -112,17 +107,12 @@ def test_a_removed_object_is_gone_even_with_its_etag(bucket: Bucket) -> None:
         bucket.get("a", etag=etag)
 
 
-def test_an_older_version_is_read_by_its_id(bucket: Bucket) -> None:
+def test_an_older_version_is_read_by_its_id_also_once_its_object_is_removed(bucket: Bucket) -> None:
     bucket.put("a", b"one")
     older = bucket.get("a").version_id
     bucket.put("a", b"two")
     assert bucket.get("a", version_id=older).body == b"one"
     assert bucket.get("a").body == b"two"
-
-
-def test_an_older_version_outlives_the_removal_of_its_object(bucket: Bucket) -> None:
-    bucket.put("a", b"one")
-    older = bucket.get("a").version_id
     bucket.remove("a")
     assert bucket.get("a", version_id=older).body == b"one"
 
@@ -184,7 +174,7 @@ def test_a_bucket_that_does_not_exist_is_the_dependencies_fault_and_not_the_obje
     assert unavailable.value.fault == "access"
 
 
-def test_no_error_tells_the_key(bucket: Bucket) -> None:
+def test_an_object_that_never_was_is_gone_and_no_error_tells_its_key(bucket: Bucket) -> None:
     with pytest.raises(Gone) as gone:
         bucket.get("someone's private name")
     assert "private" not in str(gone.value)

@@ -124,14 +124,8 @@ def test_grey_with_alpha_becomes_grey() -> None:
     assert (through(Image.new("LA", (20, 20), (77, 0)), "png") == 77).all()
 
 
-def test_a_palette_is_looked_up() -> None:
-    image = Image.new("P", (20, 20), 3)
-    image.putpalette([0, 0, 0, 9, 9, 9, 8, 8, 8, 12, 34, 56])
-    assert (through(image, "png") == (12, 34, 56)).all()
-
-
-@pytest.mark.parametrize("transparency", [3, b"\xff\x80\x40\x00"])
-def test_a_palette_with_transparency_keeps_its_colours_without_a_warning(transparency: int | bytes) -> None:
+@pytest.mark.parametrize("transparency", [None, 3, b"\xff\x80\x40\x00"])
+def test_a_palette_is_looked_up_without_a_warning_of_transparency(transparency: int | bytes | None) -> None:
     image = Image.new("P", (20, 20), 3)
     image.putpalette([0, 0, 0, 9, 9, 9, 8, 8, 8, 12, 34, 56])
     with warnings.catch_warnings():

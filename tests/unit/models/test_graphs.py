@@ -111,13 +111,6 @@ def test_an_answer_stays_when_the_next_batch_is_computed() -> None:
     assert torch.equal(first, kept)
 
 
-def test_rows_of_an_earlier_batch_do_not_show_in_a_smaller_one() -> None:
-    bucketed = Bucketed(Calls(), Recorder(), (4,))
-    bucketed(batch_of(4, 1))
-    found = bucketed(batch_of(3, 2))
-    assert torch.equal(found, Calls()(batch_of(3, 2)))
-
-
 def test_an_input_lies_in_memory_as_the_batch_does() -> None:
     record = Recorder()
     Bucketed(Calls(), record, (4,))(batch_of(3).to(memory_format=torch.channels_last))

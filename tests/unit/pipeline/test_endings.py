@@ -32,11 +32,13 @@ def test_resources_are_released_in_reverse_order() -> None:
     assert given == ["c", "b", "a"]
 
 
-def test_an_early_release_is_not_repeated_at_the_end() -> None:
+def test_nothing_is_held_twice_at_once_and_an_early_release_is_not_repeated_at_the_end() -> None:
     given: list[str] = []
     held = task()
     held.hold("a", lambda: given.append("a"))
     held.hold("b", lambda: given.append("b"))
+    with pytest.raises(AssertionError, match="a is held already"):
+        held.hold("a", lambda: None)
     held.release("a", "never held")
     held.release("a")
     held.hold("a", lambda: given.append("a, the second"))
@@ -57,13 +59,6 @@ def test_one_that_can_not_be_given_back_keeps_no_other_from_it() -> None:
     with pytest.raises(OSError, match="no"):
         held.close("done")
     assert given == ["a"]
-
-
-def test_nothing_is_held_twice_at_once() -> None:
-    held = task()
-    held.hold("a", lambda: None)
-    with pytest.raises(AssertionError, match="a is held already"):
-        held.hold("a", lambda: None)
 
 
 def held(manual: ManualPipeline) -> dict[str, int]:

@@ -30,11 +30,12 @@ def at(offset: int) -> Coordinates:
 
 
 def test_images_in_progress_at_a_crash_are_suspects_and_finished_ones_are_not(tmp_path: Path) -> None:
-    first = Journal(tmp_path / "journal")
+    path = tmp_path / "a folder" / "that is missing" / "journal"
+    first = Journal(path)
     for offset in (1, 2, 3):
         first.enter(at(offset))
     first.leave(at(2))
-    assert Journal(tmp_path / "journal").suspects == {at(1), at(3)}
+    assert Journal(path).suspects == {at(1), at(3)}
 
 
 def test_a_suspect_that_comes_through_is_cleared(tmp_path: Path) -> None:
@@ -287,12 +288,6 @@ def test_a_journal_that_could_not_be_rewritten_suspects_no_image_until_it_can(
 
 def _refused(path: Path, target: Path) -> Path:
     raise OSError(errno.ENOSPC, "No space left on device")
-
-
-def test_a_missing_folder_is_created(tmp_path: Path) -> None:
-    path = tmp_path / "state" / "of" / "journal"
-    Journal(path).enter(at(1))
-    assert path.exists()
 
 
 FIRST = Coordinates(IN, 0, 0, 0)

@@ -359,18 +359,12 @@ def test_no_first_offset_is_committed_by_a_member_that_the_group_left_meanwhile(
     scene.producer.send_offsets_to_transaction.assert_not_called()
 
 
-def test_a_first_offset_that_is_unavailable_is_requested_again(scene: MockedPublisher) -> None:
+def test_a_first_offset_that_is_unavailable_is_requested_again_within_two_seconds(scene: MockedPublisher) -> None:
+    """Guard: the publish thread asks for one partition after the other."""
     first_offsets(scene)
     scene.offsets.beginning_offsets.side_effect = kafka_errors.KafkaTimeoutError("no leader")
     assert scene.publisher.committed(Assignment(PARTITION, "me")) is None
     assert scene.calls == ["membership"]
-
-
-def test_questions_about_offsets_take_two_seconds_at_most(scene: MockedPublisher) -> None:
-    """Guard: the publish thread asks for one partition after the other."""
-    scene.offsets.committed.return_value = None
-    scene.offsets.beginning_offsets.side_effect = kafka_errors.KafkaTimeoutError("no leader")
-    scene.publisher.committed(Assignment(PARTITION, "me"))
     for question in (scene.offsets.committed, scene.offsets.beginning_offsets):
         assert question.call_args.kwargs == {"timeout_ms": 2_000}
 
