@@ -32,7 +32,6 @@ from tagstream_index.page import correcting, pictures, server
 from tagstream_index.page.asked import PAGE
 from tagstream_index.page.changes import Changes
 from tagstream_index.page.correcting import Corrector
-from tagstream_index.review import Drawn, Review
 from tagstream_index.settings import IndexSettings
 from tagstream_testing.local.apache_kafka import ApacheKafka
 from tagstream_testing.local.photos import photographs
@@ -783,30 +782,6 @@ def test_changes_are_judged_by_key_in_place(opened: Open, world: Album, plan: Ch
         shot(page, "changes-judged-narrow")
         page.reload()
         expect(first.get_by_role("radio", name="Accept")).to_be_checked()
-
-
-def test_a_review_is_judged_with_mouse_and_keyboard(opened: Open, world: Album, tmp_path: Path) -> None:
-    path = tmp_path / "review.jsonl"
-    facts: dict[str, Any] = {"model": None, "score": 0.5, "chance": 0.5, "shows": True}
-    places = [each.said.fields["source"] for each in world.scenes[:3]]
-    pictures_drawn = [Drawn(bucket=BUCKET, key=place["key"], sha256=place["sha256"], **facts) for place in places]
-    Review.of("temple", 9, pictures_drawn).write(path)
-    with served(world.settings, review=path) as address:
-        page = opened(address)
-        page.get_by_role("link", name="Review").click()
-        page.get_by_role("link", name="Log in to judge").click()
-        page.get_by_label("Token").fill(TOKEN)
-        page.keyboard.press("Enter")
-        page.get_by_role("radio", name="Accept").first.check()
-        page.get_by_role("radio", name="Reject").nth(1).check()
-        accessible(page)
-        expect(page.locator("#told")).to_contain_text("by 2 verdicts on 3 drawn")
-        page.reload()
-        expect(page.get_by_text("2 of 3 pictures judged")).to_be_visible()
-        page.set_viewport_size({"width": 390, "height": 844})
-        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing sticks out"
-        shot(page, "review")
-    assert [each.verdict for each in Review.read(path).drawn] == ["accepted", "rejected", None]
 
 
 @pytest.mark.timeout(300)

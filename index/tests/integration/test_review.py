@@ -13,7 +13,7 @@ from index.tests.world import World
 from schemas.correction import read_correction
 from schemas.stored_scores import StoredScores
 from tagstream_index.database import Connection
-from tagstream_index.review import Drawn, Review, draw
+from tagstream_index.review import Drawn, draw
 from workers.backends.kafka import ensure_topics, tail
 from workers.cli.app import run_command
 from workers.errors import MISCONFIGURED, Misconfigured
@@ -61,21 +61,6 @@ def test_the_draw_has_pictures_near_above_and_just_below_with_the_chance_of_each
     assert [each.chance for each in just] == [0.25] * 10
     assert all(abs(each.score - 0.39 + int(each.key.partition("-")[2]) / 1_000) < 1e-5 for each in just)
     assert {(each.bucket, each.sha256, each.model) for each in found.drawn} == {("photos", "b" * 64, DIGEST)}
-
-
-def test_the_mean_of_many_draws_is_the_precision_of_all(tables: Connection) -> None:
-    written(tables, *(dog(f"{n:03}", 0.4 + n / 1_000) for n in range(200)))
-    precisions = []
-    for _ in range(40):
-        found, _ = draw(tables, "dog", 40)  # the 30 lowest are wrong: 85 % are right
-        judged = [
-            each.model_copy(update={"verdict": "rejected" if int(each.key) < 30 else "accepted"})
-            for each in found.drawn
-        ]
-        share = Review(found.head, judged).share()
-        assert share is not None
-        precisions.append(share.share)
-    assert sum(precisions) / 40 == pytest.approx(0.85, abs=0.02)
 
 
 def test_what_a_person_said_or_removed_is_not_drawn_and_a_small_label_is_drawn_whole(tables: Connection) -> None:

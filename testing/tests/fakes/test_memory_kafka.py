@@ -2,7 +2,7 @@
 
 import pytest
 
-from tagstream_testing.memory_broker import MemoryBroker
+from tagstream_testing.memory_broker import MemoryBroker, balanced
 from tagstream_testing.memory_kafka import MemoryPublisher, MemoryRecordSource
 from workers.errors import Unpublished
 from workers.types import Assignment, Message, Partition, Transaction
@@ -48,3 +48,16 @@ def test_an_expelled_member_that_noticed_has_no_membership_although_its_assignme
     assert assignments[A].current
     with pytest.raises(Unpublished, match="not a member"):
         publisher.publish(run(assignments[A]))
+
+
+def test_shares_are_made_even_with_as_few_moves_as_possible(broker: MemoryBroker) -> None:
+    first, second, third = (MemoryRecordSource(broker, "group", ["in"]).member for _ in range(3))
+    partitions = [Partition("in", number) for number in range(6)]
+    alone = balanced(partitions, {}, [first])
+    assert set(alone.values()) == {first}
+    two = balanced(partitions, alone, [first, second])
+    assert sorted(sum(owner is member for owner in two.values()) for member in (first, second)) == [3, 3]
+    three = balanced(partitions, two, [first, second, third])
+    assert sum(three[partition] is two[partition] for partition in partitions) == 4
+    assert balanced(partitions, three, [first, second, third]) == three
+    assert balanced(partitions, three, []) == {}

@@ -57,26 +57,6 @@ def test_help_loads_nothing_heavy() -> None:
     assert done.stderr.strip() == "[]"
 
 
-@pytest.mark.slow
-def test_a_command_that_a_line_begins_with_is_imported_alone_and_is_the_same_among_all() -> None:
-    code = (
-        "import sys; from workers.cli.app import COMMANDS, run_command\n"
-        "assert run_command(sys.argv[1:]) == 0\n"
-        "modules = {name: 'workers.cli.' + name.replace('-', '_') for name in COMMANDS}\n"
-        "print(*(name for name, module in modules.items() if module in sys.modules), file=sys.stderr)"
-    )
-
-    def ran(*line: str) -> tuple[str, list[str]]:
-        command = [sys.executable, "-c", code, *line, "--help"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
-        return done.stdout, done.stderr.split()
-
-    for line in (["run"], ["topics", "check"]):
-        alone, among = ran(*line), ran("--quiet", *line)
-        assert alone == (among[0], line[:1])
-        assert among[1] == [name for name in app.COMMANDS if name not in app.ELSEWHERE]
-
-
 def commands(group: Any, *names: str) -> Iterator[tuple[str, Any]]:
     for name, command in group.commands.items():
         if hasattr(command, "commands"):

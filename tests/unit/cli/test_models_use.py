@@ -15,7 +15,6 @@ from workers.models.bundle import Bundle
 from workers.models.device import Device
 from workers.models.precision import Tuned, remember_tuned
 from workers.ports import Tagger
-from workers.settings import Settings
 
 pytestmark = pytest.mark.slow
 
@@ -229,7 +228,3 @@ def test_an_allowed_label_that_does_not_exist_stops_the_worker(ram: Bundle, tmp_
     allow.write_text("label 7\nunicorn\n")
     with pytest.raises(Misconfigured, match="has no label 'unicorn'"):
         _loaded(ram.folder, allow)
-
-
-def test_without_a_list_every_label_is_scored() -> None:
-    assert Settings().labels_file is None

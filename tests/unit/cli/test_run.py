@@ -249,15 +249,6 @@ def test_modules_that_a_start_does_not_need_are_imported_later(at_the_broker: di
     assert [each for each in NOT_BEFORE_READY if any(f"{name}.".startswith(f"{each}.") for name in modules)] == []
 
 
-def test_garbage_is_not_looked_for_among_imports_and_is_afterwards(at_the_broker: dict[str, Any]) -> None:
-    assert at_the_broker["on"]
-    assert at_the_broker["apart"] > 100_000
-    young, middle, old = at_the_broker["looks"]
-    assert young < 200  # else 585: it looks once in 700 new objects
-    assert middle < 20
-    assert old <= 3  # two of them once the models are loaded
-
-
 def test_a_command_that_ends_early_leaves_the_garbage_collector_unchanged() -> None:
     """Otherwise later objects of this process would never be collected."""
     code = """

@@ -33,6 +33,12 @@ def test_an_unknown_label_counts_nothing() -> None:
     assert torch.equal(gradient[weights == 0], torch.zeros(2))
 
 
+def test_a_label_that_is_surely_absent_has_no_gradient_left() -> None:
+    logits = torch.tensor([[-8.0]], requires_grad=True)
+    (gradient,) = torch.autograd.grad(losses.asymmetric(logits, torch.zeros(1, 1)), logits)
+    assert gradient.item() == 0
+
+
 def test_given_tokens_and_padding_are_not_learnt() -> None:
     logits = torch.randn(1, 7, 11, generator=torch.Generator().manual_seed(1), requires_grad=True)
     ids = torch.tensor([[3, 4, 5, 6, 7, 8, 0]])
