@@ -5,8 +5,6 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from urllib.error import HTTPError
-from urllib.request import urlopen
 
 import confluent_kafka
 import pytest
@@ -15,10 +13,9 @@ import zstandard
 from schemas.enriched_image import EnrichedImage
 from tagstream_testing.local.apache_kafka import ApacheKafka
 from tests.fixtures import Stack, Unique
-from tests.support.lying_store import LyingStore, refuses_us
 from tests.support.raw_kafka import CONTROL, GZIP, ZSTD, batch, overwrite, produce, record, varint
 from tests.support.waiting import eventually
-from tests.support.worker_process import Site, WorkerProcess, photo, worker
+from tests.support.worker_process import Site, photo, worker
 from workers.backends.kafka import ensure_topics, tail
 
 pytestmark = pytest.mark.timeout(240)
@@ -140,44 +137,3 @@ def test_what_other_clients_compress_is_read_byte_for_byte(kafka: ApacheKafka, u
         assert producer.flush(20) == 0
         with tail(kafka.servers, [topic], start="beginning", follow=False) as reading:
             assert [found.value for found in reading] == values
-
-
-UNREADABLE_S = 4.0
-
-
-def test_a_store_that_refuses_us_costs_time_and_no_object(site: Site, tmp_path: Path) -> None:
-    """Guard: a refusal because of the credentials blames no object, and turns the worker unready."""
-    port = int(site.stack.s3.endpoint_url.rpartition(":")[2])
-    with (
-        LyingStore(lambda: port) as store,
-        worker(
-            site, "w", tmp_path, TAGSTREAM_S3_ENDPOINT=store.url, retry_s="0.5", unreadable_s=f"{UNREADABLE_S:g}"
-        ) as process,
-    ):
-        _refused(site, store, process)
-        assert process.terminate() == 0, process.said()
-    assert site.outcomes() == site.inputs()
-    site.assert_in_order()
-
-
-def _refused(site: Site, store: LyingStore, process: WorkerProcess) -> None:
-    site.upload("later.jpg", photo(2_000))
-    letters = len(site.letters())
-    store.lies = {"*": refuses_us("InvalidAccessKeyId")}
-    site.send([(site.own("later.jpg"), ())])
-    eventually(lambda: process.get("/readyz")[0] == 503, 60.0, process.said)
-    assert f"{store.url}: it does not know the access key: correct TAGSTREAM_S3_ACCESS_KEY" in _unready(process)
-    time.sleep(UNREADABLE_S)
-    assert len(site.letters()) == letters
-    store.lies = {}
-    eventually(lambda: site.behind() == 0 and process.get("/readyz")[0] == 200, 60.0, process.said)
-    assert len(site.letters()) == letters
-
-
-def _unready(process: WorkerProcess) -> str:
-    try:
-        with urlopen(f"{process.url}/readyz", timeout=30) as answer:
-            return str(answer.read().decode())
-    except HTTPError as error:
-        with error:
-            return error.read().decode()

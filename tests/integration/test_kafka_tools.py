@@ -96,8 +96,6 @@ def test_positions_end_where_reading_ends_though_more_was_fetched(kafka: ApacheK
 def test_reading_a_topic_that_does_not_exist_is_said(kafka: ApacheKafka, topic_name: str) -> None:
     with pytest.raises(Misconfigured, match=topic_name):
         tail(kafka.servers, [topic_name])
-    with pytest.raises(Misconfigured, match=topic_name):
-        lag(kafka.servers, "group", [topic_name])
 
 
 def test_a_cluster_answers_although_one_of_its_nodes_hangs(kafka: ApacheKafka) -> None:

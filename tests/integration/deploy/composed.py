@@ -22,8 +22,10 @@ from tagstream_testing.local.worker_process import WorkerProcess
 from tests.support.missing import skip_or_fail
 from tests.support.worker_process import photo
 from tests.unit.deploy.tools import compose
-from workers.backends.kafka import KafkaEmitter
+from workers.assembly.topics import wanted_topics
+from workers.backends.kafka import KafkaEmitter, ensure_topics
 from workers.backends.s3.store import MinioObjectStore
+from workers.environment import read
 
 
 class ComposedKafka(ApacheKafka):
@@ -58,21 +60,6 @@ class ComposedKafka(ApacheKafka):
         service = compose()["services"]["kafka"]["environment"]
         environment = {name: self.here(value) for name, value in service.items()}
         return {"PATH": os.environ["PATH"], **environment, "KAFKA_LOG_DIRS": str(self.folder / "data")}
-
-    def make_topics(self, folder: Path) -> None:
-        """Run the service `topics`.
-
-        Args:
-            folder: for Kafka's scripts, which the image has under /opt/kafka/bin. Their jar is not among the broker's,
-                so a small program takes their place: it knows only the options that the compose file uses.
-        """
-        script = folder / "kafka-topics.sh"
-        script.write_text(f'#!/bin/sh\nexec {sys.executable} {Path(__file__).with_name("kafka_topics.py")} "$@"\n')
-        script.chmod(0o755)
-        service = compose()["services"]["topics"]
-        # The file that compose prints could be read by compose again, so its dollars are doubled.
-        words = [self.here(word.replace("$$", "$")) for word in (*service["entrypoint"], *service["command"])]
-        subprocess.run([word.replace("/opt/kafka/bin/", f"{folder}/") for word in words], check=True, timeout=60)
 
     def here(self, text: str) -> str:
         inside, controller, outside = (f"127.0.0.1:{port}" for port in self.ports)
@@ -127,9 +114,10 @@ def bundle_of_text(folder: Path) -> Path:
 @contextmanager
 def composed_servers(broker: ComposedKafka, store: SeaweedFS, folder: Path) -> Iterator[dict[str, str]]:
     """Kafka with its topics, Valkey, and a store for MinIO with its bucket; yields addresses for the worker."""
-    broker.make_topics(folder)
-    bucket = compose("cpu")["services"]["worker"]["environment"]["TAGSTREAM_BUCKETS"]
-    MinioObjectStore(store.endpoint_url, store.access_key, store.secret_key).make_bucket(bucket)
+    environment = compose("cpu")["services"]["worker"]["environment"]
+    settings = read({name: value for name, value in environment.items() if not name.endswith("_FILE")})
+    ensure_topics(f"127.0.0.1:{broker.ports[0]}", {topic.name: (1, {}) for topic in wanted_topics(settings)})
+    MinioObjectStore(store.endpoint_url, store.access_key, store.secret_key).make_bucket(settings.buckets[0])
     secrets = {"/run/secrets/s3-access-key": store.access_key, "/run/secrets/s3-secret-key": store.secret_key}
     for path, secret in secrets.items():
         (folder / Path(path).name).write_text(secret)

@@ -22,14 +22,6 @@ def broker(scratch: Scratch) -> Iterator[ComposedKafka]:
     yield from up_or_skip(ComposedKafka(scratch.path / "compose-kafka"))
 
 
-def test_the_topics_are_made_and_made_again_without_complaint(broker: ComposedKafka, tmp_path: Path) -> None:
-    for _ in range(2):
-        broker.make_topics(tmp_path)
-    topics = AdminClient({"bootstrap.servers": f"127.0.0.1:{broker.ports[0]}"}).list_topics(timeout=20).topics
-    made = {name: len(topic.partitions) for name, topic in topics.items() if not name.startswith("__")}
-    assert made == {"images": 6, "images.enriched": 6, "images.dead-letters": 1, "images.skipped": 1}
-
-
 def test_clients_outside_are_sent_back_to_the_address_outside(broker: ComposedKafka) -> None:
     outside = broker.ports[2]
     brokers = AdminClient({"bootstrap.servers": f"127.0.0.1:{outside}"}).list_topics(timeout=20).brokers

@@ -135,17 +135,6 @@ def test_a_pods_worker_does_its_work_and_leaves_in_time(stack: Stack, unique: Un
     assert "Read-only file system" not in pod.said()
 
 
-@pytest.mark.usefixtures("may_mount")
-def test_a_read_only_root_is_one_that_this_test_can_tell(tmp_path: Path) -> None:
-    for name in ("state", "tmp"):
-        (tmp_path / name).mkdir()
-    environment = {"PATH": os.environ["PATH"], "STATE_HERE": f"{tmp_path}/state", "TMP_HERE": f"{tmp_path}/tmp"}
-    touch = [*READ_ONLY_ROOT, "touch"]
-    assert subprocess.run([*touch, f"{tmp_path}/state/x", f"{tmp_path}/tmp/x"], env=environment).returncode == 0
-    refused = subprocess.run([*touch, f"{tmp_path}/x"], env=environment, capture_output=True, text=True)
-    assert "Read-only file system" in refused.stderr
-
-
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -513,12 +513,6 @@ def test_a_record_that_can_not_be_read_is_skipped_unread(site: TopicsAndBucket, 
     assert [(dead_letter["offset"], dead_letter["truncated"]) for dead_letter in letters] == [(0, True), (1, True)]
 
 
-def test_a_skip_says_the_reason_for_its_wait(site: TopicsAndBucket, tagstream: Tagstream) -> None:
-    site.send(b"poison")
-    ran = tagstream("dead-letters", "skip", f"{site.images}:0:0", "--go")
-    assert f"for the group '{site.name}' to give us {site.images}:0; stop its workers" in ran.err
-
-
 def test_a_partition_that_does_not_exist_is_refused_before_a_group_is_joined(
     site: TopicsAndBucket, tagstream: Tagstream
 ) -> None:

@@ -13,7 +13,7 @@ from tagstream_train.data.images import BadImage, Images
 from tagstream_train.data.samples import DataSet, Sample, write_dataset
 from tagstream_train.engine.clean import Cleaner, Decision, Rules
 from tagstream_train.engine.generate import agreeing
-from tagstream_train.engine.regions import MAX_REGIONS, Box, Floats, Grid, crops, farthest, kmeans, regions_of
+from tagstream_train.engine.regions import MAX_REGIONS, Box, Floats, Grid, crops, farthest, regions_of
 from tagstream_train.engine.report import Examples, page
 from tagstream_train.metrics import OFF
 from tests.support.harness import ColourTagger
@@ -312,14 +312,6 @@ def test_a_share_of_the_rows_is_marked_and_no_row_of_few(count: int, share: floa
 
 def test_rows_that_are_all_alike_make_no_trouble() -> None:
     assert farthest(np.ones((50, 4), np.float32), 0.1).sum() == 5
-
-
-def test_centres_lie_in_the_middle_of_their_rows() -> None:
-    rows = np.concatenate([around([5, 0], 50, 0.1, 5), around([0, 5], 50, 0.1, 6), around([-5, -5], 50, 0.1, 7)])
-    centres = kmeans(rows, 3, np.random.default_rng(0))
-    expected = np.stack([rows[:50].mean(0), rows[50:100].mean(0), rows[100:].mean(0)])
-    found = centres[[int(((centres - each) ** 2).sum(1).argmin()) for each in expected]]
-    assert np.allclose(found, expected, atol=1e-4)
 
 
 class Whole(Colours):
