@@ -73,6 +73,13 @@ class Rendition:
             return None
         return self.buckets[bucket], self._key(bucket, key)
 
+    def prefix(self, bucket: str, key: str) -> str:
+        """The beginning of the subjects of all renditions of keys that begin so; empty: none is known."""
+        before, named, _ = re.split(r"(\{key\}|\{stem\})", f"{self.key}{{key}}", maxsplit=1)
+        if bucket not in self.buckets or "{extension}" in before:
+            return ""
+        return f"{self.buckets[bucket]}/{before.replace('{bucket}', bucket)}{key}"
+
     def makes(self, bucket: str, key: str) -> bool:
         """Whether the object is the rendition of another."""
         return any(

@@ -104,7 +104,7 @@ class Forget:
         def due() -> Iterator[str]:
             for subject, messages in forgetting.due():
                 counts.update(forgetting.count(messages))
-                yield subject
+                yield from self.chosen.in_store(subject)
 
         subjects = due()
         if not self.keep_object:

@@ -175,7 +175,7 @@ class Finder:
 
     def __init__(self, chosen: Subjects) -> None:
         self._chosen = chosen
-        named = (*chosen.named, chosen.prefix)
+        named = (*chosen.named, chosen.prefix, chosen.copies)
         self._buckets = sorted({subject.partition("/")[0] for subject in named if subject})
 
     def finds(self, where: bytes | mmap.mmap) -> bool:

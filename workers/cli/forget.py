@@ -46,7 +46,7 @@ def forget(
     """Forget images: retract their outcomes, withdraw corrections, purge cache and index.
 
     Publishes a retraction and a tombstone for each image; interrupted, the same command goes on. Remove the objects
-    first. The report names what is beyond reach. --verify exits with 1 if it finds a name in the enriched topic, in
+    first, and their renditions. The report names what is beyond reach. --verify exits with 1 if it finds a name in the enriched topic, in
     the index that TAGSTREAM_INDEX_DSN names, in Redis or in TAGSTREAM_STATE_DIR.
 
     [dim]One image:[/]   tagstream forget photos/2026/cat.jpg --go
@@ -55,9 +55,11 @@ def forget(
     """
     from workers.assembly.forget import Forget
     from workers.assembly.forget_reach import found_lines, search
+    from workers.rendition import Rendition
 
     chosen = _chosen(subject, prefix, listed)
     settings = needed("kafka_servers", "s3_endpoint")
+    chosen = chosen.with_renditions(Rendition.of(settings.rendition, settings.buckets))
     found = search(settings, chosen, terminal.counting) if verify else None
     if found is None:
         report = Forget(settings, chosen, keep_object=keep_object, counting=terminal.counting).run(go=go)

@@ -17,10 +17,11 @@ from typing import Final, NamedTuple
 
 from schemas.correction import read_correction
 from schemas.enriched_image import EventRef, GoneSource, Retraction
-from schemas.text import VERSION_MAX
+from schemas.text import VERSION_MAX, subject
 from schemas.version import VERSION_HEADER, told_version
 from workers.pipeline.published import version_in
 from workers.ports import Publisher
+from workers.rendition import NO_RENDITIONS, Rendition
 from workers.republish.passes import Bounds, Group, Groups, in_passes
 from workers.tables import TemporaryTables
 from workers.types import Message, ReadRecord
@@ -44,13 +45,37 @@ _TOMBSTONE, _OTHER, _OUTCOME = range(3)
 
 @dataclass(frozen=True, slots=True)
 class Subjects:
-    """The subjects to forget, by name or by prefix."""
+    """The subjects to forget, by name or by prefix.
+
+    Args:
+        copies: the prefix of their renditions, which `rendition` makes; empty: none.
+    """
 
     named: frozenset[str] = frozenset()
     prefix: str = ""
+    copies: str = ""
+    rendition: Rendition = NO_RENDITIONS
 
     def has(self, subject: str) -> bool:
-        return subject in self.named or bool(self.prefix and subject.startswith(self.prefix))
+        if subject in self.named or (self.prefix and subject.startswith(self.prefix)):
+            return True
+        return bool(self.copies) and subject.startswith(self.copies) and self.rendition.makes(*_parts(subject))
+
+    def with_renditions(self, rendition: Rendition) -> Subjects:
+        """These subjects, and the renditions of them."""
+        found = [rendition.place(*_parts(each)) for each in self.named]
+        named = self.named | {subject(*place) for place in found if place is not None}
+        return Subjects(named, self.prefix, rendition.prefix(*_parts(self.prefix)), rendition)
+
+    def in_store(self, name: str) -> list[str]:
+        """The objects to remove before this subject: its own and its rendition; none for a rendition beside it."""
+        place = self.rendition.place(*_parts(name))
+        return ([name] if name.startswith(self.prefix) else []) + ([] if place is None else [subject(*place)])
+
+
+def _parts(name: str) -> tuple[str, str]:
+    bucket, _, key = name.partition("/")
+    return bucket, key
 
 
 class _SubjectRow(NamedTuple):

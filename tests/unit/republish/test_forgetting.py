@@ -18,6 +18,7 @@ from tests.unit.retag.stored import outcome, today
 from workers.audit.judge import Judge, Topics
 from workers.audit.report import AuditReport
 from workers.audit.seen import Seen
+from workers.rendition import Rendition
 from workers.republish.forgetting import Forgetting, Subjects, forget
 from workers.republish.passes import Bounds
 from workers.types import NO_MEMBERSHIP, Message, ReadRecord
@@ -175,6 +176,33 @@ def test_foreign_records_under_the_key_go_too(scene: ForgettingTopic) -> None:
     done = scene.forget(Subjects(prefix="photos/"))
     assert done == {"due": 2, "tombstones": 2}
     assert not scene.forget(Subjects(prefix="photos/"))
+
+
+BESIDE = Rendition.of("{bucket}-web/s/{key}.jpg", ["photos", "photos-web", "photos-web-web"])
+
+
+@pytest.mark.parametrize("chosen", [Subjects(frozenset(["photos/a/1.png"])), Subjects(prefix="photos/a/")])
+def test_an_original_is_forgotten_with_its_rendition_and_no_other_object_of_that_bucket(
+    scene: ForgettingTopic, chosen: Subjects
+) -> None:
+    chosen = chosen.with_renditions(BESIDE)
+    names = ["photos/a/1.png", "photos-web/s/a/1.png.jpg"]
+    others = ["photos/b/1.png", "photos-web/s/a/1.gif", "photos-web/s/b/1.png.jpg", "photos-web/a/1.png.jpg"]
+    for name in (*names, *others):
+        scene.send(name.encode(), b"an outcome of before the setting")
+    assert scene.forget(chosen) == {"due": 2, "tombstones": 2}
+    gone = {each.key for each in scene.broker.visible(TOPIC) if each.value is None}
+    assert gone == {name.encode() for name in names}
+    assert chosen.in_store("photos/a/1.png") == names, "both must have been removed"
+    if chosen.prefix:
+        assert chosen.in_store("photos-web/s/a/1.png.jpg") == [], "its original is asked about"
+
+
+def test_no_renditions_are_known_of_a_prefix_where_the_extension_stands_first() -> None:
+    by_extension = Rendition.of("{bucket}-web/{extension}/{stem}", ["photos", "photos-web", "photos-web-web"])
+    assert Subjects(prefix="photos/a").with_renditions(by_extension).copies == ""
+    assert Subjects(prefix="elsewhere/a").with_renditions(BESIDE).copies == ""
+    assert Subjects(prefix="photos/a").with_renditions(Rendition()).copies == ""
 
 
 def test_corrections_are_withdrawn_once_in_their_partition(scene: ForgettingTopic) -> None:
