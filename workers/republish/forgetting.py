@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 
 from schemas.correction import read_correction
 from schemas.enriched_image import EventRef, GoneSource, Retraction
-from schemas.text import VERSION_MAX, subject
+from schemas.text import VERSION_MAX
 from schemas.version import VERSION_HEADER, told_version
 from workers.pipeline.published import version_in
 from workers.ports import Publisher
@@ -64,13 +64,13 @@ class Subjects:
     def with_renditions(self, rendition: Rendition) -> Subjects:
         """These subjects, and the renditions of them."""
         found = [rendition.place(*_parts(each)) for each in self.named]
-        named = self.named | {subject(*place) for place in found if place is not None}
+        named = self.named | {"/".join(place) for place in found if place is not None}
         return Subjects(named, self.prefix, rendition.prefix(*_parts(self.prefix)), rendition)
 
     def in_store(self, name: str) -> list[str]:
         """The objects to remove before this subject: its own and its rendition; none for a rendition beside it."""
         place = self.rendition.place(*_parts(name))
-        return ([name] if name.startswith(self.prefix) else []) + ([] if place is None else [subject(*place)])
+        return ([name] if name.startswith(self.prefix) else []) + ([] if place is None else ["/".join(place)])
 
 
 def _parts(name: str) -> tuple[str, str]:
