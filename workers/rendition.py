@@ -74,8 +74,8 @@ class Rendition:
         return self.buckets[bucket], self._key(bucket, key)
 
     def prefix(self, bucket: str, key: str) -> str:
-        """The beginning of the subjects of all renditions of keys that begin so; empty: none is known."""
-        before, named, _ = re.split(r"(\{key\}|\{stem\})", f"{self.key}{{key}}", maxsplit=1)
+        """The prefix of the renditions of all keys with this prefix; empty: unknown."""
+        before = re.split(r"\{(?:key|stem)\}", self.key)[0]
         if bucket not in self.buckets or "{extension}" in before:
             return ""
         return f"{self.buckets[bucket]}/{before.replace('{bucket}', bucket)}{key}"

@@ -46,8 +46,8 @@ def forget(
     """Forget images: retract their outcomes, withdraw corrections, purge cache and index.
 
     Publishes a retraction and a tombstone for each image; interrupted, the same command goes on. Remove the objects
-    first, and their renditions. The report names what is beyond reach. --verify exits with 1 if it finds a name in the enriched topic, in
-    the index that TAGSTREAM_INDEX_DSN names, in Redis or in TAGSTREAM_STATE_DIR.
+    and their renditions first. The report names what is beyond reach. --verify exits with 1 if it finds a name in the
+    enriched topic, in the index that TAGSTREAM_INDEX_DSN names, in Redis or in TAGSTREAM_STATE_DIR.
 
     [dim]One image:[/]   tagstream forget photos/2026/cat.jpg --go
     [dim]A folder:[/]    tagstream forget --prefix photos/2026/ --go
