@@ -29,10 +29,11 @@ from tests.dashboards.watching import (
     traffic,
 )
 from tests.fixtures import Stack, up_or_skip
-from tests.support.lying_store import drips, says, waits
+from tests.support.lying_store import LyingStore, drips, says, waits
 from tests.support.prometheus import Prometheus, shortened
 from tests.support.waiting import eventually
-from tests.support.worker_process import Site, worker, workers_of
+from tests.support.worker_process import Site, photo, worker, workers_of
+from workers.backends.kafka import KafkaEmitter, ensure_topics
 
 pytestmark = [pytest.mark.dashboards, pytest.mark.timeout(900)]
 
@@ -132,6 +133,24 @@ def test_a_store_that_fails_all(shared: SharedWorker, watched: Prometheus) -> No
             "TagstreamPartitionStandsStill",
             "TagstreamFarBehind",
         )
+
+
+def test_a_background_partition_without_a_turn(stack: Stack, scratch: Scratch, watched: Prometheus) -> None:
+    site, old = Site(stack, "alerts-background"), "alerts-background.old"
+    ensure_topics(stack.kafka.servers, {old: (1, {})})
+    site.upload("old.jpg", photo(1))
+    with KafkaEmitter(stack.kafka.servers) as emitter:
+        emitter.send(old, b"old.jpg", site.own("old.jpg"))
+        emitter.flush()
+    with LyingStore(lambda: int(stack.s3.endpoint_url.rpartition(":")[2])) as store:
+        store.lies["*"] = says(503)
+        settings = {"TAGSTREAM_S3_ENDPOINT": store.url, "TAGSTREAM_INPUT_TOPICS": f"{site.images},{old}:background"}
+        with worker(site, "background", scratch.path, **settings) as process:
+            watched.scrape(background=[place(process)])
+            assert_fires(watched, "TagstreamBackgroundStandsStill")
+            assert watched.now('ALERTS{job="background",alertname=~"TagstreamNoOutcomes|TagstreamFarBehind"}') == []
+            del store.lies["*"]
+            assert_over(watched, "TagstreamBackgroundStandsStill")
 
 
 def test_a_device_that_errs_once_and_has_little_memory(stack: Stack, scratch: Scratch, watched: Prometheus) -> None:
