@@ -152,11 +152,24 @@ class ObjectStore(Protocol):
     """Reads objects of the buckets. Thread-safe."""
 
     def get(
-        self, bucket: str, key: str, *, version_id: str | None, etag: str | None, max_bytes: int, deadline_s: float
+        self,
+        bucket: str,
+        key: str,
+        *,
+        version_id: str | None,
+        etag: str | None,
+        max_bytes: int,
+        deadline_s: float,
+        first_bytes: int = 0,
+        patient: bool = True,
     ) -> StoredObject:
         """Read one object's stored bytes, never more than `max_bytes`.
 
         With an `etag` (quotes or not), only that one.
+
+        Args:
+            first_bytes: read only so many, at most `max_bytes`, of an object of any size; 0: all.
+            patient: try again after a failure that may pass.
 
         Raises:
             Gone: no such object (or version).

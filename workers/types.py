@@ -305,6 +305,7 @@ class StoredObject:
     Args:
         last_modified: RFC 3339, UTC.
         date: of the answer, by the store's clock, as `last_modified`; None: it told none.
+        rest: bytes of the object behind `body`, where only its first ones were asked for.
     """
 
     body: bytes
@@ -312,6 +313,7 @@ class StoredObject:
     version_id: str | None
     last_modified: str
     date: str | None = None
+    rest: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -129,15 +129,18 @@ class MemoryObjectStore:
         etag: str | None,
         max_bytes: int,
         deadline_s: float,
+        first_bytes: int = 0,
+        patient: bool = True,
     ) -> StoredObject:
         stored = self._met(bucket, key, version_id, deadline_s)
         if etag is not None and etag.strip('"') != stored.etag:
             raise Superseded("the object has another etag than the event names")
-        if len(stored.body) > max_bytes:
-            raise LargerThanReserved(len(stored.body))
-        if not stored.body:
+        body = stored.body[: first_bytes or None]
+        if len(body) > max_bytes:
+            raise LargerThanReserved(len(body))
+        if not body:
             raise Rejected("fetch", "empty-object", "the object has no bytes")
-        return replace(stored, date=self._date())
+        return replace(stored, body=body, date=self._date(), rest=len(stored.body) - len(body))
 
     def head(self, bucket: str, key: str, *, deadline_s: float) -> ObjectVersion:
         stored = self._met(bucket, key, None, deadline_s)

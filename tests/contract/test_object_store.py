@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TypeAlias
 from urllib.parse import urlsplit
@@ -31,9 +31,23 @@ class Bucket:
     remove: Callable[[str], None]
 
     def get(
-        self, key: str, *, etag: str | None = None, version_id: str | None = None, max_bytes: int = 1_000_000
+        self,
+        key: str,
+        *,
+        etag: str | None = None,
+        version_id: str | None = None,
+        max_bytes: int = 1_000_000,
+        first_bytes: int = 0,
     ) -> StoredObject:
-        return self.store.get(self.name, key, version_id=version_id, etag=etag, max_bytes=max_bytes, deadline_s=30.0)
+        return self.store.get(
+            self.name,
+            key,
+            version_id=version_id,
+            etag=etag,
+            max_bytes=max_bytes,
+            deadline_s=30.0,
+            first_bytes=first_bytes,
+        )
 
 
 def keep_versions(server: SeaweedFS, bucket: str) -> None:
@@ -131,11 +145,26 @@ def test_an_object_of_just_the_allowed_size_is_read_and_one_byte_more_is_not(buc
     assert larger.value.size == 1000
 
 
-def test_an_object_without_bytes_is_rejected(bucket: Bucket) -> None:
+@pytest.mark.parametrize("first_bytes", [0, 10])
+def test_an_object_without_bytes_is_rejected(bucket: Bucket, first_bytes: int) -> None:
     bucket.put("a", b"")
     with pytest.raises(Rejected) as rejected:
-        bucket.get("a")
+        bucket.get("a", first_bytes=first_bytes)
     assert rejected.value.reason == "empty-object"
+
+
+def test_the_first_bytes_of_an_object_come_with_the_number_of_the_others_and_all_else(bucket: Bucket) -> None:
+    body = bytes(range(250)) * 4
+    bucket.put("a", body)
+    whole = bucket.get("a")
+    for first_bytes in (1, 999, 1000, 1001):
+        part = bucket.get("a", first_bytes=first_bytes, etag=whole.etag, max_bytes=1001)
+        assert (part.body, part.rest) == (body[:first_bytes], max(0, 1000 - first_bytes))
+        assert replace(part, body=body, rest=0, date=whole.date) == whole
+    bucket.put("a", b"newer")
+    assert bucket.get("a", version_id=whole.version_id, first_bytes=1).rest == 999
+    with pytest.raises(Superseded):
+        bucket.get("a", etag=whole.etag, first_bytes=1)
 
 
 def test_an_objects_present_version_is_returned_without_its_bytes(bucket: Bucket) -> None:

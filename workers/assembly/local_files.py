@@ -54,9 +54,7 @@ class LocalFiles:
     def __init__(self, paths: Sequence[Path]) -> None:
         self.paths = paths
 
-    def get(
-        self, bucket: str, key: str, *, version_id: str | None, etag: str | None, max_bytes: int, deadline_s: float
-    ) -> StoredObject:
+    def get(self, bucket: str, key: str, *, max_bytes: int, **_: Any) -> StoredObject:
         try:
             body = read_regular_file(self.paths[int(key)], max_bytes)
         except FileNotFoundError:

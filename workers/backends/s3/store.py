@@ -60,6 +60,9 @@ _OWN_KEY = ".tagstream-asks-whether-it-may-read"
 """No event chose this key, so an answer about it is about our rights."""
 _ETAG = re.compile(r"[\x21\x23-\x7e]{1,1024}")
 """An etag that can be sent in a header and signed. No store gives an object another."""
+_NO_SUCH_RANGE = 416
+"""An object without bytes has not even a first one."""
+_FIRST_RANGE = re.compile(r"bytes 0-[0-9]{1,18}/([0-9]{1,18})")
 _SHA256 = "sha256"
 """The name under which an object's metadata say this of its content."""
 _REMEDY = "Is TAGSTREAM_S3_ENDPOINT right, and the store running?"
@@ -152,7 +155,16 @@ class MinioObjectStore:
         )
 
     def get(
-        self, bucket: str, key: str, *, version_id: str | None, etag: str | None, max_bytes: int, deadline_s: float
+        self,
+        bucket: str,
+        key: str,
+        *,
+        version_id: str | None,
+        etag: str | None,
+        max_bytes: int,
+        deadline_s: float,
+        first_bytes: int = 0,
+        patient: bool = True,
     ) -> StoredObject:
         until = time.monotonic() + deadline_s
         wanted = _bare(etag)
@@ -160,9 +172,9 @@ class MinioObjectStore:
 
         def once() -> StoredObject:
             with self._asking(bucket, until - time.monotonic()):
-                return self._read(bucket, key, version_id, wanted, max_bytes)
+                return self._read(bucket, key, version_id, wanted, max_bytes, first_bytes)
 
-        return self._patiently(once, min(self._retry_s, deadline_s))
+        return self._patiently(once, min(self._retry_s, deadline_s) if patient else 0.0)
 
     def head(self, bucket: str, key: str, *, deadline_s: float) -> ObjectVersion:
         until = time.monotonic() + deadline_s
@@ -307,29 +319,50 @@ class MinioObjectStore:
         """Close the open connections."""
         self._http.clear()
 
-    def _read(self, bucket: str, key: str, version_id: str | None, etag: str | None, max_bytes: int) -> StoredObject:
+    def _read(
+        self, bucket: str, key: str, version_id: str | None, etag: str | None, max_bytes: int, first_bytes: int
+    ) -> StoredObject:
         wanted: DictType = {"If-Match": f'"{etag}"'} if etag else {}
-        response = self._client.get_object(bucket, key, version_id=version_id, request_headers=wanted)
         try:
-            if response.status != 200:  # a part of it, or nothing
+            response = self._client.get_object(
+                bucket, key, length=first_bytes, version_id=version_id, request_headers=wanted
+            )
+        except S3Refusal as refusal:
+            if first_bytes and refusal.answer.status == _NO_SUCH_RANGE:
+                raise _empty() from refusal
+            raise
+        try:
+            if response.status != 200 and not (first_bytes and response.status == 206):  # a part of it, or nothing
                 raise S3Refusal(S3Answer(response.status))
             found = _bare(response.headers.get("etag"))
             if etag and found != etag:  # some stores do not know If-Match
                 raise Superseded("the object has another etag than the event names")
             modified, date = _last_modified(response), _date(response.headers.get("date"))
+            body, rest = self._body(response, max_bytes, first_bytes)
             return StoredObject(
-                body=self._body(response, max_bytes),
+                body=body,
                 etag=found or "",
                 version_id=version_or_none(response.headers.get("x-amz-version-id")),
                 last_modified=modified if date is None else min(modified, date),  # RFC 9110: never later than that
                 date=date,
+                rest=rest,
             )
         finally:
             let_go(response)
 
-    def _body(self, response: BaseHTTPResponse, max_bytes: int) -> bytes:
-        """The stored bytes, without undoing a Content-Encoding: etag and size are of these."""
+    def _body(self, response: BaseHTTPResponse, max_bytes: int, first_bytes: int) -> tuple[bytes, int]:
+        """The stored bytes, and how many more there are.
+
+        A Content-Encoding is not undone: etag and size are of these.
+        """
         size = response.length_remaining or 0
+        whole = _whole_size(response) if response.status == 206 else size
+        if first_bytes and whole > first_bytes:
+            body = _room(first_bytes)
+            while body.tell() < first_bytes and (chunk := self._http.read_chunk(response, first_bytes - body.tell())):
+                body.write(chunk)
+            body.truncate()
+            return body.getvalue(), whole - body.tell()
         if size > max_bytes:
             raise LargerThanReserved(size)
         body = _room(size)
@@ -338,9 +371,9 @@ class MinioObjectStore:
             if body.tell() > max_bytes:
                 raise LargerThanReserved(None)
         if not body.tell():
-            raise Rejected("fetch", "empty-object", "the object has no bytes")
+            raise _empty()
         body.truncate()
-        return body.getvalue()
+        return body.getvalue(), 0
 
     def _look(self, bucket: str, key: str) -> ObjectVersion:
         try:
@@ -442,6 +475,18 @@ def _check_names(bucket: str, key: str, version_id: str | None, etag: str | None
         raise Rejected("fetch", "unreadable", f"no client can ask for this name: {error}") from error
     if etag and not _ETAG.fullmatch(etag):
         raise Rejected("fetch", "unreadable", "its etag is invalid: only visible ASCII characters are allowed")
+
+
+def _empty() -> Rejected:
+    return Rejected("fetch", "empty-object", "the object has no bytes")
+
+
+def _whole_size(response: BaseHTTPResponse) -> int:
+    """The size of the object whose first bytes an answer has."""
+    found = _FIRST_RANGE.fullmatch(response.headers.get("content-range", ""))
+    if found is None:
+        raise Unavailable("s3", "an answer with other bytes than the first", fault="refused")
+    return int(found[1])
 
 
 def _words(error: Exception) -> str:

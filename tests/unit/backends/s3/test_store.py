@@ -74,6 +74,40 @@ def retries(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     return counted
 
 
+def first_bytes(answer: Answer, retry_s: float = 2.0) -> StoredObject:
+    with loopback(answer) as server:
+        return store_of(server, retry_s=retry_s).get(
+            *("bucket", "k"), version_id=None, etag=None, max_bytes=9, deadline_s=5, first_bytes=4, patient=False
+        )
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        message("206 Partial Content", ETAG, DATE, "Content-Range: bytes 0-3/999", body=b"imag"),
+        message("206 Partial Content", ETAG, DATE, "Content-Range: bytes 0-999/999", body=b"image", length=999),
+        message("200 OK", ETAG, DATE, body=b"image", length=999),  # it knows no ranges
+    ],
+)
+def test_no_more_than_the_first_bytes_are_read_whatever_the_store_sends(answer: bytes) -> None:
+    stored = first_bytes(says(answer))
+    assert (stored.body, stored.rest) == (b"imag", 995)
+
+
+@pytest.mark.parametrize("said", ["", "bytes 4-7/999", "bytes 0-3/*", f"bytes 0-3/{'9' * 30}"])
+def test_bytes_from_elsewhere_in_the_object_are_not_taken_for_its_first(said: str) -> None:
+    with pytest.raises(Unavailable):
+        first_bytes(says(message("206 Partial Content", ETAG, DATE, f"Content-Range: {said}", body=b"imag")))
+    with pytest.raises(Unavailable):
+        get(says(message("206 Partial Content", ETAG, DATE, "Content-Range: bytes 0-4/9", body=b"image")))
+
+
+def test_without_patience_a_failure_is_final(retries: list[object]) -> None:
+    with pytest.raises(Unavailable):
+        first_bytes(says(SLOW_DOWN, GOOD))
+    assert not retries
+
+
 @pytest.mark.parametrize(("keys_from", "signed"), [("a file", True), ("", False)])
 def test_a_link_is_an_attachment_where_it_is_signed(keys_from: str, signed: bool) -> None:
     keys = ("key", "secret") if keys_from else ("", "")
