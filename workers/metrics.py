@@ -348,6 +348,13 @@ BREAKERS = ObservedGauge(
     labels=("dependency", "state"),
 )
 RETRIES = Counter("tagstream_retries", "Calls to a dependency tried again", labels=("dependency",))
+RENDITIONS = Counter(
+    "tagstream_renditions",
+    "Requests for renditions, by what came: read, absent, refused (401, 403), older (than the original), shape (of "
+    "another picture), broken (empty, undecodable, or larger than its original), failed (the store); an image whose "
+    "rendition is not used is read itself. One that is read may turn out to be of another shape, or broken",
+    labels=("answer",),
+)
 DECODERS_LOST = Counter(
     "tagstream_decoders_lost",
     "Decoding processes that ended before their time and were replaced, by cause: clock, death, bad-answer",

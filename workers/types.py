@@ -247,6 +247,7 @@ class Original:
         size: bytes of the original.
         format, width, height: as in `Facts`, of the original; "" and 0: its first bytes don't tell.
         told: what its EXIF tells; None: its first bytes don't, or it is not wanted.
+        mode: TAGSTREAM_FACTS at that time.
     """
 
     read_bucket: str
@@ -256,6 +257,7 @@ class Original:
     width: int = 0
     height: int = 0
     told: PictureFacts | None = None
+    mode: FactsMode = "off"
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,7 +307,7 @@ class StoredObject:
     Args:
         last_modified: RFC 3339, UTC.
         date: of the answer, by the store's clock, as `last_modified`; None: it told none.
-        rest: bytes of the object behind `body`, where only its first ones were asked for.
+        rest: bytes of the object behind `body`, where only its first ones were wanted.
     """
 
     body: bytes
@@ -327,6 +329,7 @@ class Fetched:
         inspect_bytes: most memory of `Intake.inspect`.
         facts: what `Intake.inspect` would say, where a glance tells; None: it has to be asked.
         original: as in `Facts`.
+        shapes: what width / height of a rendition may be; empty: anything.
     """
 
     job: Job
@@ -340,6 +343,11 @@ class Fetched:
     facts: Facts | None = None
     date: str | None = None
     original: Original | None = None
+    shapes: tuple[float, ...] = ()
+
+    def fits(self, image: Facts) -> bool:
+        """Whether the image has one of the shapes, within 2 %."""
+        return not self.shapes or any(abs(image.width / image.height / shape - 1) <= 0.02 for shape in self.shapes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from workers.intake.fetching import Fetching, encoded
 from workers.intake.limits import Limits
 from workers.intake.threads import Pool, cancelled
 from workers.ports import ObjectStore
+from workers.rendition import NO_RENDITIONS, Rendition
 from workers.types import DecodedImage, Facts, Fetched, Job, Transform
 
 Answer = TypeVar("Answer")
@@ -26,9 +27,10 @@ class InlineIntake:
         limits: Limits | None = None,
         *,
         reducing_gap: float = 0.0,
+        rendition: Rendition = NO_RENDITIONS,
     ) -> None:
         self._decoding = Decoding(transforms, limits or Limits(), reducing_gap)
-        self._fetching = Fetching(store, limits or Limits(), self._decoding)
+        self._fetching = Fetching(store, limits or Limits(), self._decoding, rendition)
         self._closed = False
 
     def fetch(self, job: Job, max_bytes: int) -> Future[Fetched]:

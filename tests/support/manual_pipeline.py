@@ -74,7 +74,8 @@ class ManualPipeline:
         self.worker = Worker(
             source=none_of_this,
             publisher=none_of_this,
-            intake=intake or InlineIntake(self.store, transforms, Limits(facts=facts)),
+            intake=intake
+            or InlineIntake(self.store, transforms, Limits(facts=facts), rendition=self.options.rendition),
             cache=self.cache,
             roles=roles,
             clock=self.clock,

@@ -22,6 +22,7 @@ from workers.models.labels import read_names
 from workers.pipeline.profiles import Labelled, Profile, read_profiles
 from workers.ports import ObjectStore
 from workers.processors import processors
+from workers.rendition import Rendition
 from workers.settings import Settings, expanded
 from workers.types import Facts, Transform
 
@@ -45,6 +46,7 @@ def intake(settings: Settings, transforms: Sequence[Transform], store: ObjectSto
         decode_s=settings.decode_timeout_s,
         reducing_gap=reducing_gap(settings),
         large=_large(settings),
+        rendition=Rendition.of(settings.rendition, settings.buckets),
     )
 
 

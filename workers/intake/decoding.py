@@ -167,4 +167,5 @@ def facts_of(fetched: Fetched, header: Header) -> Facts:
         height=header.height,
         decode_bytes=header.decode_bytes,
         pixel_bytes=header.pixel_bytes,
+        original=fetched.original,
     )

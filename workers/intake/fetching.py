@@ -7,17 +7,25 @@ from __future__ import annotations
 
 import hashlib
 import threading
+import time
 from dataclasses import replace
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from schemas.image_event import ImageEvent
-from workers.errors import LargerThanReserved, Rejected, Superseded, Unavailable
+from schemas.text import version_or_none
+from workers import metrics
+from workers.errors import BucketGone, Gone, LargerThanReserved, Rejected, Superseded, Unavailable
 from workers.intake.decoding import Decoding, facts_of
+from workers.intake.first_bytes import FIRST_BYTES, read_first_bytes
 from workers.intake.header import sniff
 from workers.intake.heap import freed
 from workers.intake.limits import Limits
 from workers.ports import ObjectStore
-from workers.types import Fetched, Job
+from workers.rendition import NO_RENDITIONS, Rendition
+from workers.types import Fetched, Job, Original, StoredObject
+
+_SHARE: Final = 0.25
+"""Of the time for an object, what its rendition may take: the object itself must still come in what is left."""
 
 
 class EncodedBytes:
@@ -59,21 +67,32 @@ class EncodedBytes:
 
 
 class Fetching:
-    """Reads objects. Thread-safe."""
+    """Reads objects, or their renditions. Thread-safe."""
 
-    def __init__(self, store: ObjectStore, limits: Limits, decoding: Decoding) -> None:
+    def __init__(
+        self, store: ObjectStore, limits: Limits, decoding: Decoding, rendition: Rendition = NO_RENDITIONS
+    ) -> None:
         self._store = store
         self._limits = limits
         self._decoding = decoding
+        self._rendition = rendition
 
     def fetch(self, job: Job, max_bytes: int) -> Fetched:
         """Errors as in `ports.Intake.fetch`."""
         most, event = self._limits.max_object_bytes, job.event
         if event.action == "retract":
             self._check_gone(event)
-        self._check(event.size)
+        place = None if job.original else self._rendition.place(event.bucket, event.key)
+        if place is None:
+            self._check(event.size)
         if job.only_newest:
             self._check_newest(event)
+        until = time.monotonic() + self._limits.fetch_s
+        if place is not None:
+            fetched = self._through(place, job, min(max_bytes, most), until)
+            if fetched is not None:
+                return fetched
+            self._check(event.size)
         try:
             stored = self._store.get(
                 event.bucket,
@@ -81,7 +100,7 @@ class Fetching:
                 version_id=event.version_id,
                 etag=event.etag,
                 max_bytes=min(max_bytes, most),
-                deadline_s=self._limits.fetch_s,
+                deadline_s=until - time.monotonic(),
             )
         except Unavailable:
             freed(min(max_bytes, most))  # the most that was read before the answer broke off
@@ -93,6 +112,11 @@ class Fetching:
             if max_bytes < most:
                 raise
             raise Rejected("fetch", "object-too-large", f"more than the {most} bytes that are allowed") from None
+        return self._fetched(job, stored)
+
+    def _fetched(
+        self, job: Job, stored: StoredObject, original: Original | None = None, shapes: tuple[float, ...] = ()
+    ) -> Fetched:
         size = len(stored.body)
         fetched = Fetched(
             job=job,
@@ -105,9 +129,79 @@ class Fetching:
             # a child reads a copy
             inspect_bytes=size + self._limits.inspect_held_bytes(sniff(stored.body), size),
             date=stored.date,
+            original=original,
+            shapes=shapes,
         )
         header = self._decoding.glance(stored.body)
         return fetched if header is None else replace(fetched, facts=facts_of(fetched, header))
+
+    def _through(self, place: tuple[str, str], job: Job, max_bytes: int, until: float) -> Fetched | None:
+        """The image by its rendition, or all of a small original; None: read the original."""
+        first = self._first_bytes(job.event, max_bytes, until)
+        if first is None:
+            return None
+        if not first.rest:
+            return self._fetched(job, first)
+        size, told = len(first.body) + first.rest, read_first_bytes(first.body, self._limits.facts)
+        first = replace(first, body=b"")
+        answer, copy = self._copy(place, first.last_modified, max_bytes, until)
+        metrics.RENDITIONS.add(answer=answer)
+        if copy is None:
+            return None
+        original = Original(*place, size, told.format, told.width, told.height, told.told, self._limits.facts)
+        shapes = told.shapes_of(read_first_bytes(copy.body, "off"))
+        return self._fetched(job, replace(first, body=copy.body), original, shapes)
+
+    def _first_bytes(self, event: ImageEvent, max_bytes: int, until: float) -> StoredObject | None:
+        """The original's first bytes; None: the event names an older version of it, which has no rendition.
+
+        Errors as of a GET of the original.
+        """
+        versioned = event.version_id is not None
+        try:
+            first = self._store.get(
+                event.bucket,
+                event.key,
+                version_id=None,
+                etag=None if versioned else event.etag,
+                max_bytes=max_bytes,
+                deadline_s=until - time.monotonic(),
+                first_bytes=min(FIRST_BYTES, max_bytes),
+            )
+        except Gone:
+            if versioned:
+                return None
+            raise
+        named = event.etag is None or event.etag.strip('"') == first.etag
+        current = not versioned or (named and version_or_none(event.version_id) == first.version_id)
+        return first if current else None
+
+    def _copy(
+        self, place: tuple[str, str], since: str, max_bytes: int, until: float
+    ) -> tuple[str, StoredObject | None]:
+        """The rendition, and the metric's word for what came; None: it can't be used.
+
+        Args:
+            since: RFC 3339; an older rendition is of an earlier original.
+        """
+        seconds = min(until - time.monotonic(), _SHARE * self._limits.fetch_s)
+        try:
+            copy = self._store.get(
+                *place, version_id=None, etag=None, max_bytes=max_bytes, deadline_s=seconds, patient=False
+            )
+        except (Gone, BucketGone):
+            return "absent", None
+        except (Rejected, LargerThanReserved):
+            return "broken", None
+        except Unavailable as error:
+            if error.fault not in ("service", "too-slow"):
+                return "refused", None
+            freed(max_bytes)
+            return "failed", None
+        if copy.last_modified >= since:
+            return "read", copy
+        freed(len(copy.body))
+        return "older", None
 
     def _check_gone(self, event: ImageEvent) -> NoReturn:
         """Raise Superseded if the object is there. Other errors as of `ObjectStore.head`."""

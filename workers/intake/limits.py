@@ -59,12 +59,13 @@ class Limits:
     facts: FactsMode = "off"
 
     def allow(self, facts: Facts) -> bool:
-        """Whether an image with these facts is within the limits."""
+        """Whether these facts are within the limits, and of the wanted kind."""
         return (
             facts.size <= self.max_object_bytes
             and facts.width * facts.height <= self.max_pixels
             and min(facts.width, facts.height) >= self.min_side
             and facts.format in self.formats
+            and (facts.original is None or facts.original.mode == self.facts)
         )
 
     def inspect_address_bytes(self, name: str | None, encoded_bytes: int) -> int:

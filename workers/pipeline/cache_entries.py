@@ -19,11 +19,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from schemas.dead_letter import DETAIL_MAX, Reason
 from schemas.enriched_image import CaptionText, Sha256
 from schemas.image_event import ImageEvent, newer
-from schemas.text import Moment, version_or_none
+from schemas.text import Bucket, Key, Moment, version_or_none
 from workers.errors import Rejected
 from workers.ports import Captioner, Tagger
 from workers.settings import DECODABLE
-from workers.types import Caption, Facts, LabelScores
+from workers.types import Caption, Facts, FactsMode, LabelScores, Original, PictureFacts
 
 _FORMAT = "2"
 """The version of the format."""
@@ -48,6 +48,21 @@ CERTAIN: Final[tuple[Reason, ...]] = (
 """Rejections that depend only on the bytes. A busy machine can cause others, such as `decode-timeout`."""
 
 
+class _OriginalEntry(BaseModel):
+    """The stored form of `Original`."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    read_bucket: Bucket
+    read_key: Key
+    size: _Positive
+    format: Annotated[str, Field(pattern="^[a-z0-9 ]{0,16}$")]
+    width: Annotated[int, Field(ge=0, lt=2**31)]
+    height: Annotated[int, Field(ge=0, lt=2**31)]
+    told: PictureFacts | None
+    mode: FactsMode
+
+
 class _FactsEntry(BaseModel):
     """The stored form of `Facts`."""
 
@@ -62,6 +77,7 @@ class _FactsEntry(BaseModel):
     width: _Positive
     height: _Positive
     decode_bytes: Annotated[int, Field(ge=0, lt=2**63)]
+    original: _OriginalEntry | None = None
 
 
 _SEQUENCER = re.compile(rb"[0-9A-Fa-f]{1,128}")
@@ -180,7 +196,10 @@ def unpack_verdict(value: bytes | None) -> Rejected | None:
 
 
 def pack_facts(facts: Facts) -> bytes:
-    return orjson.dumps({name: getattr(facts, name) for name in _FactsEntry.model_fields})
+    fields = {name: getattr(facts, name) for name in _FactsEntry.model_fields}
+    if facts.original is None:
+        del fields["original"]  # older workers know no such field
+    return orjson.dumps(fields)
 
 
 def unpack_facts(value: bytes | None) -> Facts | None:
@@ -190,7 +209,20 @@ def unpack_facts(value: bytes | None) -> Facts | None:
         entry = _FactsEntry.model_validate_json(value)
     except ValidationError:
         return None
-    return Facts(**vars(entry)) if entry.format in DECODABLE else None
+    if entry.format not in DECODABLE or (entry.original and _hides(entry.original)):
+        return None
+    original = entry.original and Original(**vars(entry.original))
+    return Facts(**{**vars(entry), "original": original})
+
+
+def _hides(original: _OriginalEntry) -> bool:
+    """Whether it has half a size, or facts that were not wanted."""
+    told = original.told
+    return (
+        len({bool(original.format), bool(original.width), bool(original.height)}) > 1
+        or (told is not None and original.mode == "off")
+        or (told is not None and told.place is not None and original.mode != "place")
+    )
 
 
 def pack_scores(scores: LabelScores) -> bytes:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from schemas import writing
 from schemas.enriched_image import ImageFacts
 from workers.facts import pack_facts, unpack_facts
 from workers.pipeline.annotation import OptionRules, RoleDefaults
-from workers.types import FACTS_VERSION, Facts, FactsMode, PictureFacts
+from workers.types import FACTS_VERSION, Facts, FactsMode, Original, PictureFacts
 
 FACTS: Final = "facts"
 """The name in `Annotation.results`."""
@@ -36,9 +37,32 @@ class FactsResult(RoleDefaults):
 
 
 def image_of(facts: Facts, told: PictureFacts | None) -> writing.Fields:
-    """The field `image` of an outcome."""
+    """The field `image` of an outcome; of a rendition, with what is known of its original."""
+    original = facts.original
+    if original is None:
+        return writing.image_facts(
+            format=facts.format, width=facts.width, height=facts.height, bytes=facts.size, **fields_of(told)
+        )
+    shown = original if original.width else facts
     return writing.image_facts(
-        format=facts.format, width=facts.width, height=facts.height, bytes=facts.size, **fields_of(told)
+        format=shown.format,
+        width=shown.width,
+        height=shown.height,
+        bytes=original.size,
+        of="rendition",
+        **fields_of(_merged(original, told)),
+    )
+
+
+def _merged(original: Original, told: PictureFacts | None) -> PictureFacts | None:
+    """The facts of an original's EXIF, with the hashes of its rendition."""
+    if original.told is None or told is None:
+        return told
+    return replace(
+        original.told,
+        orientation=(original.told if original.width else told).orientation,
+        phash=told.phash,
+        thumbhash=told.thumbhash,
     )
 
 

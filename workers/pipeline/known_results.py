@@ -23,6 +23,7 @@ from workers.pipeline.cache_entries import CacheWrite
 from workers.pipeline.roles import Result, Roles
 from workers.pipeline.task import CompleteTask, DescribedTask, LoadedTask, Task
 from workers.ports import ResultCache
+from workers.rendition import NO_RENDITIONS, Rendition
 from workers.types import Facts, Transform
 
 _Ready: TypeAlias = tuple[DescribedTask, Result, Sequence[str]]
@@ -39,6 +40,7 @@ class KnownResults:
     Args:
         store: endpoint of the object store, a part of some keys.
         unproven: the number of latest results that `disown` can invalidate.
+        rendition: facts of a rendition that has another place by now are a miss.
         purges: a removal also drops the object's sequencer and the results of its contents.
     """
 
@@ -53,11 +55,13 @@ class KnownResults:
         scale_of: Callable[[tuple[Transform, ...]], Callable[[Facts], int]] = lambda _: lambda _: 1,
         unproven: int = 0,
         purges: bool = False,
+        rendition: Rendition = NO_RENDITIONS,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._now = now
         self._judge = judge
         self._allows = allows
+        self._rendition = rendition
         scales = {transforms: scale_of(transforms) for transforms in set(roles.decoded_for.values())}
         self._scales = {name: scales[transforms] for name, transforms in roles.decoded_for.items()}
         self._cache = cache
@@ -154,7 +158,13 @@ class KnownResults:
         asked = _Answers()
         for (number, _), value in zip(wanted, found, strict=True):
             facts = entries.unpack_facts(value)
-            serves = facts is not None and entries.is_of(facts, tasks[number].event) and self._allows(facts)
+            event = tasks[number].event
+            serves = (
+                facts is not None
+                and entries.is_of(facts, event)
+                and self._rendition.gives(event.bucket, event.key, facts.original)
+                and self._allows(facts)
+            )
             known[number] = facts if serves else None
             asked.add(facts is not None, [value], hit=serves)
         asked.count("source")

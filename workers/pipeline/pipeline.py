@@ -82,7 +82,7 @@ class Pipeline:
             finish.wait, decode.leaves = wait.begin, wait.leaves
             captioning.captioner.start()
             self.stages = (*self.stages, wait)
-        endings.then(done=finish.complete)
+        endings.then(done=finish.complete, fetch=fetch.begin)
         self._after_commit = AfterCommit(
             journal, self.tally, Drift(roles), clock, options, tell_cache=lookup.committed, read_on=parse.wake
         )

@@ -355,6 +355,12 @@ def _event_ref(where: Coordinates, event: ImageEvent | None) -> writing.Fields:
 
 
 def _source(event: ImageEvent, facts: Facts, version_id: str | None) -> writing.Fields:
+    read = facts.original and {
+        "bucket": facts.original.read_bucket,
+        "key": facts.original.read_key,
+        "width": facts.width,
+        "height": facts.height,
+    }
     return writing.source(
         bucket=event.bucket,
         key=event.key,
@@ -363,6 +369,7 @@ def _source(event: ImageEvent, facts: Facts, version_id: str | None) -> writing.
         sequencer=event.sequencer,
         last_modified=facts.last_modified,
         sha256=facts.sha256,
+        read=read,
     )
 
 

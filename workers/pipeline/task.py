@@ -18,7 +18,7 @@ One thread at a time owns a task.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
 from opentelemetry.trace import Span
@@ -48,6 +48,7 @@ class Task:
     Args:
         alone: whether this image must be the only one in the decoder and on the device.
         came_through: whether decoder and device have done with it, so that it is no suspect.
+        reads_copy: whether the object's rendition was read in its place.
     """
 
     job: Job
@@ -60,6 +61,7 @@ class Task:
     source_hit: bool = False
     alone: bool = False
     came_through: bool = False
+    reads_copy: bool = False
     ending: Ending = "dropped"
     _held: dict[str, Callable[[], object]] = field(default_factory=dict)
 
@@ -100,6 +102,11 @@ class Task:
     def forget(self, resource: str) -> None:
         """Stop holding a resource without giving it back: it has a new owner."""
         self._held.pop(resource, None)
+
+    def begin_again(self) -> None:
+        """Give back what the stages hold, to read the original."""
+        self.job, self.reads_copy = replace(self.job, original=True), False
+        self.release(*[resource for resource in reversed(self._held) if resource not in ("span", "progress")])
 
     def close(self, ending: Ending) -> None:
         """End the task, and give back all resources in reverse order."""

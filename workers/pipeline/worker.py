@@ -380,6 +380,7 @@ class Worker:
                 scale_of=self._options.scale_of,
                 unproven=_UNPROVEN if self._options.self_test_s else 0,
                 purges=self._options.forget_on_remove,
+                rendition=self._options.rendition,
             ),
             annotator=Annotator(self._roles),
             renderer=Renderer(self._roles, self._options, publisher.max_message_bytes, self._clock),

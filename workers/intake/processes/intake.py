@@ -18,6 +18,7 @@ from workers.intake.processes.shared_memory import Layout
 from workers.intake.processes.supervisor import Supervisor
 from workers.intake.threads import LargeImages, Pool
 from workers.ports import ObjectStore
+from workers.rendition import NO_RENDITIONS, Rendition
 from workers.types import DecodedImage, Facts, Fetched, Job, Transform
 
 _LEAST_S, _S_A_BYTE = 2.0, 1e-7
@@ -50,6 +51,7 @@ class ProcessIntake:
             estimate.
         close_s: how long `close` waits for running requests.
         large: for images that need more than this process's part of the memory; None: it has all.
+        rendition: where the renditions of objects are.
     """
 
     def __init__(
@@ -65,13 +67,14 @@ class ProcessIntake:
         close_s: float = 5.0,
         prepare: Callable[[], object] | None = None,
         large: LargeImages | None = None,
+        rendition: Rendition = NO_RENDITIONS,
     ) -> None:
         self._large = large
         self._limits = limits or Limits()
         self._decode_s = decode_s
         self._close_s = close_s
         self._decoding = Decoding(transforms, self._limits, reducing_gap)
-        self._fetching = Fetching(store, self._limits, self._decoding)
+        self._fetching = Fetching(store, self._limits, self._decoding, rendition)
         self._fetchers = Pool(fetch_threads, "tagstream-fetch")
         layout = self._layout = Layout(tuple(dict.fromkeys(transforms)))
         plan = ChildPlan(layout, self._limits, reducing_gap, prepare)

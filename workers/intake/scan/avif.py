@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Iterator
 from typing import Final
@@ -58,6 +59,16 @@ def scan_avif(body: bytes) -> Essence:
     return Essence(walk.without_exif(), None, 0, exif=walk.exif())
 
 
+def boxes_start(head: bytes) -> tuple[int, int, bytes | None]:
+    """Width, height and EXIF in the start of an AVIF or HEIC.
+
+    0 and None: they lie behind them. Raises Rejected, IndexError, struct.error.
+    """
+    walk = _Walk(head)
+    walk.through(0, len(head), depth=1)
+    return *walk.size, walk.exif() or (None if walk.has_exif or not any(walk.size) else b"")
+
+
 def _kinds(stream: memoryview) -> Iterator[int]:
     """The type of every OBU."""
     at = 0
@@ -87,6 +98,8 @@ class _Walk:
     def __init__(self, body: bytes) -> None:
         self._body = body
         self._boxes = 0
+        self.size = 0, 0
+        """Of the largest picture: its tiles and previews are smaller."""
         self._extents = 0
         self._coded: set[int] = set()
         self._exif: dict[int, int] = {}
@@ -95,6 +108,10 @@ class _Walk:
         self._first_sample = 0
         self._first_size = 0
         self._samples: list[tuple[int, int]] = []
+
+    @property
+    def has_exif(self) -> bool:
+        return bool(self._exif)
 
     def exif(self) -> bytes:
         """The first EXIF, from the header of its directory on."""
@@ -155,6 +172,8 @@ class _Walk:
                 self._samples.append((self._first_sample, self._first_size))
         elif kind == b"idat":
             self._idat = start
+        elif kind == b"ispe":
+            self.size = max(self.size, struct.unpack_from(">LL", self._body, start + 4), key=math.prod)
         elif kind == b"iinf":
             self.through(start + (8 if self._body[start] else 6), end, depth + 1)
         elif kind == b"infe":

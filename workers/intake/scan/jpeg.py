@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import struct
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -108,6 +109,19 @@ def plain_jpeg(body: bytes) -> PlainJpeg | None:
     return PlainJpeg(frame.width, frame.height, components, held_bytes, header.kept.copied_bytes)
 
 
+def jpeg_start(head: bytes) -> tuple[int, int, bytes | None, bytes]:
+    """Width, height, EXIF and XMP in a JPEG's first bytes.
+
+    0: the size lies behind them. None: the EXIF does. Never raises.
+    """
+    header = _Header(head)
+    with suppress(Rejected, IndexError, struct.error):
+        header.read()
+    frame = header.frame
+    width, height = (frame.width, frame.height) if frame is not None else (0, 0)
+    return width, height, b"".join(header.exif) if header.exif or frame is not None else None, header.xmp
+
+
 def _frame(body: bytes, at: int) -> _Frame:
     """The frame header at this place. Raises Rejected: broken-image."""
     bits, height, width, components = struct.unpack_from(">BHHB", body, at + 4)
@@ -133,7 +147,7 @@ class _Header:
         self.kept = Cut(body)
         self.kept.keep(0, 2)
         self.segments = 0
-        self._frame: _Frame | None = None
+        self.frame: _Frame | None = None
         self._table_bytes = 0
         self.exif: list[bytes] = []
         self._exif_bytes = 0
@@ -150,10 +164,10 @@ class _Header:
                 break
             self._take(marker, start, end)
             at = end
-        if self._frame is None:
+        if self.frame is None:
             raise Rejected("decode", "broken-image", "the JPEG has a scan before its frame")
         self.kept.keep(start, len(self._body))
-        return self._frame, end, self._body[start + 4] >= len(self._frame.sampled)
+        return self.frame, end, self._body[start + 4] >= len(self.frame.sampled)
 
     def _take(self, marker: int, start: int, end: int) -> None:
         self.segments += 1
@@ -180,9 +194,9 @@ class _Header:
             self.xmp = self._body[start + len(_XMP_WORDS) : end]
 
     def _take_frame(self, start: int) -> None:
-        if self._frame is not None:
+        if self.frame is not None:
             raise Rejected("decode", "broken-image", "the JPEG has two frames")
-        self._frame = _frame(self._body, start)
+        self.frame = _frame(self._body, start)
 
 
 def _segment(body: bytes, at: int, gap: int) -> tuple[int, int, int]:

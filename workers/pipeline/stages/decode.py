@@ -102,6 +102,9 @@ class DecodeStage(Stage):
         self._describe(loaded, facts)
 
     def _describe(self, loaded: LoadedTask, facts: Facts) -> None:
+        if not loaded.fetched.fits(facts):
+            self._endings.read_original(loaded.task, "shape")
+            return
         self._lookup(InspectedTask(loaded.task, loaded.annotation, facts, loaded.fetched.date, loaded.fetched))
 
     def decode(self, inspected: InspectedTask) -> None:

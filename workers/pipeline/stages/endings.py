@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from schemas.dead_letter import Failure
 from schemas.enriched_image import SkipReason
@@ -44,9 +44,14 @@ class Endings:
         self._renderer = renderer
         self._crash = crash
 
-    def then(self, *, done: Callable[[Done], None]) -> None:
-        """Set the next step: `done` takes the outcomes of an event."""
-        self._done = done
+    def then(self, *, done: Callable[[Done], None], fetch: Callable[[Task], None]) -> None:
+        """Set the next steps.
+
+        Args:
+            done: takes the outcomes of an event.
+            fetch: reads the original of a task with a useless rendition.
+        """
+        self._done, self._fetch = done, fetch
 
     def still_wanted(self, task: Task) -> bool:
         """Whether the task's assignment is current; if not, the task is dropped."""
@@ -96,8 +101,19 @@ class Endings:
             self._done(Done(task.entry, said.index, (outcome,), said.write))
 
     def reject(self, task: Task, error: Rejected) -> None:
+        """End a task with a dead letter; one that read a rendition goes on with its original."""
+        if task.reads_copy:
+            self.read_original(task, "broken")
+            return
         failure = Failure(index=task.job.coordinates.index, stage=error.stage, reason=error.reason, detail=error.detail)
         self.end(task, (failure,))
+
+    def read_original(self, task: Task, why: Literal["broken", "shape"]) -> None:
+        """Continue with the original: the rendition is useless."""
+        metrics.RENDITIONS.add(answer=why)
+        _log.debug("%s goes on with the original: its rendition is of no use (%s)", task, why)
+        task.begin_again()
+        self._fetch(task)
 
     def when_done(self, task: Task, future: Future[Result], then: Callable[[Future[Result]], None]) -> None:
         """Call `then` when the future is done.

@@ -121,7 +121,13 @@ def _with_the_results_of(leader: CompleteTask, own: LoadedTask) -> CompleteTask:
     """The follower as a complete task, with the leader's results."""
     fetched, results = own.fetched, leader.annotation.results
     own.annotation.results, own.annotation.hits = dict(results), set(results)
-    facts = replace(leader.facts, etag=fetched.etag, version_id=fetched.version_id, last_modified=fetched.last_modified)
+    facts = replace(
+        leader.facts,
+        etag=fetched.etag,
+        version_id=fetched.version_id,
+        last_modified=fetched.last_modified,
+        original=fetched.original,
+    )
     index = own.task.event.index
     unanswered = tuple([failure.model_copy(update={"index": index}) for failure in leader.unanswered])
     return CompleteTask(own.task, own.annotation, facts, fetched.date, unanswered=unanswered)

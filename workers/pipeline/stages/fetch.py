@@ -264,6 +264,7 @@ class FetchStage(Stage):
         self.bucket_breakers.read(bucket, request.asked_at, now)
         task.release("slot")
         task.hold("bytes", lambda: self._intake.discard(fetched))
+        task.reads_copy = fetched.original is not None
         reservation.shrink(fetched.size)
         self._lookup(LoadedTask(task, Annotation.begin(task.event, task.profile, fetched), fetched))
 
