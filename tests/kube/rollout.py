@@ -134,12 +134,13 @@ class Rollout:
         return _condition(self.plane.api.get(path), "ScalingActive") == "True"
 
     def metric(self) -> float:
-        """What KEDA tells Kubernetes' autoscaler: the lag, as its trigger counts it.
+        """What KEDA tells Kubernetes' autoscaler: the lag, as its trigger counts it, or what its formula makes of all.
 
         Raises:
             ApiError: KEDA can't ask, or has not asked yet.
         """
-        (name,) = self.scaled_object()["status"]["externalMetricNames"]
+        status = self.scaled_object()["status"]
+        (name,) = [status["compositeScalerName"]] if "compositeScalerName" in status else status["externalMetricNames"]
         path = f"/apis/external.metrics.k8s.io/v1beta1/namespaces/{NAMESPACE}/{name}"
         answer = self.plane.api.get(path, labelSelector=f"scaledobject.keda.sh/name={self.name}")
         (item,) = answer["items"]

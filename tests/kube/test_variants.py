@@ -17,6 +17,8 @@ VARIANTS = [
     ("cpu", ("bundles", "bundles-job")),
     ("cpu", ("bundles-image",)),
     ("cpu", ("backfill", "egress", "kafka-oauth")),
+    ("cpu", ("lanes", "kafka-msk-iam")),
+    ("gpu", ("kafka-oauth", "lanes", "measured-rate", "gpu-processes")),
     ("cpu", ("fixed-size", "kafka-msk-iam", "web-identity", "index")),
     ("gpu", ("gpu-mig", "gpu-nodes", "gpu-runtime-class")),
     ("gpu", ("gpu-time-slicing", "backfill")),

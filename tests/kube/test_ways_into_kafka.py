@@ -11,9 +11,11 @@ from tagstream_testing.local.scratch import Scratch
 from tests.fixtures import Stack, Unique, up_or_skip
 from tests.kube.control_plane import ApiError, ControlPlane, Refused
 from tests.kube.node import Node
+from tests.kube.prometheus import PodsPrometheus
 from tests.kube.rollout import ONE_PROCESSOR, Patch, Rollout, done, in_the_end, settled
 from tests.support.secure_kafka import PASSWORD, USER, SecureKafka
 from tests.support.worker_process import Site, photo
+from workers.backends.kafka import KafkaEmitter, ensure_topics
 
 pytestmark = [pytest.mark.kube, pytest.mark.timeout(3600)]
 
@@ -33,6 +35,22 @@ WAYS: dict[tuple[str, ...], int] = {
     ("kafka-mtls", "backfill"): EVEN,
 }
 """Components, and the lag that KEDA makes of EVENTS events."""
+
+
+CAP = 2 * THRESHOLD
+LANES: dict[tuple[str, ...], tuple[int, int, float, int]] = {
+    ("lanes", "kafka-sasl-tls"): (EVENTS, EVENTS, EVENTS + CAP, 5),
+    ("kafka-mtls", "lanes"): (EVENTS, 1, EVENTS + 1, 3),
+    ("lanes", "scale-to-zero"): (0, EVENTS, CAP, 2),
+    ("scale-to-zero", "lanes"): (0, 1, 1, 1),
+    ("kafka-sasl-tls", "measured-rate", "lanes"): (EVENTS, EVENTS, 4, 4),
+}
+"""Components, events of the live and of the background topic, what KEDA makes of them, and the workers for it."""
+
+
+@pytest.fixture(scope="module")
+def prometheus(scratch: Scratch) -> Iterator[PodsPrometheus]:
+    yield from up_or_skip(PodsPrometheus(scratch.path / "prometheus"))
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +128,45 @@ def test_keda_takes_it_and_reads_the_lag(
     assert rollout.plane.warned == []
     in_the_end(rollout.scaled_object_ready, rollout.plane.operator.log_tail)
     in_the_end(lambda: read(rollout) == WAYS[components], rollout.plane.operator.log_tail)
+
+
+@pytest.mark.parametrize("components", LANES, ids="+".join)
+def test_background_lag_starts_workers_up_to_its_cap_beside_those_for_live_lag(
+    without_node: Callable[[str], Rollout],
+    site: Site,
+    broker: SecureKafka,
+    prometheus: PodsPrometheus,
+    components: tuple[str, ...],
+) -> None:
+    """With nothing measured, the rate is 5 images/s, and 300 events a worker."""
+    live, background, lag, workers = LANES[components]
+    backfill = f"{site.name}.backfill"
+    ensure_topics(site.stack.kafka.servers, {backfill: (site.partitions, {})})
+    own = {"/spec/triggers/0/metadata/topic": site.images, "/spec/triggers/1/metadata/topic": backfill}
+    if "measured-rate" in components:
+        own["/spec/triggers/2/metadata/serverAddress"] = prometheus.url
+    else:
+        modifiers = "/spec/advanced/scalingModifiers"
+        own |= {f"{modifiers}/target": str(THRESHOLD), f"{modifiers}/formula": f"live + min(background, {CAP})"}
+    least = 0 if "scale-to-zero" in components else 1
+    patches = [Patch("ScaledObject", [{"op": "replace", "path": path, "value": own[path]} for path in own])]
+    patches += [] if least else [Patch("ScaledObject", {"pollingInterval": 5, "cooldownPeriod": 10})]
+    rollout = without_node("tagstream")
+    rollout.apply(
+        components=components,
+        patches=patches,
+        TAGSTREAM_KAFKA_SERVERS=servers(broker, components),
+        TAGSTREAM_INPUT_TOPICS=f"{site.images},{backfill}:background",
+    )
+    assert rollout.plane.warned == []
+    in_the_end(lambda: rollout.replicas() == least, rollout.plane.operator.log_tail)
+    site.send([(site.own(f"{number}.jpg"), ()) for number in range(live)])
+    with KafkaEmitter(site.stack.kafka.servers) as emitter:
+        for number in range(background):
+            emitter.send(backfill, f"key-{number}".encode(), site.own(f"{number}.jpg"), ())
+        emitter.flush()
+    in_the_end(lambda: read(rollout) == lag, rollout.plane.operator.log_tail)
+    in_the_end(lambda: rollout.replicas() == workers, rollout.plane.operator.log_tail)
 
 
 @pytest.mark.parametrize("way", ["kafka-sasl-tls", "kafka-mtls"])
