@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from schemas.printable import counted
@@ -14,6 +14,7 @@ from workers.pipeline.commit.after_commit import Tally
 from workers.pipeline.commit.ledger import Entry, Ledger
 from workers.pipeline.commit.polling import Poller
 from workers.pipeline.flow.budget import Budget
+from workers.pipeline.flow.lanes import is_background
 from workers.pipeline.pipeline import Pipeline
 from workers.pipeline.progress import TaskProgress
 from workers.ports import Clock, RecordSource
@@ -82,6 +83,7 @@ class ActivityLog:
     progress: TaskProgress
     ledger: Ledger
     ends: Callable[[], Mapping[Partition, int]] = dict
+    background: Collection[str] = ()
 
     def __post_init__(self) -> None:
         self._started = self._since = self.clock.monotonic()
@@ -104,7 +106,7 @@ class ActivityLog:
         if fresh or records:
             [(most, looks)] = self._bottlenecks.most_common(1)
             share = f"{looks} of {self._bottlenecks.total()} looks"
-            at_work = _in_flight(places, records) + _lag(self.ledger.committed(), self.ends())
+            at_work = _in_flight(places, records) + _lag(self.ledger.committed(), self.ends(), self.background)
             _log.info("%s; %s; bounded by %s (%s)", _summary(fresh, seconds), at_work, most, share)
         self._since, self._before = self.clock.monotonic(), counts
         self._bottlenecks.clear()
@@ -159,12 +161,14 @@ def _in_flight(places: Mapping[str, int], records: int) -> str:
     return f"{images} in flight{f' ({where})' if where else ''}, {counted(records, 'record')} not committed"
 
 
-def _lag(committed: Mapping[Partition, int], ends: Mapping[Partition, int]) -> str:
-    """`, lag 1,235 offsets in 4 partitions`; empty before any end offset is known."""
-    behind = [max(0, ends[partition] - offset) for partition, offset in committed.items() if partition in ends]
+def _lag(committed: Mapping[Partition, int], ends: Mapping[Partition, int], background: Collection[str]) -> str:
+    """`, lag 1,235 offsets in 4 partitions (1,230 in the background)`; empty before any end offset is known."""
+    behind = {partition: max(0, ends[partition] - at) for partition, at in committed.items() if partition in ends}
     if not behind:
         return ""
-    return f", lag {counted(sum(behind), 'offset')} in {counted(len(behind), 'partition')}"
+    waiting = sum(lag for partition, lag in behind.items() if is_background(partition, background))
+    of_these = f" ({waiting:,} in the background)" if waiting else ""
+    return f", lag {counted(sum(behind.values()), 'offset')} in {counted(len(behind), 'partition')}{of_these}"
 
 
 def gauges(pipeline: Pipeline, poller: Poller, source: RecordSource, clock: Clock) -> Mapping[ObservedGauge, Reader]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from schemas.options import Want
+from workers.pipeline.flow.lanes import is_background
 from workers.pipeline.profiles import Profile, default_profiles
 from workers.rendition import NO_RENDITIONS, Rendition
 from workers.settings import Settings
@@ -86,4 +87,4 @@ class WorkerOptions:
         return cls(**{name: getattr(settings, name) for name in named}, **others)
 
     def lane(self, partition: Partition) -> Lane:
-        return "background" if partition.topic in self.background else "live"
+        return "background" if is_background(partition, self.background) else "live"

@@ -179,7 +179,9 @@ class Worker:
         poller = Poller(source, pipeline, self._options, opening, opened)
         publishing = Publishing(publisher, pipeline, self._options, opening, opened, self._drained.is_set)
         self._held_up = HeldUp(source.held_up)
-        activity = ActivityLog(self._clock, pipeline.tally, pipeline.progress, pipeline.ledger, source.ends)
+        activity = ActivityLog(
+            self._clock, pipeline.tally, pipeline.progress, pipeline.ledger, source.ends, self._options.background
+        )
         loops: dict[str, Callable[[], None]] = {
             stage.thread: partial(self._run_stage, stage)
             for stage in pipeline.stages

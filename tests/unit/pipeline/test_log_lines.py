@@ -21,7 +21,7 @@ from workers.errors import Unavailable
 from workers.pipeline.activity import ActivityLog, bound_by
 from workers.pipeline.task import TaskNames
 from workers.service.logs import LINES_A_MINUTE, flush_logs, start_logging
-from workers.types import Coordinates, HasLogFields, Partition
+from workers.types import Assignment, Coordinates, HasLogFields, Partition
 
 
 def test_every_warning_of_the_pipeline_names_its_record(caplog: pytest.LogCaptureFixture) -> None:
@@ -191,7 +191,9 @@ def test_a_line_tells_how_far_committed_offsets_are_behind_known_ends(caplog: py
     pipeline = manual.pipeline
     [(partition, committed)] = pipeline.ledger.committed().items()
     ends = {partition: committed + 1_235, Partition("another member's", 0): 9_000}
-    log = ActivityLog(manual.clock, pipeline.tally, pipeline.progress, pipeline.ledger, lambda: ends)
+    ends[old := Partition("old", 0)] = 5_000
+    pipeline.ledger.open(Assignment(old, "m"), 0)
+    log = ActivityLog(manual.clock, pipeline.tally, pipeline.progress, pipeline.ledger, lambda: ends, ["old"])
     manual.put("0.png")
     manual.events("0.png")
     manual.turn()
@@ -199,7 +201,7 @@ def test_a_line_tells_how_far_committed_offsets_are_behind_known_ends(caplog: py
         commit(manual)
         pass_time(manual, log, 30)
     [line] = said(caplog)
-    assert ", 0 records not committed, lag 1,234 offsets in 1 partition; bounded by " in line
+    assert ", 0 records not committed, lag 6,234 offsets in 2 partitions (5,000 in the background); bounded by " in line
 
 
 def test_without_work_nothing_is_logged(caplog: pytest.LogCaptureFixture) -> None:
