@@ -135,11 +135,9 @@ class PromotionRule:
     """The limits that a comparison must meet.
 
     Args:
-        images: fewest compared images.
         jaccard: the mean Jaccard index of the two sets of tags is no less.
         label_images: labels that the live tagger gave to so many images at least are judged each by itself:
         label_agreement: least share of a label's images with the label from both.
-        may_lose_labels: the candidate need not give all these labels.
     """
 
     images: int

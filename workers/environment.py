@@ -1,7 +1,6 @@
 """Reads the environment once: values, their errors as sentences, and how settings are shown.
 
-Commands call `read_here`; all other code takes arguments. An empty value counts
-as not set.
+Commands call `read_here`; all other code takes arguments. An empty value counts as not set.
 """
 
 from __future__ import annotations
@@ -71,7 +70,6 @@ def _missing(settings: Settings, fields: Iterable[str]) -> Iterator[str]:
 
 
 def _contradictions(settings: Settings) -> Iterator[str]:
-    """Contradictions between settings that are each valid."""
     yield from _login_contradictions(settings)
     if bool(settings.kafka_tls_cert) != bool(settings.kafka_tls_key):
         yield "TAGSTREAM_KAFKA_TLS_CERT and TAGSTREAM_KAFKA_TLS_KEY go together: set both or none"
@@ -110,7 +108,6 @@ def _contradictions(settings: Settings) -> Iterator[str]:
 
 
 def _login_contradictions(settings: Settings) -> Iterator[str]:
-    """Settings that the chosen Kafka login lacks or does not use."""
     protocol, mechanism = settings.kafka_security_protocol, settings.kafka_sasl_mechanism
     endpoint = settings.kafka_token_endpoint
     if protocol.startswith("SASL"):
@@ -335,7 +332,6 @@ def _made_by_kubernetes(name: str, text: str) -> bool:
 
 
 def _from_elsewhere(environ: Mapping[str, str]) -> dict[str, Any]:
-    """Values from XDG_STATE_HOME and from OpenTelemetry's variables."""
     found: dict[str, Any] = {"otlp_traces": _exports(environ, "TRACES"), "otlp_metrics": _exports(environ, "METRICS")}
     if xdg := environ.get("XDG_STATE_HOME"):
         found["state_dir"] = Path(xdg) / "tagstream"
@@ -415,7 +411,7 @@ def _as_text(value: object) -> str:
     writers: list[tuple[type | tuple[type, ...], Callable[[Any], str]]] = [
         (tuple, lambda values: ",".join(map(str, values))),
         (dict, lambda bundles: ",".join(f"{role}={bundle}" for role, bundle in bundles.items())),
-        (ByteSize, _size),
+        (ByteSize, lambda size: f"{size // MIB}MiB" if size % MIB == 0 else str(int(size))),
         (bool, lambda on: "on" if on else "off"),
         (float, lambda number: f"{number:g}" if number < 1e6 else f"{number:.0f}"),
         (SecretUrl, str),
@@ -426,10 +422,6 @@ def _as_text(value: object) -> str:
         if isinstance(value, kind):
             return write(value)
     return str(value)
-
-
-def _size(size: ByteSize) -> str:
-    return f"{size // MIB}MiB" if size % MIB == 0 else str(int(size))
 
 
 def group_of(field: str) -> str:

@@ -113,7 +113,6 @@ class Auditing:
             return watch.look().partitions
 
     def _ranges(self, inputs: Mapping[Partition, Reach]) -> dict[Partition, tuple[int, int]]:
-        """Offset ranges to judge, by partition."""
         self._begin.require_known("--from", list(inputs))
         self._end.require_known("--to", list(inputs))
         since, until = self._offsets_at(self._since), self._offsets_at(self._until)
@@ -172,7 +171,6 @@ class Auditing:
             return judge.finish()
 
     def _judge_remade(self, judge: Judge, outputs: Mapping[Partition, Extent]) -> None:
-        """Read the records from which others were remade."""
         topic = self._settings.output_topic
         begins = {place: extent.begin for place, extent in outputs.items()}
         spans = judge.remade.spans(topic).items()
@@ -224,7 +222,6 @@ class Auditing:
         what: str,
         isolation: Isolation,
     ) -> None:
-        """Pass all records of these spans to `take`, in order by partition."""
         if wanted := {place: span for place, span in spans.items() if span[0] < span[1]}:
             with between(self._servers, wanted, security=self._security, isolation=isolation) as reading:
                 drain(reading, f"offsets of {what}", take, counting=self._counting)

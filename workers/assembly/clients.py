@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from workers.backends.kafka import KafkaPublisher, KafkaRecordSource
 from workers.backends.kafka import login as kafka_login
 from workers.backends.kafka.corrections import KafkaCorrections
-from workers.backends.kafka.login import ClientCredentials, GrantedToken
+from workers.backends.kafka.login import GrantedToken
 from workers.backends.renewal import RenewedFile, Secret, one_line
 from workers.backends.s3.credentials import FileCredentials, KeyFiles, WebIdentity
 from workers.backends.s3.store import MinioObjectStore
@@ -57,8 +57,8 @@ def _login(settings: Settings) -> dict[str, Any]:
         return kafka_login.by_password(mechanism, settings.kafka_user, password)
     if settings.kafka_token_file is not None:
         return kafka_login.by_token(RenewedFile(settings.kafka_token_file, one_line))
-    login = ClientCredentials(settings.kafka_token_endpoint, settings.kafka_user, password, settings.kafka_token_scope)
-    return kafka_login.by_token(GrantedToken(login))
+    user, scope = settings.kafka_user, settings.kafka_token_scope
+    return kafka_login.by_token(GrantedToken(settings.kafka_token_endpoint, user, password, scope))
 
 
 def _secret(settings: Settings, field: str) -> Secret:

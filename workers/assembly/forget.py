@@ -88,7 +88,6 @@ class Forget:
             }
 
     def _read(self, forgetting: Forgetting) -> None:
-        """Pass on new records of the topics."""
         settings = self.settings
         takes = {settings.output_topic: forgetting.take, settings.corrections_topic: forgetting.take_correction}
         for topic, take in takes.items():
@@ -136,7 +135,6 @@ class Forget:
             )
 
     def _publish(self, publisher: KafkaPublisher, forgetting: Forgetting, due: int) -> tuple[Counter[str], bool]:
-        """The published numbers, and whether that is all."""
         stop = threading.Event()
         bounds = Bounds(self.settings.transaction_outcomes, self.settings.transaction_bytes, stop.is_set)
         with self.counting("images", due) as advance, stop_on_signals(stop.set):

@@ -102,7 +102,6 @@ def _not_visited() -> list[Beyond]:
 
 
 def _others(settings: Settings) -> dict[str, Mapping[str, str]]:
-    """The settings of the other topics, by name."""
     named = [*settings.topics, settings.dead_letter_topic, settings.skipped_topic, settings.corrections_topic]
     asked = {topic: _NAMES for topic in named if topic and topic != settings.output_topic}
     found = describe_topics(servers(settings), asked, security=security(settings))

@@ -149,7 +149,6 @@ def calibrated(
 
 
 def _advise(read: LabelFile, note: Note, *, guessed: bool) -> None:
-    """Notes on labels that describe little, or whose thresholds are guesses."""
     if bare := read.bare:
         first = with_article(bare[0])
         note(
@@ -198,6 +197,5 @@ def _example_images(settings: Settings, images: Sequence[str], beside: Path) -> 
 
 
 def _named(names: Sequence[str]) -> str:
-    """Some of the names, and how many others there are."""
     more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
     return f"{', '.join(names[:_SHOWN])}{more}"

@@ -231,7 +231,6 @@ class FileTagger:
         return tagged
 
     def _results(self, decoded: Sequence[tuple[Facts, DecodedImage]]) -> Sequence[Mapping[ResultKind, Fields]]:
-        """The results of added roles for each image."""
         found: list[dict[ResultKind, Fields]] = [{} for _ in decoded]
         about = [ImageAbout.in_file(facts, image.facts) for facts, image in decoded]
         for kind, model in self.added.items():

@@ -23,7 +23,7 @@ Question: TypeAlias = Callable[[], object]
 
 
 def of_a_worker(settings: Settings) -> Iterator[Question]:
-    yield partial(_require_state, settings)
+    yield lambda: Slot(settings.state_dir / "slots", settings.group).close()
     yield from of_models(settings)
     yield partial(require_embedder, settings)
     yield partial(require_labelled, settings)
@@ -51,10 +51,6 @@ def _tagger(settings: Settings) -> Bundle | None:
     with suppress(Misconfigured):
         return opened(settings.bundles()["tagger"].name_or_folder)
     return None
-
-
-def _require_state(settings: Settings) -> None:
-    Slot(settings.state_dir / "slots", settings.group).close()
 
 
 def require_embedder(settings: Settings) -> str:

@@ -193,7 +193,6 @@ def carry_out(
 
 
 def _not_yet(settings: Settings, plan: PlanFile) -> tuple[PlanFile, Counter[str]]:
-    """The plan without subjects of a newer outcome, and their numbers."""
     planned, newer, topic = {each.subject: each.version for each in plan}, dict[str, int](), plan.head.topic
 
     def take(record: ReadRecord) -> None:

@@ -133,7 +133,6 @@ class Skipping:
             self._require_that(committed)
 
     def _dead_letter(self, assignment: Assignment, limit: int) -> Message:
-        """The dead letter of an unread record."""
         detail = "passed by `tagstream dead-letters skip`, which does not read it"
         why = Unreadable("skipped-by-operator", detail)
         unread = Record(assignment.partition, self.offset, _UNKNOWN_TIME, None, None, (), assignment, unreadable=why)

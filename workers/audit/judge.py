@@ -11,7 +11,7 @@ from typing import Final, TypeAlias
 from schemas.enriched_image import version_key
 from schemas.image_event import ImageEvent, parse_message
 from workers.audit.claims import Claim, claim_of, count_events
-from workers.audit.report import AuditFinding, AuditReport, Excuse, Fault
+from workers.audit.report import AuditReport, Excuse, Fault
 from workers.audit.seen import Seen
 from workers.types import Partition, ReadRecord
 
@@ -170,7 +170,6 @@ class Judge:
             self._judge_order(source, claim, partition, read)
 
     def _no_outcome(self, read: ReadRecord) -> None:
-        """Count a tombstone or a foreign record."""
         if read.topic != self._topics.output or read.unreadable or read.value is not None or read.key is None:
             self.report.strange += 1
             return
@@ -279,7 +278,6 @@ class Judge:
         source.next = max(source.next, until)
 
     def _answered(self, source: _Input, first: int, until: int) -> Iterator[int]:
-        """The offsets below `until` with any outcome."""
         while first < until and (found := self._seen.between(source.number, first, until, 1_000)):
             yield from found
             first = found[-1] + 1
@@ -296,7 +294,6 @@ class Judge:
             self.report.unverifiable["input-unreadable"] += 1
 
     def _judge_missing(self, source: _Input, read: ReadRecord, lost: int, halves: int) -> None:
-        """Judge a record's events without an outcome, or without its image half."""
         if why := self._excuse(source, read, lost):
             self.report.unverifiable[why] += 1
             return
@@ -335,8 +332,7 @@ class Judge:
         )
 
     def _note(self, fault: Fault, source: _Input, offset: int, detail: str, output: ReadRecord | None = None) -> None:
-        where = None if output is None else f"{output.topic}:{output.partition}:{output.offset}"
-        self.report.add(AuditFinding(fault, f"{source.partition}:{offset}", detail, where))
+        self.report.note(fault, f"{source.partition}:{offset}", detail, output)
 
 
 def _key(event: ImageEvent) -> bytes:
@@ -354,7 +350,6 @@ def _events(bits: int) -> str:
 
 
 def _indexes(bits: int) -> Iterator[int]:
-    """Text of the first few."""
     for _ in range(_SHOWN_EVENTS):
         if not bits:
             return
@@ -367,6 +362,7 @@ _FIRST = -2
 """The number of the output topic's partition 0 among seen ones; partition 1's is less by one."""
 
 
+@dataclass(eq=False)
 class Remade:
     """Judges outcomes that `tagstream retag` made from earlier ones, or repeated.
 
@@ -374,44 +370,39 @@ class Remade:
     most.
     """
 
-    def __init__(self, seen: Seen, report: AuditReport, *, compacted: bool) -> None:
-        self._seen = seen
-        self._report = report
-        self._compacted = compacted
+    seen: Seen
+    report: AuditReport
+    compacted: bool
 
     def outcome(self, claim: Claim, read: ReadRecord) -> None:
         """Take one of these outcomes."""
-        self._report.remade += 1
-        place = Partition(claim.topic, claim.partition)
+        self.report.remade += 1
+        named = f"{claim.topic}:{claim.partition}:{claim.offset}"
         if read.partition != claim.partition or claim.offset >= read.offset:
-            self._note("without-record", place, claim.offset, "named by an outcome that does not stand behind it", read)
-        elif self._seen.add(_FIRST - claim.partition, claim.offset, "whole", 1):
-            self._note("doubled", place, claim.offset, "event 0 came again", read)
+            self.report.note("without-record", named, "named by an outcome that does not stand behind it", read)
+        elif self.seen.add(_FIRST - claim.partition, claim.offset, "whole", 1):
+            self.report.note("doubled", named, "event 0 came again", read)
         else:
-            self._seen.note_origin(claim.partition, claim.offset, read.key)
+            self.seen.note_origin(claim.partition, claim.offset, read.key)
 
     def spans(self, topic: str) -> dict[Partition, tuple[int, int]]:
         """The offsets of the named records. Called after all outcomes."""
-        return {Partition(topic, number): span for number, span in self._seen.origin_spans().items()}
+        return {Partition(topic, number): span for number, span in self.seen.origin_spans().items()}
 
     def record(self, read: ReadRecord) -> None:
         """Take a record within these."""
-        same = self._seen.take_origin(read.partition, read.offset, read.key)
+        same = self.seen.take_origin(read.partition, read.offset, read.key)
         if same is False:
-            place = Partition(read.topic, read.partition)
-            self._note("without-record", place, read.offset, "answered by an outcome of another subject")
+            named = f"{read.topic}:{read.partition}:{read.offset}"
+            self.report.note("without-record", named, "answered by an outcome of another subject")
 
     def settle(self, begins: Mapping[Partition, int], topic: str) -> None:
         """Judge what was named and is not there."""
-        for number, offset in self._seen.origins_left():
+        for number, offset in self.seen.origins_left():
             place = Partition(topic, number)
-            if self._compacted:
-                self._report.unverifiable["superseded"] += 1
+            if self.compacted:
+                self.report.unverifiable["superseded"] += 1
             elif offset < begins.get(place, 0):
-                self._report.unverifiable["expired"] += 1
+                self.report.unverifiable["expired"] += 1
             else:
-                self._note("without-record", place, offset, "answered, and the topic has no such record")
-
-    def _note(self, fault: Fault, place: Partition, offset: int, detail: str, output: ReadRecord | None = None) -> None:
-        where = None if output is None else f"{output.topic}:{output.partition}:{output.offset}"
-        self._report.add(AuditFinding(fault, f"{place}:{offset}", detail, where))
+                self.report.note("without-record", f"{place}:{offset}", "answered, and the topic has no such record")

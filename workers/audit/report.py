@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeAlias, get_args
 
-from workers.types import Partition
+from workers.types import Partition, ReadRecord
 
 KEPT: Final = 1_000
 """Findings of each kind that are kept with their coordinates."""
@@ -91,10 +91,12 @@ class AuditReport:
         """Whether nothing that could be judged is wrong."""
         return not self.counts
 
-    def add(self, finding: AuditFinding) -> None:
-        self.counts[finding.fault] += 1
-        if len(self.findings[finding.fault]) < KEPT:
-            self.findings[finding.fault].append(finding)
+    def note(self, fault: Fault, record: str, detail: str, output: ReadRecord | None = None) -> None:
+        """Count a fault, and keep the first of each kind."""
+        self.counts[fault] += 1
+        where = None if output is None else f"{output.topic}:{output.partition}:{output.offset}"
+        if len(self.findings[fault]) < KEPT:
+            self.findings[fault].append(AuditFinding(fault, record, detail, where))
 
     def as_json(self) -> dict[str, Any]:
         return {

@@ -116,7 +116,6 @@ class ClockedPool(urllib3.PoolManager):
         return body
 
     def _held(self, answer: BaseHTTPResponse) -> HTTPResponse:
-        """The same answer with its body in memory."""
         body = bytearray()
         try:
             while chunk := self.read_chunk(answer, _CHUNK):

@@ -191,7 +191,7 @@ class RedisResultCache:
         self._asked(self._ping)
 
     def _asked(self, ask: Callable[[], Any]) -> Any:
-        """The server's answer, without the breaker. Raises Misconfigured, Unavailable: as `check` says."""
+        """The server's answer, without the breaker. Raises: as `check` says."""
         try:
             return ask()
         except _FAULTS as error:
@@ -205,7 +205,6 @@ class RedisResultCache:
             ) from None
 
     def _call(self, ask: Callable[[], Any]) -> Any:
-        """The server's answer, or None; errors are counted."""
         if not self._breaker.closed():
             metrics.CACHE_ERRORS.add(cause="paused")
             return None
@@ -230,7 +229,7 @@ class RedisResultCache:
     def _answers(self) -> bool:
         try:
             self._ping()
-        except _FAULTS:
+        except Exception:  # noqa: BLE001  # without the probing thread the breaker would stay open for ever
             return False
         return True
 
@@ -248,7 +247,6 @@ def _kept(values: Mapping[Name, bytes]) -> dict[Name, bytes]:
 
 
 def _fields(answer: Any) -> dict[str, bytes]:
-    """Fields and values in turn, as one mapping; empty for anything else."""
     if not isinstance(answer, list) or not all(isinstance(part, bytes) for part in answer):
         return {}
     return {name.decode(errors="replace"): value for name, value in zip(answer[::2], answer[1::2], strict=False)}
@@ -312,7 +310,7 @@ class ProbingBreaker:
         logger.warning("%s failed: %s; continuing without it until it answers a probe", self._name, cause)
         try:
             threading.Thread(target=self._probe_until_well, name="tagstream-probe", daemon=True).start()
-        except (RuntimeError, MemoryError) as error:  # no thread is left: the next failure tries to start one again
+        except RuntimeError as error:  # no thread is left: the next failure tries to start one again
             logger.warning("no thread to probe %s can be started, so it is tried at once: %s", self._name, error)
             with self._lock:
                 self._breaker.probe_answered(time.monotonic())
@@ -327,27 +325,12 @@ class ProbingBreaker:
         return [(float(state == now), {"dependency": "redis", "state": state}) for state in STATES]
 
     def _probe_until_well(self) -> None:
-        told = False
-        while not self._closing.wait(self._breaker.pause_s(time.monotonic())):
-            try:
-                if self._closed_by_probe():
-                    return
-            except Exception as error:  # noqa: BLE001  # without this thread it would stay open for ever
-                with self._lock:
-                    self._breaker.probe_failed(time.monotonic())
-                if not told:
-                    logger.warning("a probe of %s failed by itself; the next ones follow: %r", self._name, error)
-                told = True
-
-    def _closed_by_probe(self) -> bool:
-        with self._lock:
-            self._breaker.probe(time.monotonic())
-        answered = self._probe()
-        if answered:
-            logger.info("%s is back", self._name)
-        with self._lock:
+        answered = False
+        while not answered and not self._closing.wait(self._breaker.pause_s(time.monotonic())):
+            with self._lock:
+                self._breaker.probe(time.monotonic())
+            answered = self._probe()
             if answered:
-                self._breaker.probe_answered(time.monotonic())
-            else:
-                self._breaker.probe_failed(time.monotonic())
-        return answered
+                logger.info("%s is back", self._name)
+            with self._lock:
+                (self._breaker.probe_answered if answered else self._breaker.probe_failed)(time.monotonic())

@@ -193,7 +193,6 @@ def _command(name: str) -> Any:
 
 
 def _absent(name: str) -> Callable[..., None]:
-    """A command that only says which package to install."""
     package = ELSEWHERE[name]
 
     def absent() -> None:
@@ -235,7 +234,9 @@ def _run(arguments: Sequence[str]) -> int:
     Raises BrokenPipeError: the reader of the output left. Typer and rich would exit with 1.
     """
     try:
-        command_tree(_named(arguments))(list(arguments), prog_name="tagstream")
+        # Other commands need no import.
+        name = arguments[0] if arguments and arguments[0] in COMMANDS else None
+        command_tree(name)(list(arguments), prog_name="tagstream")
         code = 0
     except SystemExit as end:
         if isinstance(end.__context__, BrokenPipeError):
@@ -258,11 +259,6 @@ def _said_of_files(error: OSError) -> str:
 
     forget_output()
     return f"what the command writes has no place: {error.strerror}"
-
-
-def _named(arguments: Sequence[str]) -> str | None:
-    """The command that a line begins with, or None: other commands need no import."""
-    return arguments[0] if arguments and arguments[0] in COMMANDS else None
 
 
 @cache

@@ -10,7 +10,6 @@ import typer
 
 from workers import __version__
 from workers.assembly.needs import with_models
-from workers.cli import terminal
 from workers.cli.terminal import CaptionerOption, DeviceOption, TaggerOption, bars, note
 from workers.errors import Misconfigured
 
@@ -55,7 +54,7 @@ def bench(
         profile = measured(settings, images, tell, note)
     document = profile.model_dump_json(by_alias=True, indent=1)
     if output is not None:
-        _write(output, document + "\n")
+        output.write_text(document + "\n", encoding="utf-8")
     typer.echo(document if as_json else report(profile))
     if output is not None:
         typer.echo(f"{output}: for tagstream capacity IMAGES_A_DAY --profile {output}", err=True)
@@ -85,15 +84,7 @@ def sizes(profile: MachineProfile) -> list[float]:
 
 
 def _some(paths: list[Path], most: int) -> list[Path]:
-    """At most this many images, spread evenly over all."""
     from workers.assembly.local_files import image_files
 
     files = image_files(paths) if paths else []
     return files[:: max(1, -(-len(files) // most))]
-
-
-def _write(output: Path, text: str) -> None:
-    try:
-        output.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise Misconfigured(f"{output} can't be written: {terminal.text(error.strerror or str(error))}") from None

@@ -47,7 +47,6 @@ def check(
 
 
 def _named(settings: Settings, everything: bool) -> dict[str, str]:
-    """The variables to show, with their values."""
     from workers.environment import shown
     from workers.settings import Settings as Defaults
 

@@ -88,7 +88,6 @@ def correct(
 
 
 def _applied(settings: Settings, records: Iterator[CorrectionRecord]) -> int:
-    """Apply one correction; returns the version of the outcome that shows it."""
     from workers.assembly.corrections import Applier, Applying
 
     applying = Applying(next(records))

@@ -299,7 +299,6 @@ def _summary(dead_letter: DeadLetterRecord) -> dict[str, Any]:
 
 
 def _original(dead_letter: DeadLetterRecord) -> dict[str, Any]:
-    """The original for people: bytes as text, JSON as JSON."""
     from schemas.dead_letter import strip_own_headers, with_nulls
 
     record = dead_letter.record

@@ -85,7 +85,6 @@ def _chosen(subject: str | None, prefix: str, listed: Path | None) -> Subjects:
 
 
 def _row(number: int, noun: str, plural: str = "") -> str:
-    """What `counted` says, with the number in a column."""
     count, _, what = counted(number, noun, plural).partition(" ")
     return f"{count:>9} {what}"
 

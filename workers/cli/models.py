@@ -278,7 +278,6 @@ def kind_of(word: str, known: Sequence[str] = ()) -> Kind:
 
 
 def _import_added(file: Path, out: Path, *, sha256: str | None, replace: bool) -> bool:
-    """Whether an installed package made a bundle of the file."""
     from workers.models.load import import_added
 
     with bars() as tell:

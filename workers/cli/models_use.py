@@ -244,10 +244,7 @@ def _uses(bundle: Bundle) -> list[str]:
 def _golden(
     name: str, bundle: Bundle, use: str, *, device: str, precision: str, settings: Settings
 ) -> dict[str, str | None]:
-    """Run the golden images; returns use, precision, and agreement (None: no golden answers for this use).
-
-    Raises Broken: an answer is wrong.
-    """
+    """Use, precision, and agreement (None: no golden answers for this use). Raises Broken: an answer is wrong."""
     from workers.models.load import load, with_golden
 
     model = load(use, name, device=device, precision=precision, state_dir=settings.state_dir)

@@ -132,7 +132,6 @@ class _Process:
             yield default_transactional_id(self._settings.group, slot)
 
     def _observed(self, transactional_id: str) -> AbstractContextManager[None]:
-        """Context with metrics, traces, health and the watchdog."""
         return observed(
             self,
             instance=f"{transactional_id}@{socket.gethostname()}",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Self, TypeAlias
 
@@ -12,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from schemas.dead_letter import DeadLetter, is_dead_letter, read_dead_letter_headers
-from schemas.enriched_image import EnrichedImage, EventRef, Retraction, Skip, Tag, read_output
+from schemas.enriched_image import EnrichedImage, EventRef, Retraction, Skip, read_output
 from schemas.text import first_fault
 from workers.cli import terminal
 from workers.types import OUTCOME_KINDS, OutcomeKind, ReadRecord
@@ -111,7 +110,8 @@ class Outcome:
         match self.told:
             case EnrichedImage() as image:
                 caption = image.caption.text if image.caption else ""
-                return Shown(what, image.subject, _named(image.tags[:most]), caption)
+                tags = ", ".join(f"{tag.name} {tag.score:.2f}" for tag in image.tags[:most])
+                return Shown(what, image.subject, tags, caption)
             case Retraction() as retraction:
                 return Shown(what, retraction.subject, "", "", "yellow")
             case Skip() as skip:
@@ -124,10 +124,6 @@ class Outcome:
                 return Shown(what, self.key, "", "", "dim")
             case str(why):
                 return Shown(what, _place(self.record), "", why, "red")
-
-
-def _named(tags: Iterable[Tag]) -> str:
-    return ", ".join(f"{tag.name} {tag.score:.2f}" for tag in tags)
 
 
 def _place(found: EventRef | ReadRecord) -> str:

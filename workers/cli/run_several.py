@@ -11,7 +11,6 @@ import tempfile
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
 from workers.assembly.parts import Hardware, hardware, part_of, wanted_processes
@@ -46,7 +45,7 @@ def run_several(settings: Settings, until_idle_s: float | None) -> int:
     start_logging(settings.log_level, settings.log_format, secrets=all_secrets(settings))
     raise_descriptor_limit()
     for number in STOPPING:
-        signal.signal(number, _end)  # no work has begun; `Parent.run` takes them from then on
+        signal.signal(number, lambda *_: sys.exit(0))  # no work has begun; `Parent.run` takes them from then on
     with tempfile.TemporaryDirectory(prefix="tagstream-") as folder:
         threads = max(1, found().threads // count)
         parts = [WorkerPart(number, count, Path(folder), threads) for number in range(1, count + 1)]
@@ -61,10 +60,6 @@ def run_several(settings: Settings, until_idle_s: float | None) -> int:
             idle=(lambda: False) if until_idle_s is None else Idleness(parts, until_idle_s),
         )
         return parent.run()
-
-
-def _end(_number: int, _frame: FrameType | None) -> None:
-    raise SystemExit(0)
 
 
 class _Starter:
@@ -99,7 +94,6 @@ class _Starter:
             self._models = models
 
     def start(self, number: int) -> int:
-        """Start a worker or `PROBES`; returns the process id."""
         if number == PROBES:
             return _forked(self._answer_probes)
         settings = part_of(self._settings, self._parts[number - 1])
@@ -139,7 +133,6 @@ def _forked(work: Callable[[], int]) -> int:
 
 
 def _spawned(settings: Settings) -> int:
-    """The process id of a new worker process."""
     plan = os.memfd_create("tagstream-settings")
     try:
         os.write(plan, pickle.dumps((settings, os.getpid())))

@@ -155,7 +155,6 @@ def _document(result: TaggedFile | FailedFile, top: int) -> dict[str, Any]:
 
 
 def _row(result: TaggedFile | FailedFile, top: int, width: int) -> Table:
-    """A table of one row, which can be printed at once."""
     from workers.assembly.local_files import FailedFile
 
     name, most = _name(result.path), width // 4 - 2

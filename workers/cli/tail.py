@@ -83,7 +83,6 @@ def tail(
 
 
 def _lines(outcomes: Iterator[Outcome], as_json: bool, wide: bool) -> Iterator[tuple[int, str]]:
-    """Each outcome's time, in ms since 1970, and its printed line."""
     console = terminal.console()
     for outcome in outcomes:
         if as_json:

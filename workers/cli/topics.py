@@ -70,7 +70,6 @@ def create(
 def _warn_of_other_numbers(
     settings: Settings, busy: Sequence[WantedTopic], found: Mapping[str, TopicState], asked: int
 ) -> None:
-    """Warn about existing topics with another number of partitions."""
     from workers.assembly.topics import more_partitions
 
     console = terminal.console(stderr=True)

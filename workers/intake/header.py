@@ -164,9 +164,6 @@ def _checked(
 
     Args:
         copied_bytes: of the part that decides its pixels, where that is a copy.
-
-    Raises:
-        Rejected: too-many-pixels or too-small.
     """
     _check_size(size, limits)
     pixel_bytes = _pixel_bytes(essence, mode)

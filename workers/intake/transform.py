@@ -172,7 +172,6 @@ def _loaded(body: bytes, name: str, transforms: Sequence[Transform] = (), reduci
 
 
 def _metadata(image: Image.Image) -> tuple[bytes, bytes]:
-    """EXIF and XMP of a loaded image."""
     exif, xmp = image.info.get("exif", b""), image.info.get("xmp", b"")
     with suppress(ValueError):  # texts of a PNG, of which one is hexadecimal digits below three other lines
         xmp = image.info.get("XML:com.adobe.xmp", "").encode() or xmp

@@ -328,7 +328,6 @@ def _check_files(bundle: Bundle) -> None:
 
 
 def _check_place(bundle: Bundle, path: Path, facts: FileFacts) -> None:
-    """That a file lies in the folder and has its length."""
     if not path.resolve().is_relative_to(bundle.folder.resolve()):
         raise Misconfigured(f"{path} is a link out of the bundle; copy the file itself into it.")
     if path.stat().st_size != facts.bytes:
@@ -373,7 +372,6 @@ def _lists(labels: Sequence[str], translations: Mapping[str, Sequence[str]]) -> 
 
 
 def _seal(folder: Path, manifest: Manifest) -> Bundle:
-    """Write the manifest of the folder's files, and open the result."""
     for path in folder.iterdir():
         path.chmod(0o644)  # safetensors writes for its owner alone
     files = {path.name: _facts(path) for path in sorted(folder.iterdir()) if path.name != MANIFEST}

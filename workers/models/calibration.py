@@ -148,12 +148,7 @@ def threshold_of(scores: Floats, shown: Bools, share: float, least_precision: fl
 
 
 def quality_of(told: Bools, shown: Bools, share: float) -> Quality:
-    """Precision and recall in a stream with this share.
-
-    Args:
-        told: (n,) which images get the tag.
-        shown: (n,) which images show it.
-    """
+    """Precision and recall in a stream with this share: of (n,) tags given, and (n,) shown."""
     weights = stream_weights(shown, share)
     right, all_told = float(weights[told & shown].sum()), float(weights[told].sum())
     return Quality(right / all_told if all_told else np.nan, right / share)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import re
 import tomllib
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from io import StringIO
 from pathlib import Path
@@ -79,9 +79,6 @@ TEMPLATES: Final = ("{}", "a photo of {}")
 BACKGROUND: Final = ("a photo", "an image", "a picture of something", "an object", "a place", "a person", "text")
 """Background sentences of CLIP's labels; SigLIP has a bias instead."""
 _MAX_BYTES: Final = 16 * 1024**2
-_LONG_NUMBER: Final = re.compile(r"[0-9A-Fa-f_]{4300}")
-"""tomllib takes a hundred bytes or more for each digit."""
-_HEADER: Final = re.compile(r"^[ \t]*\[\[[ \t]*label[ \t]*\]\]", re.MULTILINE)
 
 
 def _text(text: str) -> str:
@@ -169,34 +166,28 @@ def read_label_file(path: Path) -> LabelFile:
         line = content.count(b"\n", 0, error.start) + 1
         raise Misconfigured(f"{path}, line {line}: it is not text in UTF-8; save the file as UTF-8.") from None
     if path.suffix == ".toml":
-        document, lines = _toml(path, text)
+        document = _toml(path, text)
     else:
-        named = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
-        document, lines = {"label": [{"name": name} for _, name in named]}, [number for number, _ in named]
-    read = _checked(path, document, lines, text)
-    _require_unique(path, read.label, lines)
+        document = {"label": [{"name": line} for line in text.split("\n") if line.strip()]}
+    read = _checked(path, document)
+    for name, times in Counter(label.name for label in read.label).items():
+        if times > 1:
+            raise Misconfigured(f"{path} has {times} labels {name!r}; join their descriptions, or rename all but one.")
     return LabelFile(read.label, read.templates, read.background, hashlib.sha256(content).hexdigest())
 
 
-def _toml(path: Path, text: str) -> tuple[dict[str, Any], list[int]]:
-    """The document, and the line of each label."""
+def _toml(path: Path, text: str) -> dict[str, Any]:
     try:
-        if _LONG_NUMBER.search(text):
-            raise ValueError
-        document = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise Misconfigured(f"{path} is not TOML: {str(error) or 'nested too deep'}.") from None
-    except ValueError:
-        raise Misconfigured(f"{path}: a number has more digits than any label needs; write a shorter one.") from None
-    return document, [text.count("\n", 0, found.start()) + 1 for found in _HEADER.finditer(text)]
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise Misconfigured(f"{path} is not TOML: {error}.") from None
 
 
-def _checked(path: Path, document: dict[str, Any], lines: Sequence[int], text: str) -> _Document:
+def _checked(path: Path, document: dict[str, Any]) -> _Document:
     labels = document.get("label")
     if isinstance(labels, list) and len(labels) > MOST_LABELS:
         raise Misconfigured(
-            f"{path}{_line(lines, MOST_LABELS)}: it has {len(labels):,} labels, and a bundle takes {MOST_LABELS:,}; "
-            "make several bundles of it."
+            f"{path} has {len(labels):,} labels, and a bundle takes {MOST_LABELS:,}; make several bundles of it."
         )
     try:
         return _Document.model_validate(document)
@@ -206,42 +197,27 @@ def _checked(path: Path, document: dict[str, Any], lines: Sequence[int], text: s
         first = next((each for each in errors if each["type"] == "extra_forbidden"), errors[0])
         where, what = first["loc"], first["msg"].removeprefix("Value error, ")
         if first["type"] == "extra_forbidden":
-            raise Misconfigured(f"{path}{_unknown_key(where, lines, text)}") from None
+            raise Misconfigured(f"{path}{_unknown_key(where, labels)}") from None
         if not labels:
             raise Misconfigured(f'{path} has no label; write [[label]] and name = "…", or one name a line.') from None
-        number = where[1] if where[0] == "label" and len(where) > 1 else None
-        line = _line(lines, number) if isinstance(number, int) else ""
-        field = ".".join(str(part)[:100] for part in where[2 if line else 0 :]) or "label"
-        raise Misconfigured(f"{path}{line}: {field}: {what[0].lower()}{what[1:]}.") from None
+        of = _label(where, labels)
+        field = ".".join(str(part)[:100] for part in where[2 if of else 0 :]) or "label"
+        raise Misconfigured(f"{path}{of}: {field}: {what[0].lower()}{what[1:]}.") from None
 
 
-def _unknown_key(where: Sequence[int | str], lines: Sequence[int], text: str) -> str:
-    """The line of an unknown key, and the nearest known one."""
-    key, label = str(where[-1]), where[1] if len(where) > 1 else None
-    start = lines[label] if isinstance(label, int) and label < len(lines) else 1
-    written = re.compile(rf"[ \t]*(\[\[?[ \t]*)?[\"']?{re.escape(key)}[\"']?[ \t]*[=\]]")
-    places = (number for number, line in enumerate(text.split("\n"), 1) if number >= start and written.match(line))
-    number = next(places, None)
-    known = (_Document if label is None else OwnLabel).model_fields
+def _unknown_key(where: Sequence[int | str], labels: Any) -> str:
+    of, key = _label(where, labels), str(where[-1])
+    known = (OwnLabel if of else _Document).model_fields
     help_ = nearest(key, known) or f" The keys are {', '.join(known)}."
-    of = "the file" if label is None else "a label"
-    return f"{'' if number is None else f', line {number}'}: {key[:100]!r} is no key of {of}.{help_}"
+    return f"{of}: {key[:100]!r} is no key of {'a label' if of else 'the file'}.{help_}"
 
 
-def _require_unique(path: Path, labels: Sequence[OwnLabel], lines: Sequence[int]) -> None:
-    seen: dict[str, int] = {}
-    for number, label in enumerate(labels):
-        first = seen.setdefault(label.name, number)
-        if first != number:
-            raise Misconfigured(
-                f"{path}{_line(lines, number)}: the label {label.name!r} is there already{_line(lines, first)}; "
-                "join their descriptions, or rename one."
-            )
-
-
-def _line(lines: Sequence[int], number: int) -> str:
-    """Where a label stands; empty if its table is written in another way than [[label]]."""
-    return f", line {lines[number]}" if number < len(lines) else ""
+def _label(where: Sequence[int | str], labels: Any) -> str:
+    """The label that a fault is in; empty for the file's own keys."""
+    if where[0] != "label" or len(where) < 2 or not isinstance(number := where[1], int):
+        return ""
+    name = labels[number].get("name", "") if isinstance(labels[number], dict) else ""
+    return f", label {number + 1} ({name!r:.100})"
 
 
 _SHAPE: Final = "write image,label,1 (it shows the label) or image,label,0"

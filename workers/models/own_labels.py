@@ -113,7 +113,6 @@ def by_rank(logits: Floats, shares: Sequence[float]) -> list[Calibrated]:
 
 
 def _space(bundle: Bundle) -> str | None:
-    """The space of a bundle that takes labels; None for others."""
     known = PUBLISHED.get(bundle.manifest.kind)
     return CLIP_SPACE if known is not None and known.facts.clip else space_of(bundle.manifest)
 

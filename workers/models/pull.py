@@ -223,7 +223,6 @@ def _stated(wanted: HubFile, endpoint: str | None) -> str:
 
 
 def _download(wanted: HubFile, part: Path, endpoint: str | None, progress: Progress) -> None:
-    """Download the rest of the file into `part`."""
     from huggingface_hub.file_download import http_get
 
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its warnings show signed addresses
@@ -256,7 +255,6 @@ def _locate(wanted: HubFile, endpoint: str | None) -> tuple[str, int | None]:
 
 
 def _metadata(wanted: HubFile, endpoint: str | None) -> Any:
-    """The hub's headers for the file at its revision."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
     hub, kind = endpoint or default_endpoint(), "space" if wanted.space else None

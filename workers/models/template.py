@@ -1,7 +1,4 @@
-"""Makes captions from tags by rule, without a model.
-
-For workers without a captioning model. It is marked as such in the event.
-"""
+"""Makes captions from tags by rule, for workers without a captioning model; the event marks them as such."""
 
 from __future__ import annotations
 

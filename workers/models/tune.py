@@ -182,7 +182,7 @@ def tune(
     Raises:
         Broken: no precision gives the golden answers.
     """
-    timed = _Timed(use, device, clock)
+    timed = _Timed(use_named(use).trial, device, clock)
     plain, *others = device.executions
     done, total = 0, len(PRECISIONS) + len(others)
 
@@ -210,14 +210,12 @@ def tune(
 
 
 def _better(best: Trial | None, trial: Trial) -> bool:
-    """Whether the new trial is worth its loss of exactness or plainness."""
     return not trial.refusal and (best is None or trial.images_per_s >= WORTH * best.images_per_s)
 
 
 def _try(
     trial: Trial, build: Build, timed: _Timed, judge: Callable[[Model], Agreement | None], best: Trial | None
 ) -> Trial:
-    """The trial, with its speed or its refusal."""
     try:
         model = build(trial.precision, trial.execution)
         model.max_batch = 1  # known, so that warming up checks the answers and settles nothing
@@ -240,13 +238,13 @@ def _try(
     return replace(trial, images_per_s=batch / batch_s, single_s=single_s, max_batch=batch, agreement=agreement)
 
 
+@dataclass(frozen=True)
 class _Timed:
     """Batches of a model, timed on its device."""
 
-    def __init__(self, use: str, device: Device, clock: Callable[[], float]) -> None:
-        self._run = use_named(use).trial
-        self._device = device
-        self._clock = clock
+    run: Callable[[Any, Sequence[Pixels]], Sequence[Any]]
+    device: Device
+    clock: Callable[[], float]
 
     def single(self, model: Model, hopeless_s: float) -> float:
         """Seconds for one image: of one run, or of the quickest of several short ones."""
@@ -267,7 +265,7 @@ class _Timed:
             try:
                 half, whole = self._in_turn(model, (size, 2 * size), TIMED_S)
             except MemoryError:
-                self._device.release()
+                self.device.release()
                 break
             if whole >= LONGEST_BATCH_S or 2 * half < GAIN * whole:
                 break
@@ -277,15 +275,15 @@ class _Timed:
     def _in_turn(self, model: Model, sizes: Sequence[int], least_s: float) -> list[float]:
         """Seconds of the quickest batch of each size, timed in turn."""
         rounds: list[list[float]] = []
-        until = self._clock() + least_s
-        while len(rounds) < TIMED or self._clock() < until:
+        until = self.clock() + least_s
+        while len(rounds) < TIMED or self.clock() < until:
             rounds.append([self._seconds(model, size) for size in sizes])
         return [min(runs) for runs in zip(*rounds, strict=True)]
 
     def _seconds(self, model: Model, size: int) -> float:
         images = [model.self_test_image()] * size
-        self._device.synchronise()
-        started = self._clock()
-        self._run(model, images)
-        self._device.synchronise()
-        return self._clock() - started
+        self.device.synchronise()
+        started = self.clock()
+        self.run(model, images)
+        self.device.synchronise()
+        return self.clock() - started

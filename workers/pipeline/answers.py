@@ -21,10 +21,7 @@ _RESULT_COMMAS_MAX: Final = 100_000
 
 
 def one_each(model: Model, answers: Sequence[Any], images: int) -> Sequence[Any]:
-    """Check that `forward` returned one answer for each image.
-
-    Raises Broken: the number of answers is not the number of images.
-    """
+    """Raises Broken: the number of answers is not the number of images."""
     found = len(answers) if hasattr(answers, "__len__") else type(answers).__name__
     if found != images:
         raise _mistake(model, f"was given {images} images and returned {found} answers")

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import dataclass
 from functools import partial
 
 from schemas.printable import counted
@@ -52,6 +53,7 @@ _ASK_AGAIN_S = 30.0
 _Connected = tuple[RecordSource, Publisher]
 
 
+@dataclass(kw_only=True, eq=False)
 class Worker:
     """Annotates records until it is stopped.
 
@@ -62,32 +64,20 @@ class Worker:
         corrections: log of manual tag corrections; None: there are none.
     """
 
-    def __init__(
-        self,
-        *,
-        source: Callable[[], RecordSource],
-        publisher: Callable[[RecordSource], Publisher],
-        when_warm: Callable[[], None] = lambda: None,
-        refused_keys: Callable[[], str | None] = lambda: "",
-        intake: Intake,
-        cache: ResultCache,
-        corrections: CorrectionLog | None = None,
-        roles: Roles,
-        clock: Clock,
-        options: WorkerOptions,
-    ) -> None:
-        self._make_source = source
-        self._make_publisher = publisher
-        self._when_warm = when_warm
-        self._refused_keys = refused_keys
+    source: Callable[[], RecordSource]
+    publisher: Callable[[RecordSource], Publisher]
+    when_warm: Callable[[], None] = lambda: None
+    refused_keys: Callable[[], str | None] = lambda: ""
+    intake: Intake
+    cache: ResultCache
+    corrections: CorrectionLog | None = None
+    roles: Roles
+    clock: Clock
+    options: WorkerOptions
+
+    def __post_init__(self) -> None:
         self._denied = ""
-        self._intake = intake
-        self._cache = cache
-        self._corrections = corrections
-        self._roles = roles
-        self._clock = clock
-        self._options = options
-        self._journal = Journal(options.journal)
+        self._journal = Journal(self.options.journal)
         self._stop = threading.Event()
         self._crashed: BaseException | None = None
         self._crash_lock = threading.Lock()
@@ -97,7 +87,7 @@ class Worker:
         self._pipeline: Pipeline | None = None
         self._held_up = HeldUp()
         self._publisher: Publisher | None = None
-        self._busy_at = clock.monotonic()
+        self._busy_at = self.clock.monotonic()
         self._polling_since: float | None = None
         self._joined = False
         self._gauges: dict[metrics.ObservedGauge, metrics.Reader] = {metrics.READY: lambda: [(self.ready, {})]}
@@ -127,27 +117,27 @@ class Worker:
                 self._drained.set()
                 threads[0].join(_CLOSE_S)
                 return
-            self._when_warm()
-            if self._corrections is not None:
-                self._corrections.catch_up(self._stop.is_set)  # before any event: no output may overwrite a correction
+            self.when_warm()
+            if self.corrections is not None:
+                self.corrections.catch_up(self._stop.is_set)  # before any event: no output may overwrite a correction
             source, self._publisher = connected.result()
             self._work(source, self._publisher, threads)
         finally:
             self._joined = False
             self._drained.set()
-            self._intake.close()
-            if self._roles.captioning is not None:
-                self._roles.captioning.captioner.close()
+            self.intake.close()
+            if self.roles.captioning is not None:
+                self.roles.captioning.captioner.close()
             connected.add_done_callback(_close_connected)  # now, or when the connection is made
-            self._cache.close()
+            self.cache.close()
         self._raise_crash()
         self._journal.close()
 
     def _connect(self, connected: Future[_Connected]) -> None:
         source: RecordSource | None = None
         try:
-            source = self._make_source()
-            connected.set_result((source, self._make_publisher(source)))
+            source = self.source()
+            connected.set_result((source, self.publisher(source)))
         except BaseException as error:  # noqa: BLE001  # the error ends the worker once the models are warm
             close_quietly("record source", source)
             connected.set_exception(error)
@@ -155,7 +145,7 @@ class Worker:
     def _await_login(self) -> None:
         """Ask the store until it accepts our keys: with few events, no download would show that they are wrong."""
         refusals = 0
-        while (said := self._refused_keys()) != "":
+        while (said := self.refused_keys()) != "":
             if said and not refusals:
                 _log.warning("the object store refuses our keys; asking again every %g s: %s", _ASK_AGAIN_S, said)
             if said:
@@ -176,11 +166,11 @@ class Worker:
         pipeline = self.make_pipeline(publisher)
         opening: StageQueue[Assignment] = StageQueue()
         opened: StageQueue[tuple[Assignment, int]] = StageQueue()
-        poller = Poller(source, pipeline, self._options, opening, opened)
-        publishing = Publishing(publisher, pipeline, self._options, opening, opened, self._drained.is_set)
+        poller = Poller(source, pipeline, self.options, opening, opened)
+        publishing = Publishing(publisher, pipeline, self.options, opening, opened, self._drained.is_set)
         self._held_up = HeldUp(source.held_up)
         activity = ActivityLog(
-            self._clock, pipeline.tally, pipeline.progress, pipeline.ledger, source.ends, self._options.background
+            self.clock, pipeline.tally, pipeline.progress, pipeline.ledger, source.ends, self.options.background
         )
         loops: dict[str, Callable[[], None]] = {
             stage.thread: partial(self._run_stage, stage)
@@ -192,9 +182,9 @@ class Worker:
             "poll": lambda: self._run_poll(source, poller, pipeline),
             "watch": lambda: self._run_watch(publisher, activity),
         }
-        if self._corrections is not None:
-            loops["corrections"] = partial(self._run_corrections, self._corrections)
-        with metrics.shown(gauges(pipeline, poller, source, self._clock)):
+        if self.corrections is not None:
+            loops["corrections"] = partial(self._run_corrections, self.corrections)
+        with metrics.shown(gauges(pipeline, poller, source, self.clock)):
             for name, loop in loops.items():
                 thread = threading.Thread(target=self._guarded(loop), name=name, daemon=True)
                 thread.start()
@@ -227,21 +217,21 @@ class Worker:
         """Wait for the end of the drain; crash if the poll thread hangs."""
         stopped_at: float | None = None
         while not self._drained.wait(0.1):
-            now = self._clock.monotonic()
+            now = self.clock.monotonic()
             if self._stop.is_set() and stopped_at is None:
                 stopped_at = now
-            if stopped_at is not None and now - stopped_at > self._options.drain_s + _LATE_S:
+            if stopped_at is not None and now - stopped_at > self.options.drain_s + _LATE_S:
                 since = self._polling_since
                 where = "is idle" if since is None else f"has not come back for {now - since:.0f} s"
-                self._crash(Broken(f"the drain's {self._options.drain_s:g} s have passed, and the poll thread {where}"))
+                self._crash(Broken(f"the drain's {self.options.drain_s:g} s have passed, and the poll thread {where}"))
 
     def _run_poll(self, source: RecordSource, poller: Poller, pipeline: Pipeline) -> None:
         deadline: float | None = None
         while not self._drained.is_set():
-            self._polling_since = self._clock.monotonic()
+            self._polling_since = self.clock.monotonic()
             busy = poller.step()
             self._polling_since = None
-            now = self._clock.monotonic()
+            now = self.clock.monotonic()
             if busy or pipeline.ledger.records or not poller.idle:
                 self._busy_at = now
             if not self._joined and deadline is None and source.joined():
@@ -251,7 +241,7 @@ class Worker:
                 _log.info("draining: %s in progress", counted(pipeline.ledger.records, "record"))
                 self._joined = False
                 poller.stop_admitting()
-                deadline = now + self._options.drain_s
+                deadline = now + self.options.drain_s
             if deadline is not None and (not pipeline.ledger.records or now >= deadline):
                 _log.info("drained, %s left uncommitted", counted(pipeline.ledger.records, "record"))
                 self._drained.set()
@@ -261,7 +251,7 @@ class Worker:
             stage.step()
 
     def _run_device(self) -> None:
-        self._roles.warm_up()
+        self.roles.warm_up()
         self._warm.set()
         while not self._made.wait(0.1):
             if self._drained.is_set():
@@ -351,20 +341,20 @@ class Worker:
         return (*(line for stage in pipeline.stages for line in stage.notices()), *self._held_up.notices())
 
     def idle_s(self) -> float:
-        return self._clock.monotonic() - self._busy_at
+        return self.clock.monotonic() - self._busy_at
 
     def progress(self) -> Health:
         """Whether the worker is alive, and the reasons if not. Thread-safe."""
         pipeline = self._pipeline
         if pipeline is None:
             return Health(self._crashed is None)
-        now = self._clock.monotonic()
+        now = self.clock.monotonic()
         reasons = [why for stage in pipeline.stages if (why := stage.stalled(now))]
         since = self._polling_since
-        if since is not None and now - since > max(self._options.stall_timeout_s, _POLL_S):
+        if since is not None and now - since > max(self.options.stall_timeout_s, _POLL_S):
             reasons.append(f"the poll thread has not come back for {now - since:.0f} s")
-        still = min(now - pipeline.progress.moved_at, self._intake.at_work()[1])
-        if pipeline.progress.working() and still > self._options.stall_timeout_s:
+        still = min(now - pipeline.progress.moved_at, self.intake.at_work()[1])
+        if pipeline.progress.working() and still > self.options.stall_timeout_s:
             reasons.append(f"{counted(pipeline.progress.working(), 'image')} in hand and none moved for {still:.0f} s")
         reasons += pipeline.progress.stuck({name: s for stage in pipeline.stages for name, s in stage.limits_s.items()})
         return Health(not reasons, tuple(reasons), in_flight=pipeline.progress.counts())
@@ -372,23 +362,23 @@ class Worker:
     def make_pipeline(self, publisher: Publisher) -> Pipeline:
         """The pipeline of which `progress` and `notices` tell from now on."""
         self._pipeline = Pipeline(
-            intake=self._intake,
+            intake=self.intake,
             results=KnownResults(
-                self._cache,
-                self._roles,
-                self._options.s3_endpoint,
-                self._options.judge,
-                allows=self._options.allows,
-                scale_of=self._options.scale_of,
-                unproven=_UNPROVEN if self._options.self_test_s else 0,
-                purges=self._options.forget_on_remove,
-                rendition=self._options.rendition,
+                self.cache,
+                self.roles,
+                self.options.s3_endpoint,
+                self.options.judge,
+                allows=self.options.allows,
+                scale_of=self.options.scale_of,
+                unproven=_UNPROVEN if self.options.self_test_s else 0,
+                purges=self.options.forget_on_remove,
+                rendition=self.options.rendition,
             ),
-            annotator=Annotator(self._roles),
-            renderer=Renderer(self._roles, self._options, publisher.max_message_bytes, self._clock),
+            annotator=Annotator(self.roles),
+            renderer=Renderer(self.roles, self.options, publisher.max_message_bytes, self.clock),
             journal=self._journal,
-            clock=self._clock,
-            options=self._options,
+            clock=self.clock,
+            options=self.options,
             crash=self._crash,
         )
         self._made.set()

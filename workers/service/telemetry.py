@@ -24,7 +24,6 @@ from opentelemetry.sdk.metrics.export import Metric as Measured
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.util.types import AttributeValue
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.openmetrics import exposition as open_metrics
@@ -137,29 +136,28 @@ class ExemplarReader(PrometheusMetricReader):
             return
         for point in metric.data.data_points:
             if isinstance(point, HistogramDataPoint) and point.exemplars:
-                self._latest.setdefault((name, _labels(point.attributes or {})), {}).update(_by_bucket(point))
+                labels = frozenset(
+                    (key.replace(".", "_"), str(value)) for key, value in (point.attributes or {}).items()
+                )
+                self._latest.setdefault((name, labels), {}).update(_by_bucket(point))
 
 
+@dataclass(frozen=True)
 class WithExemplars:
     """A registry's metrics, with an exemplar in each bucket that has one."""
 
-    def __init__(self, registry: CollectorRegistry, reader: ExemplarReader) -> None:
-        self._registry = registry
-        self._reader = reader
+    registry: CollectorRegistry
+    reader: ExemplarReader
 
     def collect(self) -> Iterator[Metric]:
-        for family in self._registry.collect():
+        for family in self.registry.collect():
             if family.type == "histogram":
                 family.samples = [self._filled(family.name, sample) for sample in family.samples]
             yield family
 
     def _filled(self, name: str, sample: Sample) -> Sample:
-        exemplar = self._reader.exemplar(name, sample.labels)
+        exemplar = self.reader.exemplar(name, sample.labels)
         return sample if exemplar is None else sample._replace(exemplar=exemplar)
-
-
-def _labels(attributes: Mapping[str, AttributeValue]) -> frozenset[tuple[str, str]]:
-    return frozenset((name.replace(".", "_"), str(value)) for name, value in attributes.items())
 
 
 def _by_bucket(point: HistogramDataPoint) -> dict[str, Exemplar]:

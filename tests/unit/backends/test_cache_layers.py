@@ -257,25 +257,6 @@ def test_a_failure_after_its_close_begins_no_probing(make: Make, caplog: pytest.
     assert caplog.messages == []
 
 
-def test_a_probe_that_raises_is_reported_once_and_further_ones_follow(
-    make: Make, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Without its thread the breaker would stay open for as long as the process lives."""
-    raised: list[Exception] = [MemoryError("no room"), OSError("too many open files")]
-
-    def probe() -> bool:
-        if raised:
-            raise raised.pop(0)
-        return True
-
-    breaker = make(probe, first_pause_s=0.01)
-    breaker.failure("why")
-    eventually(breaker.closed)
-    assert [message for message in caplog.messages if "by itself" in message] == [
-        "a probe of x failed by itself; the next ones follow: MemoryError('no room')"
-    ]
-
-
 def test_where_no_thread_can_be_started_the_next_failure_tries_again(
     make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

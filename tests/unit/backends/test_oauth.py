@@ -14,7 +14,7 @@ import pytest
 
 from tagstream_testing.memory import ManualClock
 from tests.support.loopback import loopback
-from workers.backends.kafka.login import ClientCredentials, GrantedToken
+from workers.backends.kafka.login import GrantedToken
 
 
 def http(status: str, body: bytes) -> bytes:
@@ -51,8 +51,8 @@ def service(*says: bytes, scope: str = "") -> Iterator[tuple[GrantedToken, Servi
     answers = Service(list(says))
     clock = ManualClock()
     with loopback(answers) as server:
-        login = ClientCredentials(f"http://127.0.0.1:{server.port}/token", "us:er", lambda: "pass word", scope)
-        yield GrantedToken(login, clock.monotonic), answers, clock
+        endpoint = f"http://127.0.0.1:{server.port}/token"
+        yield GrantedToken(endpoint, "us:er", lambda: "pass word", scope, clock.monotonic), answers, clock
 
 
 def test_a_token_is_asked_for_as_the_standard_says() -> None:
@@ -140,7 +140,7 @@ def test_a_changed_secret_is_used_for_the_next_token() -> None:
     with loopback(asked) as server:
         clock = ManualClock()
         secret: Callable[[], str] = lambda: next(secrets)  # noqa: E731
-        token = GrantedToken(ClientCredentials(f"http://127.0.0.1:{server.port}/", "u", secret), clock.monotonic)
+        token = GrantedToken(f"http://127.0.0.1:{server.port}/", "u", secret, monotonic=clock.monotonic)
         token()
         clock.advance(60)
         token()

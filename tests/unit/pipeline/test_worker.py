@@ -359,7 +359,7 @@ def test_a_broker_that_refuses_us_ends_the_worker_once_its_models_are_warm(monke
         assert refused.wait(30)
         warm.set()
 
-    worker._make_publisher = refuse
+    worker.publisher = refuse
     monkeypatch.setattr(harness.tagger, "warm_up", warm_up)
     with pytest.raises(Misconfigured, match="the topic 'out' does not exist"):
         worker.run()

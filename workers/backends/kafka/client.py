@@ -282,13 +282,10 @@ def _named_by(node: str, security: Security, timeout_s: float) -> set[str] | Non
     client = KafkaNetClient(bootstrap_servers=[node], **SHARED, **_SETUP, **security)
     try:
         brokers = internals.brokers_named_by(client, timeout_s)
-        return None if brokers is None else {_address(broker.host, broker.port) for broker in brokers}
+        named = ((f"[{broker.host}]" if ":" in broker.host else broker.host, broker.port) for broker in brokers or ())
+        return None if brokers is None else {f"{host}:{port}" for host, port in named}
     finally:
         client.close()
-
-
-def _address(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def end_producer(producer: KafkaProducer, *, within_s: float) -> None:

@@ -189,7 +189,6 @@ class _Fetched:
         return [unread]
 
     def _is_for_readers(self, batch: Batch) -> bool:
-        """Whether it holds records of no aborted transaction."""
         while self._aborting and self._aborting[0].first_offset <= batch.last_offset:
             self._aborted.add(self._aborting.popleft().producer_id)
         if batch.control:

@@ -97,7 +97,6 @@ class _Aws:
         self._credentials = credentials
 
     def signed(self, host: str) -> AwsMskIamClient:
-        """The present proof of identity for this broker."""
         try:
             found = self._credentials.retrieve()
         except (ValueError, OSError, KeyError, TypeError, TokenRefusal, urllib3.exceptions.HTTPError) as error:
@@ -166,32 +165,23 @@ class _TokenAnswer(BaseModel):
     expires_in: float = Field(default=300.0, gt=0, le=10**9)
 
 
-@dataclass(frozen=True)
-class ClientCredentials:
-    """A login by OAuth's client credentials (RFC 6749, section 4.4).
+@dataclass(eq=False)
+class GrantedToken:
+    """Returns the token of a token service, renewed in time. Thread-safe.
 
-    Args:
-        client_id, secret: who we are there.
-        scope: of the token; empty: not sent.
+    By OAuth's client credentials (RFC 6749, section 4.4). While the service is away, the last token is used as long as
+    it is valid. Raises OSError: there is no valid token; the text says why and what to check.
     """
 
     endpoint: str
     client_id: str
     secret: Callable[[], str]
     scope: str = ""
+    monotonic: Callable[[], float] = time.monotonic
 
-
-class GrantedToken:
-    """Returns the token of a token service, renewed in time. Thread-safe.
-
-    While the service is away, the last token is used as long as it is valid. Raises OSError: there is no valid token;
-    the text says why and what to check.
-    """
-
-    def __init__(self, login: ClientCredentials, monotonic: Callable[[], float] = time.monotonic) -> None:
-        self._login = login
+    def __post_init__(self) -> None:
         self._lock = threading.Lock()
-        self._lease = Lease(_SHORTEST_LIFE_S, monotonic)
+        self._lease = Lease(_SHORTEST_LIFE_S, self.monotonic)
         self._http = token_service_pool()
         self._token = ""
         self._why = ""
@@ -217,19 +207,19 @@ class GrantedToken:
         self._token = answer.access_token
 
     def _answered(self) -> bytes:
-        form = {"grant_type": "client_credentials"} | ({"scope": self._login.scope} if self._login.scope else {})
+        form = {"grant_type": "client_credentials"} | ({"scope": self.scope} if self.scope else {})
         # Section 2.3.1: both are encoded as a form's values before they make a user and a password.
-        pair = f"{quote(self._login.client_id, safe='')}:{quote(self._login.secret(), safe='')}"
+        pair = f"{quote(self.client_id, safe='')}:{quote(self.secret(), safe='')}"
         headers = {
             "Authorization": f"Basic {base64.b64encode(pair.encode()).decode()}",
             "Content-Type": "application/x-www-form-urlencoded",
             "Accept": "application/json",
         }
         body = urlencode(form)
-        return bytes(self._http.urlopen("POST", self._login.endpoint, body=body, headers=headers).data)
+        return bytes(self._http.urlopen("POST", self.endpoint, body=body, headers=headers).data)
 
     def _failed(self, error: Exception) -> str:
-        where = f"the token service {self._login.endpoint}"
+        where = f"the token service {self.endpoint}"
         match error:
             case TokenRefusal() if 400 <= error.status < 500:
                 advice = "check TAGSTREAM_KAFKA_USER, TAGSTREAM_KAFKA_PASSWORD and TAGSTREAM_KAFKA_TOKEN_SCOPE"

@@ -277,7 +277,6 @@ def offsets_at(
 def _asking(
     servers: str, security: Security | None, topics: Sequence[str], doing: str
 ) -> Iterator[tuple[Any, list[TopicPartition]]]:
-    """A client without fetches or a group, and these topics' partitions."""
     consumer = _consumer(servers, security)
     try:
         with mapped(doing):

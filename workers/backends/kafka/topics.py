@@ -1,7 +1,4 @@
-"""Topics and a consumer group, seen from outside.
-
-Topics: their existence, creation and settings. A group: its members, committed offsets and lag.
-"""
+"""Topics and a consumer group, seen from outside."""
 
 from __future__ import annotations
 
@@ -142,7 +139,6 @@ def _max_message_bytes(client: Any, topic: str) -> int:
 
 
 def _settings(client: Any, topic: str, names: Sequence[str]) -> dict[str, str]:
-    """A topic's readable settings, by Kafka's names."""
     resource = ConfigResource(ConfigResourceType.TOPIC, topic, dict.fromkeys(names))
     try:
         found = client.describe_configs([resource], config_filter="all")["topic"][topic]
@@ -199,13 +195,13 @@ class GroupState:
     partitions: Mapping[Partition, Reach]
 
 
+@dataclass(frozen=True)
 class GroupWatch:
     """Reads the state of one group and its topics; made by `group_watch`."""
 
-    def __init__(self, client: Any, group: str, topics: Sequence[str]) -> None:
-        self._client = client
-        self._group = group
-        self._topics = topics
+    client: Any
+    group: str
+    topics: Sequence[str]
 
     def look(self) -> GroupState:
         """
@@ -213,17 +209,20 @@ class GroupWatch:
             Misconfigured: a topic does not exist, or we may not ask.
             Unavailable: the cluster does not answer.
         """
-        doing = f"asking about the group {self._group!r}"
-        with mapped(doing):
+
+        def is_passing(error: BaseException) -> bool:  # a leader or coordinator is being elected
+            return isinstance(error, kafka_errors.KafkaError) and passing(error)
+
+        with mapped(f"asking about the group {self.group!r}"):
             stop, wait = stop_after_delay(_PATIENCE_S), wait_fixed(0.2)
-            return Retrying(retry=retry_if_exception(_is_passing), stop=stop, wait=wait, reraise=True)(self._look)
+            return Retrying(retry=retry_if_exception(is_passing), stop=stop, wait=wait, reraise=True)(self._look)
 
     def _look(self) -> GroupState:
         state, members = self._members()
         return GroupState(state, members, self._reaches())
 
     def _members(self) -> tuple[str, tuple[GroupMember, ...]]:
-        told = self._client.describe_groups([self._group])[self._group]
+        told = self.client.describe_groups([self.group])[self.group]
         members = (
             GroupMember(each["member_id"], each["client_host"].lstrip("/"), tuple(_assigned(each["member_assignment"])))
             for each in told["members"]
@@ -231,10 +230,10 @@ class GroupWatch:
         return str(told["group_state"] or "unknown").lower(), tuple(sorted(members))
 
     def _reaches(self) -> dict[Partition, Reach]:
-        client, places = self._client, _partitions(self._client, self._topics)
+        client, places = self.client, _partitions(self.client, self.topics)
         firsts = client.list_partition_offsets(dict.fromkeys(places, OffsetSpec.EARLIEST))
         ends = client.list_partition_offsets(dict.fromkeys(places, OffsetSpec.LATEST))
-        committed = client.list_group_offsets({self._group: places})[self._group]
+        committed = client.list_group_offsets({self.group: places})[self.group]
         found = {}
         for place in places:
             known = committed[place].offset if place in committed else -1
@@ -251,11 +250,6 @@ def group_watch(
         yield GroupWatch(client, group, topics)
 
 
-def _is_passing(error: BaseException) -> bool:
-    """Whether a leader or coordinator is being elected."""
-    return isinstance(error, kafka_errors.KafkaError) and passing(error)
-
-
 def _partitions(client: Any, topics: Sequence[str]) -> list[TopicPartition]:
     """Raises Misconfigured: a topic does not exist."""
     require_among(client.list_topics(), topics)
@@ -267,7 +261,6 @@ def _partitions(client: Any, topics: Sequence[str]) -> list[TopicPartition]:
 
 
 def _assigned(assignment: Any) -> list[Partition]:
-    """A member's partitions; none for a new member or an unknown assignment."""
     if not isinstance(assignment, Mapping):
         return []
     topics = assignment["assigned_partitions"]

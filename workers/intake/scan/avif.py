@@ -70,7 +70,6 @@ def boxes_start(head: bytes) -> tuple[int, int, bytes | None]:
 
 
 def _kinds(stream: memoryview) -> Iterator[int]:
-    """The type of every OBU."""
     at = 0
     while at < len(stream):
         head = stream[at]

@@ -97,7 +97,7 @@ _CONTROL: Final = 0xF9
 def scan_gif(body: bytes) -> Essence:
     """Keep the palette, the first image, its control block and the rest."""
     width, height, flags = struct.unpack_from("<HHB", body, 6)
-    at = _GIF_HEADER + _palette_bytes(flags)
+    at = _GIF_HEADER + (3 << (flags & 7) + 1 if flags & 0x80 else 0)  # behind the palette
     cut = Cut(body)
     cut.keep(0, at)
     image, control = _first_image(body, at)
@@ -108,10 +108,6 @@ def scan_gif(body: bytes) -> Essence:
     size = max(width, left + across), max(height, top + down)
     # In addition to the image: the later content of its place, and a row.
     return Essence(cut.joined(), size, across * down + 4 * size[0])
-
-
-def _palette_bytes(flags: int) -> int:
-    return 3 << (flags & 7) + 1 if flags & 0x80 else 0
 
 
 def _first_image(body: bytes, at: int) -> tuple[int, tuple[int, int] | None]:

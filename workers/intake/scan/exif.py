@@ -133,7 +133,6 @@ class _Directories:
         self.missing: FactsMissing | None = None
 
     def first(self, wanted: Mapping[int, _Kinds]) -> _Entries:
-        """Entries of the first directory."""
         place = self._bytes(4, 4) if self.order else b""
         return self._directory(struct.unpack(self.order + "L", place)[0], wanted) if place else {}
 
@@ -146,7 +145,6 @@ class _Directories:
         return {} if at is None else self._directory(at, wanted)
 
     def number(self, entries: _Entries, tag: int) -> int | None:
-        """The first of a tag's whole numbers."""
         kind = entries[tag][0] if tag in entries else 0
         value = self._value(entries, tag, most=1)
         return int(struct.unpack(self.order + _FORMS[kind], value)[0]) if value else None
@@ -156,7 +154,6 @@ class _Directories:
         return self._value(entries, tag).partition(b"\0")[0].strip(b" ")
 
     def angle(self, entries: _Entries, tag: int) -> float | None:
-        """Degrees, minutes and seconds as degrees."""
         value = self._value(entries, tag)
         numbers = struct.unpack(self.order + "6L", value) if value else (0,) * 6
         if not all(numbers[1::2]):  # 0/0 means unknown

@@ -200,7 +200,6 @@ class _Header:
 
 
 def _segment(body: bytes, at: int, gap: int) -> tuple[int, int, int]:
-    """The next segment's marker, where it starts and where it ends."""
     found = _MARKER.search(body, at, at + gap + 2)
     if found is None:
         raise Rejected("decode", "broken-image", "the JPEG ends inside its header")

@@ -143,7 +143,6 @@ def build_tagger(
 
 
 def _checked_labels(bundle: Bundle, config: DualConfig, weights: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
-    """Tensors for this number of labels."""
     none = {VECTORS: torch.empty(0, config.dimensions), A: torch.empty(0), B: torch.empty(0)}
     found = {name: weights[name] for name in (VECTORS, A, B, BACKGROUND) if name in weights} or none
     wanted = {VECTORS: (count, config.dimensions), A: (count,), B: (count,)}

@@ -212,7 +212,6 @@ def write_checkpoint(kind: Kind, weights: Path, tokenizer: Path, seed: int) -> N
 
 
 def _parameters(config: DualConfig, seed: int) -> dict[str, Tensor]:
-    """Seeded parameters by published names."""
     made = torch.Generator().manual_seed(seed)
     tensors = {"logit_scale": torch.tensor(config.scale)}
     if config.kind == "siglip":

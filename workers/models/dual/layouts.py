@@ -221,7 +221,6 @@ def _number(ours: dict[str, Tensor], name: str) -> float:
 def _fitted(
     ours: dict[str, Tensor], prefix: str, wanted: Mapping[str, tuple[int, ...]], convert: Callable[[Tensor], Tensor]
 ) -> dict[str, Tensor]:
-    """One tower's parameters, which are then no longer among the tensors."""
     fitted = {}
     for name, shape in wanted.items():
         _shape(ours, prefix + name)

@@ -52,7 +52,6 @@ class _Cutter:
         )
 
     def ids(self, sentences: Sequence[str], most: int) -> list[list[int]]:
-        """The ids of each sentence, at most so many."""
         found: list[list[int]] = self._asked(json.dumps([most, sentences]).encode() + b"\n")
         return found
 

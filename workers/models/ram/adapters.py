@@ -283,7 +283,6 @@ def golden_of(bundle: Bundle, device: Device) -> Golden:
 
 
 def _tags(tagger: RamTagger, logits: NDArray[np.float32]) -> list[str]:
-    """Names of the labels above their thresholds, by label id."""
     scores = tagger.postprocess(logits)
     kept = zip(scores.label_ids.tolist(), scores.scores.tolist(), strict=True)
     return [tagger.labels[i] for i, score in kept if score > tagger.thresholds[i]]

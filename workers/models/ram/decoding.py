@@ -139,7 +139,6 @@ class _Search:
             logits = self.decoder.step(self.ids[:, -1:], self.cache)
 
     def adjusted(self, scores: Tensor) -> Tensor:
-        """Logits (rows, vocabulary) with the least length applied."""
         if self.length < self.options.min_length:
             scores = scores.clone()
             scores[:, self.end] = _NEVER

@@ -97,7 +97,6 @@ def engine_of(bundle: Bundle, device: Device, precision: Precision) -> Engine:
 
 
 def _ready(bundle: Bundle, device: Device, precision: Precision) -> LabelScorer:
-    """The bundle's model, placed and frozen."""
     config = from_json(bundle.manifest.kind, bundle.manifest.architecture)
     if bundle.transform.size != config.encoder.image_size:
         raise Misconfigured(

@@ -203,7 +203,6 @@ def _vocabulary(lists: Lists, config: AnyConfig) -> bytes | None:
 
 
 def _lines(path: Path, wanted: int) -> list[str]:
-    """The lines of a list of this length."""
     lines = lines_of(path)
     if len(lines) != wanted:
         raise Misconfigured(f"{path} has {len(lines):,} lines where the checkpoint has {wanted:,} labels.")
@@ -301,7 +300,6 @@ def _parameter(name: str, shape: torch.Size, generator: torch.Generator) -> Tens
 
 
 def _scale(name: str, shape: torch.Size) -> float:
-    """Standard deviation of a weight."""
     fan_in = math.prod(shape[1:])
     if name == "class_weight":
         return 2.5 / math.sqrt(fan_in)

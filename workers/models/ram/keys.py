@@ -163,7 +163,6 @@ def translate_encoder(checkpoint: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _place(name: str, config: AnyConfig, found: Plan) -> bool:
-    """Plan one tensor; False if no rule knows its name."""
     current = name.replace("vision_multi", "tagging_head")
     if _CONSTANTS.fullmatch(current):
         found.dropped[name] = CONSTANT
@@ -266,10 +265,7 @@ def _check_ties(checkpoint: Mapping[str, Tensor], found: Plan) -> None:
 
 
 def _shaped(official: str, tensor: Tensor, target: Target, shape: torch.Size) -> Tensor:
-    """The tensor in our shape; official ones may have leading axes of length 1 more.
-
-    A shape that differs is an error that names both.
-    """
+    """The tensor in our shape; official ones may have leading axes of length 1 more."""
     wanted = torch.Size((shape[0] // target.blocks, *shape[1:])) if shape else shape
     given = tensor.shape
     while len(given) > len(wanted) and given[0] == 1:

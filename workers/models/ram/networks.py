@@ -64,7 +64,6 @@ class LabelScorer(nn.Module):
         return self._score(embeds, subset) if self.added is None else self.added.among(self._score, embeds, subset)
 
     def _score(self, embeds: Tensor, subset: Tensor | None) -> Tensor:
-        """`score` of the network's own labels."""
         ids = torch.arange(self.labels, device=embeds.device) if subset is None else subset
         memory = self.head.remember(embeds, len(ids), self.frozen_first is not None)
         parts = []

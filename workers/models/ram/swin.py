@@ -310,14 +310,12 @@ class Swin(nn.Module):
         return torch.cat([self._end(each) for each in torch.split(x, some)])
 
     def _begin(self, images: Tensor) -> Tensor:
-        """The first stages' tokens."""
         x: Tensor = self.patches(images)
         for stage in self.stages[:WIDE_STAGES]:
             x = stage(x)
         return x
 
     def _end(self, x: Tensor) -> Tensor:
-        """The output of `forward`, from the first stages' tokens."""
         for stage in self.stages[WIDE_STAGES:]:
             x = stage(x)
         x = self.norm(x)
