@@ -188,6 +188,7 @@ class Harness:
         self.wrap_publisher: Callable[[MakePublisher], MakePublisher] = lambda make: make
         self.delivery: Delivery = "exactly_once"
         self.partitions = partitions
+        self.topics = [IN]
         self.appended: list[tuple[int, int]] = []
 
     def put(self, key: str, colour: tuple[int, int, int]) -> str:
@@ -264,7 +265,7 @@ class Harness:
             return made
 
         return Worker(
-            source=self.wrap_source(lambda: QuickSource(self.broker, GROUP, [IN])),
+            source=self.wrap_source(lambda: QuickSource(self.broker, GROUP, self.topics)),
             publisher=self.wrap_publisher(publisher),
             intake=ThreadedIntake(self.store, transforms, Limits(facts=self.facts)),
             cache=self.cache,

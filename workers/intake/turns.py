@@ -18,13 +18,15 @@ Item = TypeVar("Item")
 _LATELY_S = 60.0
 _LEAST_S = 0.005
 """Least seconds of an item, and the estimate for a partition's first one."""
+_LIVE_IN_A_ROW = 8
+"""After so many live items in a row, a waiting background one is next, because its partition must not wait for ever."""
 
 
 class Turns(Generic[Item]):
     """Items by partition, which all get the same time. For one thread.
 
     As in start-time fair queueing, each item delays its partition's next turn by the time that the last one took. A
-    partition saves no time while it is idle.
+    partition saves no time while it is idle. Live partitions go before background ones.
 
     Args:
         ranks: number of ranks; a partition's items of a lower rank go first.
@@ -37,9 +39,15 @@ class Turns(Generic[Item]):
         self._took: dict[Partition | None, float] = {}
         self._asked: dict[Partition | None, float] = {}
         self._now = 0.0
+        self._background: set[Partition | None] = set()
+        self._live_in_a_row = 0
 
-    def add(self, partition: Partition | None, item: Item, rank: int = 0, *, first: bool = False) -> None:
+    def add(
+        self, partition: Partition | None, item: Item, rank: int = 0, *, first: bool = False, background: bool = False
+    ) -> None:
         """Queue an item at the end of its partition and rank. `first`: at their beginning."""
+        if background:
+            self._background.add(partition)
         if partition not in self._queues:
             self._queues[partition] = tuple(deque() for _ in range(self._ranks))
             self._turns[partition] = max(self._now, self._turns.get(partition, 0.0))
@@ -59,6 +67,8 @@ class Turns(Generic[Item]):
         partition, queue = found
         self._now = max(self._now, self._turns[partition])
         self._turns[partition] += self.expected_s(partition)
+        waits = partition not in self._background and not self._background.isdisjoint(self._queues)
+        self._live_in_a_row = self._live_in_a_row + 1 if waits else 0
         item = queue.popleft()
         if not any(self._queues[partition]):
             del self._queues[partition]
@@ -95,5 +105,6 @@ class Turns(Generic[Item]):
         ]
         if not ready:
             return None
-        _, partition, queue = min(ready, key=lambda each: each[0])
+        background = self._live_in_a_row >= _LIVE_IN_A_ROW
+        _, partition, queue = min(ready, key=lambda each: ((each[1] in self._background) is not background, each[0]))
         return partition, queue

@@ -25,7 +25,7 @@ from workers.intake.processes.pending import Child, PendingRequest
 from workers.intake.processes.shared_memory import PLACE_BYTES, PLACES, Layout, Region, make_shared_memory
 from workers.intake.processes.wire import Completed, Garbled, Kind, Refused, Withdrawn
 from workers.intake.threads import LargeImages
-from workers.types import DecodedImage, Transform
+from workers.types import Assignment, Coordinates, DecodedImage, Job, Partition, Transform
 
 SMALL = Transform(8)
 
@@ -127,6 +127,18 @@ def test_a_child_that_has_much_to_read_gets_no_more_than_the_next_image(child: C
         child.give(each)
     assert not child.open_to(large[2])
     assert not child.open_to(request())
+
+
+def test_background_requests_fill_no_child_ahead_of_live_ones(child: Child) -> None:
+    job = Job(Coordinates("images", 0, 0, 0), Assignment(Partition("images", 0), "m", True), None)  # type: ignore[arg-type]
+    behind = [PendingRequest("decode", Future(), 1.0, 1, image=job) for _ in range(3)]
+    assert child.open_to(behind[0], 1.0)
+    child.give(behind[0])
+    assert not child.open_to(behind[1], 0.02)
+    assert child.open_to(behind[1], 0.005)
+    child.give(behind[1])
+    assert not child.open_to(behind[2], 0.005)
+    assert child.open_to(request(), 0.005)
 
 
 def test_a_child_returns_all_requests_but_its_present_one(child: Child) -> None:

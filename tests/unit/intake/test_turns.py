@@ -62,6 +62,23 @@ def test_items_of_one_partition_come_in_order_and_by_rank() -> None:
     assert turns.next() is None
 
 
+def test_live_partitions_go_first_and_a_background_one_has_every_ninth_turn() -> None:
+    turns: Turns[str] = Turns()
+    for _ in range(3):
+        turns.add(C, "background", background=True)
+    for _ in range(30):
+        turns.add(A, "live")
+    assert [number for number in range(33) if turns.take() == "background"] == [8, 17, 26]
+    turns.add(A, "live")
+    assert turns.take() == "live"
+    for _ in range(20):
+        turns.add(A, "live")
+        turns.take()
+    turns.add(C, "background", background=True)
+    turns.add(A, "live")
+    assert turns.take() == "live", "it waits for turns from when it came"
+
+
 def served(turns: Turns[str], seconds: dict[Partition, float], count: int) -> Counter[str]:
     """How often each partition was served, by name and time of its items."""
     found: Counter[str] = Counter()

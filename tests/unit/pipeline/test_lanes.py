@@ -1,5 +1,8 @@
 """Lanes: live work goes first, background work gets what is left, and what is begun is finished."""
 
+import json
+import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -7,15 +10,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.harness import IN, Harness
-from tests.support.manual_pipeline import BEHIND
+from tests.support.harness import BUCKET, GROUP, IN, ColourTagger, Harness, png
+from tests.support.manual_pipeline import BEHIND, ManualPipeline
 from tests.support.tasks import record_at
+from tests.support.waiting import asleep, eventually
+from tests.unit.pipeline.commit.test_ledger import admit, finish, taken
 from tests.unit.pipeline.commit.test_polling import _NoPublisher, _Source
+from tests.unit.pipeline.test_commit_pace import _World
+from workers.pipeline.commit.ledger import Ledger
 from workers.pipeline.commit.polling import Poller
-from workers.pipeline.flow.budget import Budget, Reservation
+from workers.pipeline.flow.budget import Budget, ExclusiveGate, Reservation
 from workers.pipeline.flow.lanes import LIVE_IN_A_ROW
 from workers.pipeline.options import WorkerOptions
-from workers.pipeline.stages.stage import StageQueue
+from workers.pipeline.stages.stage import LaneQueue, StageQueue
 from workers.types import Assignment, Partition, Polled
 
 LIVE, LATER = Partition(IN, 0), Partition(BEHIND, 0)
@@ -116,6 +123,19 @@ def test_everything_is_granted_in_the_end_and_the_limit_holds(asked: list[tuple[
             reservation.release()
         assert budget.waiting < before
     assert len(granted) == len(asked)
+
+
+def test_live_images_enter_before_background_suspects_and_every_ninth_is_one() -> None:
+    gate, entered, left = ExclusiveGate(), list[str](), 0
+    gate.enter(lambda: entered.append("first"), alone=True)
+    for _ in range(3):
+        gate.enter(lambda: entered.append("suspect"), alone=True, background=True)
+    for _ in range(30):
+        gate.enter(lambda: entered.append("live"), alone=False)
+    while left < len(entered):
+        left += 1
+        gate.leave()
+    assert [place for place, each in enumerate(entered) if each == "suspect"] == [9, 18, 27]
 
 
 # ---- admission ------------------------------------------------------------------------------------------------------
@@ -241,3 +261,199 @@ def test_a_drain_drops_background_records_that_wait() -> None:
     polling.poller.stop_admitting()
     polling.poller.step()
     assert polling.poller.idle
+
+
+# ---- queues ---------------------------------------------------------------------------------------------------------
+
+
+def lanes(behind: int, **options: Any) -> ManualPipeline:
+    """One live partition and one background one with so many different images in it."""
+    manual = ManualPipeline(2, 1, **options)
+    manual.put(*(f"{number}" for number in range(behind)))
+    manual.events(*(f"{number}" for number in range(behind)), partition=1)
+    return manual
+
+
+def keys(queue: Any) -> list[str]:
+    return [each.event.key for each in queue.take(9_999)]
+
+
+def test_a_live_record_is_parsed_before_background_ones_that_wait_for_longer() -> None:
+    manual = lanes(400)
+    manual.pipeline.parse.work()
+    events = manual.pipeline.lookup.events
+    assert isinstance(events, LaneQueue)
+    assert 1 < len(keys(events.background)) <= 60
+    manual.events("live")
+    manual.pipeline.parse.work()
+    assert keys(events) == ["live"]
+
+
+def test_live_images_are_looked_up_before_background_ones_and_again_between_few_of_them() -> None:
+    manual, order = lanes(100), list[str]()
+    lookup = manual.pipeline.lookup
+    while len(manual.pipeline.parse.unread) or not order:
+        manual.pipeline.parse.work()
+        order = ["parsed"]
+    order.clear()
+
+    def fetch(task: Any) -> None:
+        order.append(task.event.key)
+        if len(order) == 20:
+            manual.events("live")
+            manual.pipeline.parse.work()
+        task.close("dropped")
+
+    lookup._fetch = fetch
+    manual.events("first")
+    manual.pipeline.parse.work()
+    lookup.work()
+    assert order[0] == "first"
+    assert order.index("live") == 33
+
+
+class _Timed(ColourTagger):
+    """Takes its time on the test's clock: 20 ms an image."""
+
+    each_s = 0.02
+    max_batch = 64
+
+    def forward(self, images: Any) -> Any:
+        self.clock.advance(self.each_s * len(images))
+        return super().forward(images)
+
+    clock: Any
+
+
+def on_device(behind: int, each_s: float = 0.02, **options: Any) -> tuple[ManualPipeline, _Timed]:
+    tagger = _Timed()
+    manual = lanes(behind, tagger=tagger, **options)
+    tagger.clock, tagger.each_s = manual.clock, each_s
+    while manual.pipeline.progress.counts()["wait-device"] < behind:
+        manual.pipeline.parse.work()
+        manual.pipeline.lookup.work()
+    return manual, tagger
+
+
+@pytest.mark.parametrize(("each_s", "most"), [(0.02, 2), (0.004, 12), (0.2, 1)])
+def test_a_background_batch_holds_the_device_for_fifty_milliseconds_or_one_image(each_s: float, most: int) -> None:
+    manual, tagger = on_device(60, each_s)
+    while manual.in_flight.get("wait-device"):
+        manual.pipeline.annotate.work()
+    assert max(tagger.batches) == most
+    assert tagger.batches[-2] == most
+
+
+def test_live_images_have_the_device_after_each_background_batch_and_full_batches() -> None:
+    manual, tagger = on_device(40)
+    for number in range(3):
+        keys = [f"live{'x' * number}{each}" for each in range(20)]
+        manual.put(*keys)
+        manual.events(*keys)
+        manual.pipeline.parse.work()
+        manual.pipeline.lookup.work()
+        manual.pipeline.annotate.work()
+    assert tagger.batches == [20, 1, 20, 2, 20, 2]
+
+
+@pytest.mark.parametrize(("each_s", "batches"), [(0.2, [1, 1, 1]), (0.02, [1, 2, 1])])
+def test_a_due_self_test_makes_no_background_batch_longer(each_s: float, batches: list[int]) -> None:
+    manual, tagger = on_device(9, each_s, self_test_s=60)
+    manual.pipeline.annotate.work()
+    manual.clock.advance(100)
+    manual.pipeline.annotate.work()
+    manual.pipeline.annotate.work()
+    assert tagger.batches == batches
+
+
+def test_a_live_image_does_not_wait_for_an_equal_one_in_the_background_but_for_a_live_one() -> None:
+    manual = ManualPipeline(3, 1)
+    for key in ("behind", "live", "too"):
+        manual.store.put(BUCKET, key, png((1, 2, 3)))
+    manual.events("behind", partition=2)
+    manual.pipeline.parse.work()
+    manual.pipeline.lookup.work()
+    manual.events("live")
+    manual.events("too", partition=1)
+    manual.pipeline.parse.work()
+    manual.pipeline.lookup.work()
+    assert manual.in_flight == {"wait-device": 2, "wait-equal": 1}
+    manual.turn()
+    assert len(manual.done) == 3
+    assert sum(manual.tagger.batches) == 2
+
+
+# ---- transactions ---------------------------------------------------------------------------------------------------
+
+
+def test_a_transaction_has_live_outcomes_alone_and_every_ninth_has_background_ones() -> None:
+    ledger, live, later = Ledger(), Assignment(LIVE, "m"), Assignment(LATER, "m", True)
+    for assignment in (later, live):
+        ledger.open(assignment, 0)
+    for offset in range(30):
+        finish(ledger, admit(ledger, later, offset))
+        finish(ledger, admit(ledger, live, offset))
+    order = []
+    for _ in range(35):
+        ready = taken(ledger, outcomes=1)
+        assert {entry.record.assignment for entry in ready.entries} == set(ready.transaction.offsets)
+        order.append(ready.background)
+        ledger.settle(ready)
+    assert [number for number, background in enumerate(order) if background] == [8, 17, 26, 33, 34]
+    assert ledger.bytes > 0
+    while ready := ledger.ready(500, 10_000):  # type: ignore[assignment]
+        ledger.settle(ready)
+    assert (ledger.bytes, ledger.records, ledger.under_way) == (0, 0, 0)
+
+
+def test_live_outcomes_wait_for_no_background_record_in_progress_and_end_the_wait_of_one() -> None:
+    world = _World()
+    world.pipeline.ledger.open(later := Assignment(LATER, "m", True), 0)
+    world.done(*world.begin())
+    assert world.step() == [1]
+    behind = [admit(world.pipeline.ledger, later, offset) for offset in range(3)]
+    world.done(*world.begin())
+    assert world.step() == [1], "the background records in progress would not join it"
+    world.done(behind[0])
+    assert world.step() == [1]
+    world.done(behind[1])
+    began, ledger = time.monotonic(), world.pipeline.ledger
+    waiting = threading.Thread(target=lambda: ledger.wait_for_more(20, 99))
+    waiting.start()
+    eventually(lambda: asleep(waiting))
+    world.done(*world.begin())
+    waiting.join(20)
+    assert time.monotonic() - began < 15
+    assert world.step() == [1]
+
+
+# ---- a whole worker -------------------------------------------------------------------------------------------------
+
+
+class _Slow(ColourTagger):
+    def forward(self, images: Any) -> Any:
+        time.sleep(0.004 * len(images))
+        return super().forward(images)
+
+
+def test_live_events_overtake_a_backfill_and_every_event_has_its_outcome_once() -> None:
+    harness = Harness(1)
+    harness.tagger = _Slow()
+    harness.broker.create_topic(BEHIND, 3)
+    harness.topics = [IN, BEHIND]
+    for number in range(240):
+        harness.put(f"{number}", (number, 9, 9))
+        harness.broker.append(BEHIND, number % 3, b"k", json.dumps(harness.event(f"{number}")).encode(), ())
+
+    def committed(topic: str) -> int:
+        return sum(offset for place, offset in harness.broker.committed(GROUP).items() if place.topic == topic)
+
+    with harness.running(background=LANES):
+        eventually(lambda: committed(BEHIND) > 10)
+        for number in range(20):
+            harness.give(f"live{number}", (9, number, 9))
+        eventually(lambda: committed(IN) == 20)
+        assert committed(BEHIND) < 200
+        eventually(lambda: committed(BEHIND) == 240)
+    found = [(item.event.topic, item.event.partition, item.event.offset) for item in harness.outputs()]
+    assert len(found) == len(set(found)) == 260

@@ -54,6 +54,9 @@ _ENOUGH_IN_HAND = 2
 """With this many queued requests a child never waits, if each answer is followed by a new request."""
 LONG_S = 0.06
 """If a partition's last image took this long, a child gets at most `_ENOUGH_IN_HAND` of its requests."""
+_SHORT_S = 0.01
+"""A child gets a background request only if it has none, or one and images of that partition take less than this: live
+requests come behind it."""
 _AHEAD_BYTES = 2 * PLACE_BYTES
 """Most encoded bytes of a child's queue beyond `_ENOUGH_IN_HAND` requests: some 60 ms of work. Longer queues are better
 shared among the children."""
@@ -101,6 +104,10 @@ class PendingRequest:
     @property
     def partition(self) -> Partition | None:
         return None if self.image is None else self.image.assignment.partition
+
+    @property
+    def background(self) -> bool:
+        return self.image is not None and self.image.assignment.background
 
     @property
     def rank(self) -> int:
@@ -237,6 +244,8 @@ class Child:
             return self.fresh
         if self.has_suspect or len(self.in_hand) >= PLACES:
             return False
+        if request.background:
+            return len(self.in_hand) < (_ENOUGH_IN_HAND if expected_s < _SHORT_S else 1)
         if len(self.in_hand) < _ENOUGH_IN_HAND:
             return True
         ahead = sum(len(each.body) for each in self.in_hand.values())

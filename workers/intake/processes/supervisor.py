@@ -184,7 +184,10 @@ class Supervisor:
             if self._broken is not None:
                 request.failed(self._broken)
             else:
-                self._turns.add(request.partition, request, request.rank)
+                self._add(request)
+
+    def _add(self, request: PendingRequest, *, first: bool = False) -> None:
+        self._turns.add(request.partition, request, request.rank, first=first, background=request.background)
 
     def _hand_out(self) -> None:
         """Give the children their next requests while they have room."""
@@ -390,7 +393,7 @@ class Supervisor:
     def _put_back(self, requests: Sequence[PendingRequest]) -> None:
         """Requeue requests at the front of their queues, in order."""
         for request in sorted(requests, key=lambda each: each.request_id, reverse=True):
-            self._turns.add(request.partition, request, request.rank, first=True)
+            self._add(request, first=True)
 
     def _blame(self, request: PendingRequest, reason: Reason, words: str) -> None:
         request.losses += 1

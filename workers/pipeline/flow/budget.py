@@ -249,20 +249,22 @@ class Budget:
 class ExclusiveGate:
     """Lets several images in at once, but a suspect only alone. Thread-safe.
 
-    Images enter in FIFO order. So images behind a waiting suspect also wait, and the suspect gets its turn.
+    Images of a lane enter in FIFO order. So images behind a waiting suspect also wait, and the suspect gets its turn.
+    Live images go before background ones: a crash may leave hundreds of background suspects.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._waiting: deque[tuple[bool, Callable[[], None]]] = deque()
+        self._waiting = {background: deque[tuple[bool, Callable[[], None]]]() for background in (False, True)}
+        self._precedence = Precedence()
         self._inside = 0
         self._alone = False
         self._grants = GrantLoop(self._lock, self._next)
 
-    def enter(self, go: Callable[[], None], *, alone: bool) -> None:
+    def enter(self, go: Callable[[], None], *, alone: bool, background: bool = False) -> None:
         """Call `go` when the gate is free, now or from `leave`. The image's owner then calls `leave` once."""
         with self._lock:
-            self._waiting.append((alone, go))
+            self._waiting[background].append((alone, go))
         self._grants.run()
 
     def leave(self) -> None:
@@ -272,12 +274,16 @@ class ExclusiveGate:
         self._grants.run()
 
     def _next(self) -> Callable[[], None] | None:
-        if not self._waiting or self._alone:
+        live, behind = self._waiting[False], self._waiting[True]
+        background = bool(behind) and (not live or self._precedence.background_is_next)
+        queue = behind if background else live
+        if not queue or self._alone:
             return None
-        alone, go = self._waiting[0]
+        alone, go = queue[0]
         if alone and self._inside:
             return None
-        self._waiting.popleft()
+        queue.popleft()
+        self._precedence.had_turn(background=background, background_waits=bool(behind))
         self._inside += 1
         self._alone = alone
         return go

@@ -132,7 +132,7 @@ class DecodeStage(Stage):
     def _step_in(self, task: Task, size: int, go: Callable[[Reservation], None]) -> None:
         """Pass the gate, reserve `size` bytes, enter the journal, then call `go`."""
         task.alone = task.alone or task.job.coordinates in self._journal.suspects
-        self._gate.enter(lambda: self._reserve_room(task, size, go), alone=task.alone)
+        self._gate.enter(lambda: self._reserve_room(task, size, go), alone=task.alone, background=task.background)
 
     def _reserve_room(self, task: Task, size: int, go: Callable[[Reservation], None]) -> None:
         task.hold("gate", self._gate.leave)
