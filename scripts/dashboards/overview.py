@@ -278,6 +278,13 @@ CACHE = Row(
             needs="two equal images were in flight at once",
         ),
         graph(
+            "Renditions",
+            "By answer. `read`: in the place of its original; any other says why the original was read.",
+            "images/s",
+            (rates("tagstream_renditions_total", "answer"), "{{answer}}"),
+            needs="an image above 64 kB was read with TAGSTREAM_RENDITION",
+        ),
+        graph(
             "Cache errors",
             "By cause; each is a miss, and costs time alone.",
             "errors/s",

@@ -19,7 +19,7 @@ from tests.support.waiting import eventually
 from tests.support.worker_process import Site, WorkerProcess, photo
 from tests.unit.models.photographs import SKIMAGE
 
-SETTINGS = {"self_test_s": "2"}
+SETTINGS = {"self_test_s": "2", "TAGSTREAM_RENDITION": "{bucket}/web/{key}.jpg"}
 PATIENCE_S = 240.0
 """On a busy machine a worker needs a minute to start."""
 
@@ -73,13 +73,16 @@ class Life:
             self.shared.committed(PATIENCE_S)
 
     def _odd_images(self) -> None:
-        self._send(b"no image at all", tiff_that_its_codec_complains_of("tiff_lzw"), *[photo(7_000)] * 8)
+        self._send(
+            b"no image at all", tiff_that_its_codec_complains_of("tiff_lzw"), *[photo(7_000)] * 8, photo(7_001, 512)
+        )
         self.shared.site.send([(self.shared.site.own("missing.jpg"), ())])
         self.shared.committed(PATIENCE_S)
         self._happens("tagstream_skips_total")
         self._happens("tagstream_dead_letters_total")
         self._happens("tagstream_coalesced_total")
         self._happens("tagstream_stderr_lines_total")
+        self._happens("tagstream_renditions_total", answer="absent")
 
     def _store_fails(self) -> None:
         self.shared.store.lies["*"] = says(503)
