@@ -20,6 +20,7 @@ from .enriched_image import (
     EventRef,
     ImageFacts,
     OutcomeOptions,
+    ReadRendition,
     Source,
     Tag,
 )
@@ -50,6 +51,7 @@ def writer(model: type[BaseModel]) -> Callable[..., Fields]:
 
 event_ref = writer(EventRef)
 source = writer(Source)
+read_rendition = writer(ReadRendition)
 image_facts = writer(ImageFacts)
 tag = writer(Tag)
 caption_text = writer(CaptionText)

@@ -41,7 +41,7 @@ from workers.pipeline.options import WorkerOptions
 from workers.pipeline.roles import Roles
 from workers.pipeline.task import AnnotatedTask, CompleteTask
 from workers.ports import Clock
-from workers.types import Content, Coordinates, Document, Facts, Headers, Message, Outcome, OutcomeKind
+from workers.types import Content, Coordinates, Document, Facts, Headers, Message, Outcome, OutcomeKind, PictureFacts
 
 _CACHED = tuple(Cache.model_fields)
 
@@ -171,7 +171,7 @@ class Renderer:
             reason=failures[0].reason if failures else None,
             missing=[{"want": each.want, "reason": each.reason} for each in failures] or None,
             event=_event_ref(where, event),
-            source=_source(event, facts, version_id),
+            source=_source(event, facts, version_id, image.results.get(FACTS)),
             image=image_of(facts, image.results.get(FACTS)),
             options=_options(event.options),
             models=self._models_written if models is None else models.model_dump(),
@@ -354,13 +354,14 @@ def _event_ref(where: Coordinates, event: ImageEvent | None) -> writing.Fields:
     )
 
 
-def _source(event: ImageEvent, facts: Facts, version_id: str | None) -> writing.Fields:
-    read = facts.original and {
-        "bucket": facts.original.read_bucket,
-        "key": facts.original.read_key,
-        "width": facts.width,
-        "height": facts.height,
-    }
+def _source(event: ImageEvent, facts: Facts, version_id: str | None, told: PictureFacts | None) -> writing.Fields:
+    read = facts.original and writing.read_rendition(
+        bucket=facts.original.read_bucket,
+        key=facts.original.read_key,
+        width=facts.width,
+        height=facts.height,
+        orientation=told and told.orientation,
+    )
     return writing.source(
         bucket=event.bucket,
         key=event.key,

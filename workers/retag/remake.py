@@ -6,7 +6,7 @@ A record's headers answer like the cache: they fill an annotation, and the worke
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final, Literal, TypeAlias, cast, get_args
 
@@ -31,7 +31,7 @@ from workers.pipeline.roles import KeptRole
 from workers.pipeline.tagging import Tagging
 from workers.ports import Clock, CorrectionLog
 from workers.retag.current import CurrentSettings
-from workers.types import Coordinates, Document, Facts, Headers, LabelScores
+from workers.types import Coordinates, Document, Facts, Headers, LabelScores, Original, PictureFacts
 
 StayReason: TypeAlias = Literal["unknown-profile", "corrections-not-read", "role-not-here"]
 """Why an outcome stays, although the current settings may give another."""
@@ -368,18 +368,7 @@ class Remaker:
             event_time=event.time,
             options=case.options,
         )
-        known = Facts(
-            source.sha256,
-            source.etag,
-            source.version_id,
-            source.last_modified,
-            facts.bytes,
-            facts.format,
-            facts.width,
-            facts.height,
-            decode_bytes=0,
-        )
-        image.results[FACTS] = facts_in(facts)
+        known, image.results[FACTS] = _known(source, facts)
         models = kept.models.model_copy(update=dict.fromkeys(case.other))
         if case.tagger is not None:
             precision = "" if kept.models.tagger is None else kept.models.tagger.precision
@@ -394,6 +383,28 @@ class Remaker:
             stored=_stored(outcome, shown="embedding" in image.event.options.want),
             models=models,
         )
+
+
+def _known(source: Source, image: ImageFacts) -> tuple[Facts, PictureFacts]:
+    """The facts from which an event was made; its original's size stands in for that of a rendition."""
+    read, told, original = source.read or image, facts_in(image), None
+    if source.read is not None:
+        place = source.read.bucket, source.read.key
+        original = Original(*place, image.bytes, image.format, image.width, image.height, told)
+        told = replace(told, orientation=source.read.orientation)
+    known = Facts(
+        source.sha256,
+        source.etag,
+        source.version_id,
+        source.last_modified,
+        image.bytes,
+        image.format,
+        read.width,
+        read.height,
+        decode_bytes=0,
+        original=original,
+    )
+    return known, told
 
 
 def _fill(image: Annotation, roles: Sequence[KeptRole], outcome: StoredOutcome) -> NeedReason | None:

@@ -76,7 +76,7 @@ def test_a_rendition_is_read_in_the_place_of_its_original_which_all_else_is_of()
     assert manual.reads == ["a", COPY]
     assert [tag.name for tag in outcome.tags] == ["blue"]
     source, image = outcome.source, outcome.image
-    assert source.read == ReadRendition(bucket=BUCKET, key=COPY, width=24, height=32)
+    assert source.read == ReadRendition(bucket=BUCKET, key=COPY, width=24, height=32, orientation=1)
     assert (source.key, source.etag, source.version_id) == ("a", stored.etag, stored.version_id)
     assert source.last_modified == stored.last_modified
     assert source.sha256 == hashlib.sha256(GOOD).hexdigest()

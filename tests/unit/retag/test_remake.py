@@ -302,6 +302,28 @@ def test_a_new_event_carries_the_facts_of_its_picture(tmp_path: Path) -> None:
     assert event.image.model_dump(mode="json") == document["image"]
 
 
+READ = {"bucket": "photos-web", "key": "a.png.jpg", "width": 4, "height": 3, "orientation": 1}
+
+
+def test_a_new_event_names_the_rendition_that_was_read_and_its_size_and_turn(tmp_path: Path) -> None:
+    document, headers = outcome(today(tmp_path), SCORES)
+    document["image"] |= {**FACTS, "of": "rendition"}
+    document["source"]["read"] = READ
+    event = new_event(today(tmp_path, thresholds=0.3), (document, headers))
+    assert event.image.model_dump(mode="json") == document["image"]
+    assert event.source.model_dump(mode="json") == document["source"]
+
+
+def test_a_persons_word_on_the_original_holds_where_its_rendition_was_read(tmp_path: Path) -> None:
+    document, headers = outcome(today(tmp_path), SCORES)
+    document["source"]["read"] = READ
+    for etag, added in (("e1", ["teal", "red", "green"]), ("e2", None)):
+        log = said(correction("photos", "a.png", added=["teal"], sha256="f" * 64, etag=etag))
+        found = remade(today(tmp_path), (document, headers), log)
+        assert (found is SAME) == (added is None)
+        assert added is None or [tag["name"] for tag in found.parts["tags"]] == added  # type: ignore[union-attr]
+
+
 def test_an_outcome_that_lacks_its_pictures_facts_needs_the_image_where_a_plan_asks_for_them(tmp_path: Path) -> None:
     document, headers = outcome(today(tmp_path), SCORES)
     for thresholds, without in ((0.5, Same), (0.3, New)):
