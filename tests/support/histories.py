@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from random import Random
 from typing import Any
@@ -27,6 +27,22 @@ class Change:
 
 
 @dataclass(frozen=True)
+class Copy:
+    """From this moment on the object's rendition is this one.
+
+    Args:
+        kind: `made`; `gone`; `refused`: there, but not for us; `broken`; `other`: of another shape.
+        while_read: it happens between two requests of the store for an event at that moment.
+    """
+
+    at: int
+    kind: str
+    colour: int = 0
+    serial: int = 0
+    while_read: bool = False
+
+
+@dataclass(frozen=True)
 class Delivery:
     """An event of the change with this number reaches a worker. None: `emit` lists the bucket at `seen`."""
 
@@ -47,6 +63,7 @@ class History:
     deliveries: Sequence[Delivery]
     names: list[str] = field(default_factory=list)
     """Of each change the version that the store made of it."""
+    copies: Sequence[Copy] = ()
 
     @property
     def undecidable(self) -> str:
@@ -99,10 +116,33 @@ def moment(at: int) -> str:
     return datetime.fromtimestamp(at / SECOND, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def histories(seed: int, count: int, start: int) -> list[History]:
-    """This many, the same for the same seed, from about `start` on."""
+def histories(seed: int, count: int, start: int, *, copies: bool = False) -> list[History]:
+    """This many, the same for the same seed, from about `start` on; `copies`: with those of their renditions."""
     random = Random(seed)
-    return [_history(random, f"{number}.png", start) for number in range(count)]
+    made = [_history(random, f"{number}.png", start) for number in range(count)]
+    return [_with_copies(random, each) for each in made] if copies else made
+
+
+def _with_copies(random: Random, history: History) -> History:
+    """A rendition is made of most contents, often late, or early; then anything may happen to it."""
+    found, deliveries = list[tuple[int, str]](), [*history.deliveries]
+    for number, change in enumerate(history.changes):
+        if number and random.random() < 0.1:  # an event of before finds the object, and then not its rendition
+            found.append((change.at, "made-while-read"))
+            deliveries.append(Delivery(change.at, number - 1))
+        if change.content is not None and random.random() < 0.8:
+            found.append((change.at + _between(random, 1, 20 * SECOND) * random.choice([1, 1, 1, -1]), "made"))
+        for _ in range(random.choice([0, 0, 1, 2])):
+            kind = random.choice(["made", "gone", "refused", "broken", "other"])
+            found.append((change.at + _between(random, 1, 60 * SECOND), kind))
+    for delivery in history.deliveries:
+        if random.random() < 0.1:
+            found.append((delivery.at, random.choice(["made", "gone", "made"]) + "-while-read"))
+    copies = []
+    for serial, (at, kind) in enumerate(sorted(found)):
+        name, _, rest = kind.partition("-")
+        copies.append(Copy(at, name, random.randrange(3), serial, bool(rest)))
+    return replace(history, copies=copies, deliveries=deliveries)
 
 
 def _history(random: Random, key: str, start: int) -> History:

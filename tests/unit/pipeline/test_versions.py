@@ -1,12 +1,13 @@
 """Which outcome is newer: removals and late events ask the store, and the largest `version` is the store's."""
 
+import hashlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from itertools import groupby
 from random import Random
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import settings
@@ -14,7 +15,7 @@ from hypothesis import settings
 from schemas.dead_letter import Failure
 from schemas.enriched_image import EnrichedImage, Retraction, Skip
 from tests.support.harness import BUCKET, Harness, png
-from tests.support.histories import UNDECIDABLE, Delivery, History, histories, moment, own, value
+from tests.support.histories import UNDECIDABLE, Copy, Delivery, History, histories, moment, own, value
 from tests.support.inline_intake import InlineIntake
 from tests.support.manual_pipeline import ManualPipeline
 from tests.support.readers import read, readme_reader
@@ -331,16 +332,19 @@ READER = readme_reader()
 
 
 class Life:
-    def __init__(self, lived: Iterable[History]) -> None:
-        self.manual = ManualPipeline(partitions=1)
+    bodies: ClassVar[Sequence[bytes]] = BODIES
+
+    def __init__(self, lived: Iterable[History], **options: Any) -> None:
+        self.manual = ManualPipeline(partitions=1, **options)
         self.lived = list(lived)
         self._of_records: dict[int, History] = {}
         self._events: dict[Delivery, dict[str, object]] = {}
 
     def run(self) -> None:
-        steps: list[tuple[int, int, History, int | Delivery]] = []
+        steps: list[tuple[int, int, History, int | Copy | Delivery]] = []
         for history in self.lived:
             steps += [(change.at, 0, history, number) for number, change in enumerate(history.changes)]
+            steps += [(copy.at, 0, history, copy) for copy in history.copies]
             steps += [(each.seen, 1, history, each) for each in history.deliveries if each.change is None]
             steps += [(each.at, 2, history, each) for each in history.deliveries]
         steps.sort(key=lambda step: step[:2])
@@ -349,6 +353,8 @@ class Life:
             for _, _, history, what in together:
                 if isinstance(what, int):
                     self._change(history, what)
+                elif isinstance(what, Copy):
+                    self._copy(history, what)
                 elif kind == 1:
                     self._list(history, what)
                 else:
@@ -356,7 +362,14 @@ class Life:
             if kind == 2:
                 self.manual.turn()
                 self.manual.commit_all()
+                self._turned()
         self.manual.turns(120, 1.0)
+
+    def _copy(self, history: History, copy: Copy) -> None:
+        """A change of the object's rendition."""
+
+    def _turned(self) -> None:
+        """All is as after a turn."""
 
     def _change(self, history: History, number: int) -> None:
         change, store = history.changes[number], self.manual.store
@@ -364,7 +377,7 @@ class Life:
             store.remove(BUCKET, history.key)
             history.names.append("")
             return
-        stored = store.put(BUCKET, history.key, BODIES[change.content])
+        stored = store.put(BUCKET, history.key, self.bodies[change.content])
         history.names.append(stored.version_id or "")
         if history.aged:
             versions = store._buckets[BUCKET][history.key]
@@ -382,10 +395,13 @@ class Life:
             event = self._events.get(delivery)
         else:
             content = history.changes[delivery.change].content
-            etag = _etag(content) if content is not None else ""
+            etag = self.etag_of(content) if content is not None else ""
             event = history.event(delivery.change, etag, history.names[delivery.change])
         if event is not None:
             self._of_records[self.manual.send(value(event))] = history
+
+    def etag_of(self, content: int) -> str:
+        return hashlib.md5(self.bodies[content], usedforsecurity=False).hexdigest()
 
     def outcomes(self) -> dict[str, list[bytes]]:
         found: dict[str, list[bytes]] = {history.key: [] for history in self.lived}
@@ -397,22 +413,21 @@ class Life:
         return found
 
 
-def _etag(content: int) -> str:
-    return ETAGS[content]
-
-
-ETAGS = [ManualPipeline().store.put(BUCKET, "a", body).etag for body in BODIES]
-
-
-def _ends_right(history: History, values: list[bytes], random: Random) -> bool:
+def shown_last(history: History, values: list[bytes], random: Random) -> EnrichedImage | None:
+    """What a reader shows in the end, whatever the order in which the outcomes come."""
     held: dict[bytes, EnrichedImage | Retraction] = {}
     random.shuffle(values)
     for each in values:
         READER["index"](each, held)
-    image, content = READER["shown"](f"{BUCKET}/{history.key}", held), history.changes[-1].content
+    image: EnrichedImage | None = READER["shown"](f"{BUCKET}/{history.key}", held)
+    return image
+
+
+def ends_right(life: Life, history: History, image: EnrichedImage | None) -> bool:
+    content = history.changes[-1].content
     if content is None or image is None:
         return content is None and image is None
-    return bool(image.source.etag == _etag(content))
+    return image.source.etag == life.etag_of(content)
 
 
 def tried(seed: int, count: int) -> tuple[Counter[str], list[History]]:
@@ -424,7 +439,8 @@ def tried(seed: int, count: int) -> tuple[Counter[str], list[History]]:
     wrong = []
     for history in life.lived:
         counts[history.undecidable or history.dialect] += 1
-        if not history.undecidable and not _ends_right(history, outcomes[history.key], random):
+        last = shown_last(history, outcomes[history.key], random)
+        if not history.undecidable and not ends_right(life, history, last):
             wrong.append(history)
     return counts, wrong
 
