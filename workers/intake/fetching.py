@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
+from contextlib import suppress
 from dataclasses import replace
 from typing import Final, NoReturn
 
@@ -145,6 +146,9 @@ class Fetching:
         size, told = len(first.body) + first.rest, read_first_bytes(first.body, self._limits.facts)
         first = replace(first, body=b"")
         answer, copy = self._copy(place, first.last_modified, max_bytes, until)
+        if copy is not None and not self._is_still(job.event, first, copy, until):
+            freed(len(copy.body))
+            answer, copy = "older", None
         metrics.RENDITIONS.add(answer=answer)
         if copy is None:
             return None
@@ -202,6 +206,15 @@ class Fetching:
             return "read", copy
         freed(len(copy.body))
         return "older", None
+
+    def _is_still(self, event: ImageEvent, first: StoredObject, copy: StoredObject, until: float) -> bool:
+        """Whether a rendition of this second may be of the object; a newer one could have been stored meanwhile."""
+        if first.date is not None and copy.last_modified < first.date:
+            return True
+        with suppress(Gone, Unavailable):
+            now = self._store.head(event.bucket, event.key, deadline_s=until - time.monotonic())
+            return (now.etag, now.last_modified) == (first.etag, first.last_modified)
+        return False
 
     def _check_gone(self, event: ImageEvent) -> NoReturn:
         """Raise Superseded if the object is there. Other errors as of `ObjectStore.head`."""

@@ -50,7 +50,8 @@ def limited(max_object_bytes: int) -> ManualPipeline:
 
 
 def told(manual: ManualPipeline, key: str = "a", **event: Any) -> Told:
-    """The outcome of one more event."""
+    """The outcome of one more event, a second after what was stored."""
+    manual.clock.advance(1)
     manual.events(key, **event)
     manual.turn()
     assert not manual.in_flight, "nothing waits"
@@ -193,6 +194,7 @@ def test_a_known_original_asks_the_store_for_nothing_while_the_settings_stay() -
     stored = first.store.put(BUCKET, "a", ORIGINAL)
     first.store.put(BUCKET, COPY, GOOD)
     outcome = image_of(told(first, etag=stored.etag))
+    first.clock.advance(1)
 
     intake = InlineIntake(first.store, (first.tagger.transform,), Limits(facts="place"), rendition=WEB)
 
@@ -206,6 +208,16 @@ def test_a_known_original_asks_the_store_for_nothing_while_the_settings_stay() -
     for changed in (NO_RENDITIONS, Rendition.of("{bucket}/w/{key}.jpg", [BUCKET])):
         assert later(rendition=changed)[1] == ["a", COPY], "its place is another by now"
     assert later(allows=Limits(facts="on").allow)[1] == ["a", COPY], "it tells where it was taken"
+
+
+def test_a_rendition_of_this_second_is_believed_once_the_object_is_seen_again() -> None:
+    manual = pipeline()
+    stored = manual.store.put(BUCKET, "a", ORIGINAL)
+    manual.clock.advance(1)
+    manual.store.put(BUCKET, COPY, GOOD)
+    manual.clock.advance(-1)
+    outcome = image_of(told(manual, etag=stored.etag))
+    assert (manual.reads, outcome.source.read is None) == (["a", COPY, "a"], False)
 
 
 def test_equal_renditions_share_results_and_not_their_originals_facts() -> None:
