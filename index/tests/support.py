@@ -202,13 +202,7 @@ def lost_and_kept(servers: str, topic: str) -> None:
 def story(
     rng: random.Random, subjects: int, length: int, *, every: int = 4, dimensions: int = 8, repeats: int = 3
 ) -> list[Said]:
-    """Outcomes of some subjects in any order: overwrites, retags, removals of objects and versions, repeats.
-
-    Args:
-        length: most outcomes of a subject.
-        every: one in this many enriched ones has a vector.
-        repeats: one in this many comes twice.
-    """
+    """Outcomes of some subjects in any order: overwrites, retags, removals of objects and versions, repeats."""
     told: list[Said] = []
     for number in range(subjects):
         key = f"folder/{number:05d}.jpg"

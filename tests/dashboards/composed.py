@@ -81,11 +81,7 @@ class ComposedCollector(ComposedEye):
 
 
 class ComposedPrometheus(ComposedEye):
-    """Prometheus. Built without a resolver: the name that all workers have becomes a list of one.
-
-    Args:
-        worker: the address of its port.
-    """
+    """Prometheus. Built without a resolver: the name that all workers have becomes a list of one."""
 
     name: ClassVar[str] = "Prometheus"
     service: ClassVar[str] = "prometheus"

@@ -1,8 +1,4 @@
-"""Each alert fires for its fault on a real worker, and is over when the fault is.
-
-The rules are the project's own, with every window, `for` and count divided by 30: an alert for half an hour needs a
-minute. The alerts about Kafka and those about drift are in files of their own.
-"""
+"""Each alert fires for its fault on a real worker, and is over when the fault is."""
 
 import os
 import signal

@@ -1,7 +1,4 @@
-"""The alerts about drift fire when a model's answers change; a week is three minutes here.
-
-Every time is divided by 3,600: six hours are six seconds, and the week before is over after three minutes.
-"""
+"""The alerts about drift fire when a model's answers change; a week is three minutes here."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,4 @@
-"""Every query of every panel has an answer in a real Prometheus that scrapes real workers.
-
-Panels that need a fault say so in the dashboards (`needs`), and the fault is made here.
-"""
+"""Every query of every panel has an answer in a real Prometheus that scrapes real workers."""
 
 import os
 import re

@@ -8,13 +8,11 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image, ImageFilter
 
 from schemas.enriched_image import EnrichedImage
-from tagstream_testing.local.postgresql import PostgreSQL
 from tests.fixtures import Stack
 from tests.support.waiting import eventually
 from tests.support.worker_process import Site, photo, worker
@@ -124,20 +122,6 @@ def test_a_wish_for_a_kind_that_the_worker_lacks_is_a_dead_letter_beside_the_tag
     assert line.site.audit().proved
 
 
-def test_a_search_finds_the_words_of_a_result_with_its_package_and_without(line: Line, postgresql: PostgreSQL) -> None:
-    for packages in (line.packages, None):
-        own = {"TAGSTREAM_INDEX_DSN": postgresql.dsn, "PYTHONPATH": _path(packages)}
-        own["TAGSTREAM_INDEX_SCHEMA"] = f"{line.site.name}-{bool(packages)}".replace("-", "_").lower()
-        line.command("index", "init", **own)
-        line.command("index", "run", "--until-idle", "1", **own)
-
-        def found(*words: str, own: dict[str, str] = own) -> set[str]:
-            return {json.loads(row)["key"] for row in line.command("search", *words, "--json", **own).splitlines()}
-
-        assert found("blurred") == found("sharpness:blurred") == {"blurred"}
-        assert found("sharpness:sharp") == {"sharp", "copy"}
-
-
 def test_a_dead_letter_is_answered_when_it_is_replayed_to_a_worker_that_has_the_kind(
     stack: Stack, packages: Path, tmp_path: Path
 ) -> None:
@@ -156,30 +140,3 @@ def test_a_dead_letter_is_answered_when_it_is_replayed_to_a_worker_that_has_the_
     assert list(line.newest()["late"].results or ()) == ["sharpness"]
     assert site.audit().proved
     site.store.close()
-
-
-def _values(outcome: EnrichedImage) -> dict[str, Any]:
-    """The model and the value of each result, without `cache`."""
-    return {name: (each.model, each.value) for name, each in (outcome.results or {}).items()}
-
-
-def _plan(line: Line, name: str, **settings: str) -> dict[str, Any]:
-    report: dict[str, Any] = json.loads(line.command("retag", "plan", "-o", line.packages / name, "--json", **settings))
-    return report
-
-
-def test_a_new_threshold_keeps_the_result_and_a_new_bundle_needs_the_image(line: Line) -> None:
-    """Last: it publishes outcomes anew."""
-    before, profiles = line.newest(), line.packages / "profiles.json"
-    profiles.write_text(json.dumps({"default": {"all": 0.001}}))
-    other = line.packages / "other"
-    change = f"from pathlib import Path; import sharpness.model as m; m.make_bundle(Path({str(other)!r}), sharp=25)"
-    subprocess.run([sys.executable, "-c", change], cwd=ROOT, check=True, env=line.environment())
-    assert _plan(line, "same")["need_image"] == 0
-    assert _plan(line, "without", TAGSTREAM_ROLES="")["need_image"] == 0
-    assert _plan(line, "renewed", TAGSTREAM_ROLES=f"sharpness={other}")["need_image"] == 3
-    assert _plan(line, "lower", TAGSTREAM_PROFILES=str(profiles))["rescored"] >= 1
-    line.command("retag", "go", line.packages / "lower", TAGSTREAM_PROFILES=str(profiles))
-    after = line.newest()["sharp"]
-    assert _values(after) == _values(before["sharp"])
-    assert len(after.tags) > len(before["sharp"].tags)

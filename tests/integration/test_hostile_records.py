@@ -45,11 +45,7 @@ class Writer:
         self.good.append(self.put(batch([record(self._site.own("cat.jpg"))])))
 
     def put_behind_its_back(self, make: Callable[[bytes, int], bytes]) -> int:
-        """Write a batch into the broker's log in place of another one; returns its offset.
-
-        Args:
-            make: the batch, from filling bytes that make its length right, and its offset.
-        """
+        """Write a batch into the broker's log in place of another one; returns its offset."""
         place = batch([record(b"place" * 40)])
         offset = self.put(place)
         sizes = (make(b"x" * size, offset) for size in range(len(place)))

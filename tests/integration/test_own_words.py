@@ -1,7 +1,4 @@
-"""Own words on real servers: label file, calibration by images in the store, worker, new labels without images.
-
-The dual encoder is small and has seeded weights, and the pictures are drawn, so that words mean what calibration found.
-"""
+"""Own words on real servers: label file, calibration by images in the store, worker, new labels without images."""
 
 import io
 import json

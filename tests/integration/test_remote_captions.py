@@ -198,3 +198,30 @@ def test_workers_share_the_days_tokens_and_images_beyond_them_are_partial(
     assert {tuple(missing(found[key])) for key in found.keys() - whole} == {(("caption", "caption-budget"),)}
     assert len(service.asked) * MAX_TOKENS < limit
     assert (site.letters(), site.audit(**settings).proved) == ([], True)
+
+
+def test_a_hostile_service_costs_no_image_and_little_memory(site: Site, service: StubService, tmp_path: Path) -> None:
+    settings = settings_of(service, tmp_path, wait_s=5, fields=FIELDS)
+    kinds = ["huge", "drip", "drip-headers", "hang", "deep", "gzip", "control", "markup", "long", "reset", "400"]
+    kinds += ["redirect"]  # last: for a while no image is asked about after it
+    upload(site, "ok", *kinds, first=110)
+    with worker(site, "w", tmp_path, **settings) as process:
+        send(site, ["ok"], want=("tags", "caption", "fields"))
+        answered(site, process)
+        held = process.peak_memory()
+        for kind in kinds:  # one by one: two at once would share the script by chance
+            service.script(kind)
+            send(site, [kind], want=("tags", "caption", "fields"))
+            answered(site, process)
+        assert process.peak_memory() - held < 64 << 20
+        assert process.terminate() == 0, process.said()
+    found = newest(site)
+    assert found.keys() == {"ok", *kinds}
+    assert all(each.caption is None or each.caption.text.isprintable() for each in found.values())
+    (letter,) = site.letters()
+    assert {(each.want, each.reason) for each in letter.failures} == {
+        ("caption", "caption-failed"),
+        ("fields", "caption-failed"),
+    }
+    assert set(site.outcomes()) == set(site.inputs())
+    assert site.audit(**settings).proved

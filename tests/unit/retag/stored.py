@@ -84,14 +84,7 @@ def today(
     service: RemoteCaptioner | None = None,
     **changes: Any,
 ) -> CurrentSettings:
-    """Settings.
-
-    Args:
-        captioner: template, none, or the digest of a captioner.
-        service: a captioner elsewhere, in its place.
-        brightness: digest of the model of an added role; None: there is no such role.
-        changes: of the tagger's manifest.
-    """
+    """Settings; `captioner` is template, none, or the digest of a captioner."""
     tagger = UnloadedModel(bundle(folder / "tagger", **changes), allowed)
     model = service is None and captioner not in ("template", "none")
     return CurrentSettings(
@@ -124,16 +117,7 @@ def outcome(
     answer: RemoteAnswer | None = None,
     **options: Any,
 ) -> tuple[dict[str, Any], Headers]:
-    """The outcome of an image with these scores, from a worker with these settings.
-
-    Args:
-        caption: what its captioner wrote.
-        embedding: (model, space, float16s): in a header.
-        floor, labels: of the stored scores.
-        stored: whether the record carries headers.
-        brightness: what the model of the added role gave.
-        answer: that of the service.
-    """
+    """The outcome of an image with these scores, from a worker with these settings."""
     tagger, asked = settings.tagger, Options(**options)
     assert tagger is not None
     names = list(tagger.labels)

@@ -1,7 +1,4 @@
-"""Two ranks of a distributed run, forked from one process that has imported torch.
-
-`python -m training.tests.unit.ranks MODULE ARGUMENT…` calls the module's `main` in both, with torchrun's variables.
-"""
+"""Two ranks of a distributed run, forked from one process that has imported torch."""
 
 import os
 import signal

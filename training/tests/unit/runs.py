@@ -1,8 +1,4 @@
-"""A run of the training loop that is done in a moment: a small network with dropout learns to tell drawn numbers.
-
-As a program it trains in a process of its own: `python -m training.tests.unit.runs FOLDER PLAN DROPOUT [STEP]`; it
-stops for good after STEP steps, and says so with a file. At exit it writes the names of its threads into a file.
-"""
+"""A run of the training loop that is done in a moment: a small network with dropout learns to tell drawn numbers."""
 
 import atexit
 import os

@@ -1,16 +1,12 @@
-"""Results of a training: memory counted beforehand, a bundle with a card, files of results; and its commands."""
+"""Results of a training: memory counted beforehand, a bundle with a card; and its commands."""
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from examples.learn.__main__ import main
-from examples.learn.loop import FILE, Learned, Round, gains, means, spread
 from tagstream_train.cli.data import SplitOptions, split
 from tagstream_train.cli.fit import FitOptions, _run
 from tagstream_train.data.loader import Batch
@@ -24,7 +20,6 @@ from training.tests.unit.runs import Parity, image
 from workers.cli.app import run_command
 from workers.errors import Misconfigured
 from workers.models.bundle import Bundle
-from workers.models.load import load_tagger
 
 PLAN = Plan(epochs=1, batch=4)
 ONE = Batch(torch.stack([image(0)] * 3), tuple(Sample(image=f"{i}.png") for i in range(3)))
@@ -111,48 +106,6 @@ def test_a_card_changes_nothing_about_the_digest(tmp_path: Path) -> None:
     parent = small_bundle("ram_plus", tmp_path / "parent")
     assert card_of(parent) is None
     assert _exported(parent, tmp_path / "made").digest == parent.digest
-
-
-@pytest.mark.slow
-def test_a_worker_gives_the_golden_answers(tmp_path: Path) -> None:
-    made = _exported(small_bundle("ram", tmp_path / "parent"), tmp_path / "made")
-    load_tagger(made.folder, device="cpu", precision="fp32").warm_up()
-
-
-def _learned(seed: int, first: float, second: float) -> Learned:
-    rounds = tuple(
-        Round(name=name, bundle=f"bundles/{name}", right=0.9, found=0.7, test=value, unseen=value - 0.1)
-        for name, value in (("parsed", first), ("generated", second))
-    )
-    return Learned(seed=seed, images=10, steps=5, rounds=rounds, guided=0.5 + seed, unguided=0.2)
-
-
-SEEDS = [_learned(0, 0.40, 0.44), _learned(1, 0.50, 0.52), _learned(2, 0.45, 0.45)]
-
-
-def test_a_written_result_reads_back(tmp_path: Path) -> None:
-    assert Learned.read(tmp_path) is None
-    SEEDS[0].write(tmp_path)
-    assert Learned.read(tmp_path) == SEEDS[0]
-
-
-def test_a_damaged_result_is_a_sentence(tmp_path: Path) -> None:
-    (tmp_path / FILE).write_text(json.dumps({"seed": "none"}))
-    with pytest.raises(Misconfigured, match="is damaged"):
-        Learned.read(tmp_path)
-
-
-def test_gains_are_paired_by_seed() -> None:
-    (gain,) = gains(SEEDS, "test")
-    assert asdict(gain) == pytest.approx({"mean": 0.02, "deviation": 0.02, "above": 2})
-    assert gain.deviation < means(SEEDS, "test")[0].deviation
-    assert spread([0.3]).deviation == 0
-
-
-def test_a_folder_of_another_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    SEEDS[0].write(tmp_path)
-    assert main(["--fast", "-o", str(tmp_path)]) == 2
-    assert "exists already and belongs to another run" in capsys.readouterr().err
 
 
 def test_a_command_is_called_without_the_command_line(tmp_path: Path) -> None:

@@ -1,7 +1,4 @@
-"""A small pair of networks that learns itc and itm, and its batch; `main` is one rank of several.
-
-Each writes its losses, gradients and queues into a file of the folder that its argument names.
-"""
+"""A small pair of networks that learns itc and itm, and its batch; `main` is one rank of several."""
 
 from pathlib import Path
 from typing import Any

@@ -95,15 +95,6 @@ def test_stages_grow_and_a_finished_run_gives_its_weights_again(dataset: DataSet
         pretrain(dataset, run.seeded(7), tmp_path, workers=0)
 
 
-def test_a_run_starts_from_a_bundle_of_another_kind_and_size(dataset: DataSet, tmp_path: Path) -> None:
-    first = _bundle(pretrain(dataset, tiny_run("ram-plus", steps=2), tmp_path / "one", workers=0), tmp_path / "first")
-    run = tiny_run("tag2text", steps=1, stages=(64,), start=str(first.folder))
-    run = run.sized_as(first.manifest.kind, first.manifest.architecture)
-    made = pretrain(dataset, run, tmp_path / "two", workers=0)
-    assert made.config.encoder.window == 8
-    assert made.parents[first.name] == first.digest
-
-
 def test_rams_captioning_branch_is_kept_for_further_training(dataset: DataSet, tmp_path: Path) -> None:
     made = pretrain(dataset, tiny_run("ram", steps=1), tmp_path / "one", workers=0)
     kept = write_bundle(made, tmp_path / "kept", Images(dataset.folder), workers=0, keep_captioner=True)
