@@ -13,11 +13,10 @@ from typing import Final, NamedTuple
 from workers.errors import Rejected
 from workers.intake.header import sniff
 from workers.intake.limits import blame
-from workers.intake.scan import boxes_start, jpeg_start, orientation_of, read_exif, scan, told_orientation
+from workers.intake.scan import boxes_start, jpeg_start, orientation_of, read_exif, scan
 from workers.types import FactsMode, PictureFacts
 
 FIRST_BYTES: Final = 64 << 10
-_BOXED: Final = ("avif", "heic")
 _LONGEST: Final = 1_000_000
 """Pixels of a side; a header that says more lies."""
 _EXIF_OR_XMP: Final = 0x0C
@@ -54,7 +53,7 @@ class _Start(NamedTuple):
     width: int = 0
     height: int = 0
     exif: bytes | None = None
-    xmp: bytes = b""
+    orientation: int | None = None
 
 
 def read_first_bytes(head: bytes, mode: FactsMode) -> FirstBytes:
@@ -62,14 +61,8 @@ def read_first_bytes(head: bytes, mode: FactsMode) -> FirstBytes:
     name, start = sniff(head) or "", _Start()
     with suppress(Rejected), blame():
         start = _start(head[:FIRST_BYTES], name)
-    exif, turned, told = start.exif, None, None
-    if exif is not None:
-        orientation: int | None = orientation_of(exif, start.xmp)
-        if name not in _BOXED:  # whose boxes turn it, and readers differ in whether its EXIF turns it again
-            turned = orientation_of(exif, start.xmp) > 4
-        elif told_orientation(exif) is None:
-            orientation = None
-        told = _told(exif, orientation, name, mode)
+    turned = None if start.orientation is None else start.orientation > 4
+    told = None if start.exif is None else _told(start.exif, start.orientation, name, mode)
     if min(start.width, start.height) > 0 and max(start.width, start.height) <= _LONGEST:
         return FirstBytes(name, start.width, start.height, turned, told)
     return FirstBytes(turned=turned, told=told)
@@ -85,22 +78,23 @@ def _told(exif: bytes, orientation: int | None, name: str, mode: FactsMode) -> P
 
 
 def _start(head: bytes, name: str) -> _Start:
-    """Size, EXIF and XMP. Raises what readers of formats raise."""
+    """Size, EXIF and orientation. Raises what readers of formats raise."""
     if name == "jpeg":
-        return _Start(*jpeg_start(head))
-    if name in _BOXED:
+        width, height, exif, xmp = jpeg_start(head)
+        return _Start(width, height, exif, None if exif is None else orientation_of(exif, xmp))
+    if name in ("avif", "heic"):
         return _Start(*boxes_start(head))
     if name == "tiff":  # or a camera's raw file, whose first directory is of a preview
         return _Start(exif=head)
     if name not in ("png", "webp", "gif", "bmp"):
         return _Start()
     size = scan(head, name).size or (0, 0)
-    exif: bytes | None = b""
+    exif = b""
     if name == "png":
         exif = _png_exif(head)
     elif name == "webp" and head[12:16] == b"VP8X" and head[20] & _EXIF_OR_XMP:
         exif = None
-    return _Start(*size, exif)
+    return _Start(*size, exif, None if exif is None else orientation_of(exif, b""))
 
 
 def _png_exif(head: bytes) -> bytes | None:

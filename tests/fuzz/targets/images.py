@@ -19,6 +19,7 @@ from tests.support.exif import as_event, tiff, whole
 from tests.support.images import encoded, png_chunk, ramp, tiff_with_a_tile_of
 from workers.errors import Rejected
 from workers.facts import pack_facts, unpack_facts
+from workers.intake.first_bytes import read_first_bytes
 from workers.intake.header import Header, guard, header_at_a_glance, read_header, sniff
 from workers.intake.limits import FLAT, Limits
 from workers.intake.scan import read_exif
@@ -149,6 +150,7 @@ def header_of(body: bytes) -> Header | str:
 def read(parts: Parts) -> str:
     """A header is read or the image is refused, for little; a glance tells the same or nothing."""
     header = header_of(parts[0])
+    assert max(read_first_bytes(parts[0], "place")[1:3]) <= 1_000_000, "a side that no image has"
     glance = header_at_a_glance(parts[0], LIMITS)
     if glance is not None and glance != header:
         assert isinstance(header, str), f"{glance} at a glance, else {header}"

@@ -19,7 +19,7 @@ from tests.support.tasks import a_task
 from tests.support.waiting import eventually
 from workers import metrics
 from workers.pipeline import cache_entries as entries
-from workers.types import Caption, Facts, LabelScores, TokenUsage, Transform
+from workers.types import Caption, Facts, LabelScores, Original, PictureFacts, TokenUsage, Transform
 
 FACTS = Facts("a" * 64, "etag", None, "2026-01-01T00:00:00Z", 10, "png", 4, 5, 60)
 PACKED = json.loads(entries.pack_facts(FACTS))
@@ -45,6 +45,44 @@ def test_facts_and_captions_come_back_unchanged() -> None:
 def test_a_cached_caption_costs_nothing() -> None:
     paid = Caption("a cat", None, "remote", "Qwen3-VL-8B", TokenUsage(812, 31))
     assert entries.unpack_caption(entries.pack_caption(paid)) == replace(paid, usage=None)
+
+
+ORIGINAL = Original("web", "a.jpg", 9, "heic", 4, 5, PictureFacts("2024-05-01T10:00:00", 6, place=(1.0, 2.0)), "place")
+OF_A_RENDITION = replace(FACTS, original=ORIGINAL)
+PACKED_ORIGINAL = json.loads(entries.pack_facts(OF_A_RENDITION))["original"]
+
+
+def test_facts_of_a_rendition_come_back_and_others_are_as_older_workers_know_them() -> None:
+    for original in (ORIGINAL, Original("web", "a.jpg", 9), replace(ORIGINAL, told=None, mode="off")):
+        facts = replace(FACTS, original=original)
+        assert entries.unpack_facts(entries.pack_facts(facts)) == facts
+    assert "original" not in PACKED
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"read_bucket": "a/b"},
+        {"read_key": ""},
+        {"read_key": "k" * 1025},
+        {"size": 0},
+        {"format": "<script>"},
+        {"format": ""},
+        {"width": 0},
+        {"height": -1},
+        {"width": 2**31},
+        {"mode": "on"},  # which tells no place
+        {"mode": "off"},
+        {"told": {"taken_at": "yesterday"}},
+        {"told": {"orientation": 9}},
+        {"told": {"place": [91.0, 0.0]}},
+        {"told": {"more": 1}},
+        {"more": 1},
+    ],
+)
+def test_an_original_that_could_not_be_published_is_a_miss(changed: dict[str, object]) -> None:
+    value = PACKED | {"original": PACKED_ORIGINAL | changed}
+    assert entries.unpack_facts(json.dumps(value).encode()) is None
 
 
 @given(st.binary(max_size=80))

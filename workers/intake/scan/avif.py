@@ -30,6 +30,8 @@ _CODED, _EXIF, _HIDDEN = b"av01", b"Exif", b"skip"
 """Types of items. The decoder passes over the last one."""
 _EXIF_BYTES: Final = EXIF_MOST + 64
 """Of EXIF with what stands before it."""
+_QUARTERS: Final = (1, 8, 3, 6)
+"""Orientations, as EXIF counts, by quarters of a turn to the left."""
 _IN_FILE, _IN_IDAT = 0, 1
 """Origin of an item's place: the file's start, or the start of the box `idat`."""
 _CONTAINERS: Final = {
@@ -59,14 +61,17 @@ def scan_avif(body: bytes) -> Essence:
     return Essence(walk.without_exif(), None, 0, exif=walk.exif())
 
 
-def boxes_start(head: bytes) -> tuple[int, int, bytes | None]:
-    """Width, height and EXIF in the start of an AVIF or HEIC.
+def boxes_start(head: bytes) -> tuple[int, int, bytes | None, int | None]:
+    """Width, height, EXIF and orientation in the start of an AVIF or HEIC.
 
-    0 and None: they lie behind them. Raises Rejected, IndexError, struct.error.
+    0 and None: unknown. The boxes tell the orientation, and that in the EXIF does not count. Raises Rejected,
+    IndexError, struct.error.
     """
     walk = _Walk(head)
     walk.through(0, len(head), depth=1)
-    return *walk.size, walk.exif() or (None if walk.has_exif or not any(walk.size) else b"")
+    known, turns = any(walk.size), list(walk.turns or {1})
+    exif = walk.exif() or (b"" if known and not walk.has_exif else None)
+    return *walk.size, exif, turns[0] if known and len(turns) == 1 else None
 
 
 def _kinds(stream: memoryview) -> Iterator[int]:
@@ -99,6 +104,8 @@ class _Walk:
         self._boxes = 0
         self.size = 0, 0
         """Of the largest picture: its tiles and previews are smaller."""
+        self.turns: set[int | None] = set()
+        """Orientations of pictures; None: one that is mirrored."""
         self._extents = 0
         self._coded: set[int] = set()
         self._exif: dict[int, int] = {}
@@ -173,6 +180,8 @@ class _Walk:
             self._idat = start
         elif kind == b"ispe":
             self.size = max(self.size, struct.unpack_from(">LL", self._body, start + 4), key=math.prod)
+        elif kind in (b"irot", b"imir"):
+            self.turns.add(_QUARTERS[self._body[start] & 3] if kind == b"irot" else None)
         elif kind == b"iinf":
             self.through(start + (8 if self._body[start] else 6), end, depth + 1)
         elif kind == b"infe":
