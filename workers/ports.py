@@ -246,8 +246,10 @@ class Intake(Protocol):
     """
 
     def fetch(self, job: Job, max_bytes: int) -> Future[Fetched]:
-        """Get the object's bytes, at most `max_bytes` of them. If a glance at these tells what `inspect` would say, the
-        answer has it as `facts`, and `inspect` need not be called.
+        """Get at most `max_bytes` bytes: the object or its rendition.
+
+        If a glance at these tells what `inspect` would say, the answer has it as `facts`, and `inspect` need not be
+        called.
 
         Fails with Gone, Superseded, Unavailable, Rejected (an object over the limit, or an empty one), or with
         LargerThanReserved: over `max_bytes`, and within the limit as far as is known. Of a job that asks for

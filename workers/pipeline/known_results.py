@@ -106,7 +106,8 @@ class KnownResults:
 
     def arrival(self, task: CompleteTask) -> CacheWrite:
         """The write of an object's facts, to make after the commit."""
-        event, known = task.task.event, task.task.source_hit
+        event = task.task.event
+        known = task.task.source_hit and task.task.reads_copy is None  # else what is read may be another copy by now
         if known and not event.sequencer:
             return entries.NOTHING
         values, fields = self._newest(event), {}

@@ -48,7 +48,7 @@ class Task:
     Args:
         alone: whether this image must be the only one in the decoder and on the device.
         came_through: whether decoder and device have done with it, so that it is no suspect.
-        reads_copy: whether the object's rendition was read in its place.
+        reads_copy: whether the object's rendition was read in its place; None: neither was.
     """
 
     job: Job
@@ -61,7 +61,7 @@ class Task:
     source_hit: bool = False
     alone: bool = False
     came_through: bool = False
-    reads_copy: bool = False
+    reads_copy: bool | None = None
     ending: Ending = "dropped"
     _held: dict[str, Callable[[], object]] = field(default_factory=dict)
 

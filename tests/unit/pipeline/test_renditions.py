@@ -220,6 +220,23 @@ def test_a_rendition_of_this_second_is_believed_once_the_object_is_seen_again() 
     assert (manual.reads, outcome.source.read is None) == (["a", COPY, "a"], False)
 
 
+def test_a_rendition_that_was_made_after_the_first_event_is_known_once_it_was_read() -> None:
+    manual = pipeline()
+    stored = manual.store.put(BUCKET, "a", ORIGINAL)
+    assert image_of(told(manual, etag=stored.etag)).source.read is None
+    manual.store.put(BUCKET, COPY, GOOD)
+    assert image_of(told(manual, etag=stored.etag)).source.read is None, "it is known"
+
+    green = ColourTagger()
+    green.digest = "d" * 64
+    intake = InlineIntake(manual.store, (green.transform,), Limits(facts="place"), rendition=WEB)
+    for number in range(2):
+        later = pipeline(manual.cache, intake=intake, tagger=green)
+        manual.store.reads.clear()
+        assert image_of(told(later, etag=stored.etag)).source.read is not None
+        assert manual.reads == ([] if number else ["a", COPY])
+
+
 def test_equal_renditions_share_results_and_not_their_originals_facts() -> None:
     manual = pipeline()
     manual.store.put(BUCKET, "a", ORIGINAL)

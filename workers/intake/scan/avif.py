@@ -62,7 +62,7 @@ def scan_avif(body: bytes) -> Essence:
 
 
 def boxes_start(head: bytes) -> tuple[int, int, bytes | None, int | None]:
-    """Width, height, EXIF and orientation in the start of an AVIF or HEIC.
+    """Width, height, EXIF and orientation in the first bytes.
 
     0 and None: unknown. The boxes tell the orientation, and that in the EXIF does not count. Raises Rejected,
     IndexError, struct.error.
