@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -15,7 +16,7 @@ logger = logging.getLogger(__name__)
 Made = TypeVar("Made")
 
 RENEWED_AFTER = 0.8
-"""A lease is renewed after this share of its life: for the rest the service may be away."""
+"""It is renewed after this share of its life: for the rest the service may be away."""
 _AGAIN_S = 1.0
 """Pause after a failure, or all threads would ask, one after the other."""
 
@@ -93,35 +94,52 @@ def _stamp(path: Path) -> tuple[int, int, int]:
     return found.st_mtime_ns, found.st_size, found.st_ino
 
 
-class Lease:
-    """The times of one lease, by a monotonic clock. Not thread-safe.
+@dataclass(eq=False)
+class Leased(Generic[Made]):
+    """What a service gives for a time, renewed before it ends. Thread-safe.
+
+    While the service is away, the last serves as long as it is valid.
 
     Args:
+        ask: gets a new one, and the seconds of its life.
+        fault: the error for an exception of `faults`, which `ask` raised; it is raised while none is valid.
         shortest_s: least time of use, even if by our clock it has ended.
     """
 
-    def __init__(self, shortest_s: float, monotonic: Callable[[], float]) -> None:
-        self._shortest_s = shortest_s
-        self._monotonic = monotonic
+    what: str
+    ask: Callable[[], tuple[Made, float]]
+    faults: tuple[type[Exception], ...]
+    fault: Callable[[Exception], Exception]
+    shortest_s: float
+    monotonic: Callable[[], float]
+
+    def __post_init__(self) -> None:
+        self._lock = threading.Lock()
         self._ask_at = self._valid_until = float("-inf")
+        self._last: Made | None = None
+        self._fault: Exception | None = None
 
-    @property
-    def due(self) -> bool:
-        """Whether to renew it now."""
-        return self._monotonic() >= self._ask_at
+    def __call__(self) -> Made:
+        with self._lock:
+            if self.monotonic() >= self._ask_at:
+                self._renew()
+            if self._last is not None and self.monotonic() < self._valid_until:
+                return self._last
+            assert self._fault is not None
+            raise self._fault.with_traceback(None)
 
-    @property
-    def valid(self) -> bool:
-        return self._monotonic() < self._valid_until
-
-    def granted(self, life_s: float) -> None:
-        life_s = max(self._shortest_s, life_s)
-        now = self._monotonic()
+    def _renew(self) -> None:
+        try:
+            self._last, life_s = self.ask()
+        except self.faults as error:
+            self._fault = self.fault(error)
+            self._ask_at = self.monotonic() + _AGAIN_S
+            logger.warning("no new %s: %s", self.what, self._fault)
+            return
+        now, life_s = self.monotonic(), max(self.shortest_s, life_s)
         self._ask_at, self._valid_until = now + RENEWED_AFTER * life_s, now + life_s
-
-    def failed(self) -> None:
-        self._ask_at = self._monotonic() + _AGAIN_S
 
     def ask_within(self, seconds: float) -> None:
         """Renew it within `seconds`."""
-        self._ask_at = min(self._ask_at, self._monotonic() + seconds)
+        with self._lock:
+            self._ask_at = min(self._ask_at, self.monotonic() + seconds)

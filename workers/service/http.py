@@ -165,9 +165,6 @@ def _drop(client: socket.socket) -> None:
         client.shutdown(socket.SHUT_RDWR)
 
 
-logger = logging.getLogger(__name__)
-
-
 class Endpoint:
     """Serves until `close`: 200 for a good report, else 503, with reasons as JSON.
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tagstream_testing.memory import ManualClock
-from workers.backends.renewal import Lease, RenewedFile, Secret, one_line
+from workers.backends.renewal import Leased, RenewedFile, Secret, one_line
 
 
 def test_a_secret_has_its_files_present_content(tmp_path: Path) -> None:
@@ -107,48 +107,67 @@ def clock() -> ManualClock:
     return ManualClock()
 
 
+class Service:
+    """Gives 1, 2, …, each for `life_s`; does not answer while `away`."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        self.given, self.asked, self.life_s, self.away = 0, 0, 100.0, False
+        self.leased = Leased(
+            "number", self.ask, (OSError,), lambda error: ValueError(f"no: {error}"), 10.0, clock.monotonic
+        )
+
+    def ask(self) -> tuple[int, float]:
+        self.asked += 1
+        if self.away:
+            raise OSError("away")
+        self.given += 1
+        return self.given, self.life_s
+
+
 @pytest.fixture
-def lease(clock: ManualClock) -> Lease:
-    return Lease(10.0, clock.monotonic)
+def service(clock: ManualClock) -> Service:
+    return Service(clock)
 
 
-def states(lease: Lease, clock: ManualClock, *until_s: float) -> list[tuple[bool, bool]]:
-    """Whether it is due and whether it is valid, at each of these seconds from now."""
+def given(service: Service, clock: ManualClock, *at_s: float) -> list[int]:
+    """What it gives at each of these seconds from now."""
     began, found = clock.monotonic(), []
-    for second in until_s:
+    for second in at_s:
         clock.advance(began + second - clock.monotonic())
-        found.append((lease.due, lease.valid))
+        found.append(service.leased())
     return found
 
 
-def test_a_lease_that_was_never_granted_is_due_and_not_valid(lease: Lease) -> None:
-    assert (lease.due, lease.valid) == (True, False)
-
-
-def test_a_lease_is_due_after_four_fifths_of_its_life_and_valid_until_its_end(lease: Lease, clock: ManualClock) -> None:
-    lease.granted(100.0)
-    expected = [(False, True)] * 2 + [(True, True)] * 2 + [(True, False)]
-    assert states(lease, clock, 0, 79, 80, 99, 100) == expected
+def test_what_is_leased_is_renewed_after_four_fifths_of_its_life(service: Service, clock: ManualClock) -> None:
+    assert given(service, clock, 0, 79, 80, 159, 160) == [1, 1, 2, 2, 3]
 
 
 @pytest.mark.parametrize("life_s", [-50.0, 0.0, 9.0])
 def test_a_life_that_is_too_short_to_use_counts_as_the_shortest(
-    lease: Lease, clock: ManualClock, life_s: float
+    service: Service, clock: ManualClock, life_s: float
 ) -> None:
     """Guard: a service with another clock, or with lives of a second, would be called for every request."""
-    lease.granted(life_s)
-    assert states(lease, clock, 7, 8, 9, 10) == [(False, True), (True, True), (True, True), (True, False)]
+    service.life_s = life_s
+    assert given(service, clock, 0, 7, 8) == [1, 1, 2]
 
 
-def test_after_a_failure_it_is_not_due_for_a_second_and_stays_valid(lease: Lease, clock: ManualClock) -> None:
-    lease.granted(100.0)
-    clock.advance(99)
-    lease.failed()
-    assert states(lease, clock, 0, 0.5, 1) == [(False, True), (False, True), (True, False)]
+def test_while_the_service_is_away_the_last_serves_until_its_end_and_it_is_asked_once_a_second(
+    service: Service, clock: ManualClock
+) -> None:
+    service.leased()
+    service.away = True
+    assert given(service, clock, 99, 99.5) == [1, 1]
+    assert service.asked == 2
+    clock.advance(0.5)
+    with pytest.raises(ValueError, match="no: away"):
+        service.leased()
+    assert service.asked == 3
+    service.away = False
+    assert given(service, clock, 1) == [2]
 
 
-def test_it_can_be_made_due_sooner_and_never_later(lease: Lease, clock: ManualClock) -> None:
-    lease.granted(100.0)
-    lease.ask_within(10.0)
-    lease.ask_within(20.0)
-    assert states(lease, clock, 9, 10) == [(False, True), (True, True)]
+def test_it_can_be_renewed_sooner_and_never_later(service: Service, clock: ManualClock) -> None:
+    service.leased()
+    service.leased.ask_within(10.0)
+    service.leased.ask_within(20.0)
+    assert given(service, clock, 9, 10) == [1, 2]

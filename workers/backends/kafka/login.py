@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import logging
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ from minio.credentials.providers import ChainedProvider, EnvAWSProvider, IamAwsP
 from pydantic import BaseModel, Field, ValidationError
 
 from workers.backends.http_pool import ClockedPool
-from workers.backends.renewal import Lease
+from workers.backends.renewal import Leased
 
 logger = logging.getLogger(__name__)
 
@@ -152,6 +151,9 @@ class TokenRefusal(Exception):
         self.status = status
 
 
+_FAULTS = (TokenRefusal, urllib3.exceptions.HTTPError, ValidationError, OSError, ValueError)
+
+
 def token_service_pool() -> ClockedPool:
     """A connection pool for token services; its deadlines cover whole answers."""
     return ClockedPool(connections=1, connect_s=2.0, request_s=_CALL_S, refusal=TokenRefusal)
@@ -169,8 +171,8 @@ class _TokenAnswer(BaseModel):
 class GrantedToken:
     """Returns the token of a token service, renewed in time. Thread-safe.
 
-    By OAuth's client credentials (RFC 6749, section 4.4). While the service is away, the last token is used as long as
-    it is valid. Raises OSError: there is no valid token; the text says why and what to check.
+    By OAuth's client credentials (RFC 6749, section 4.4). Raises OSError: there is no valid token; the text says why
+    and what to check.
     """
 
     endpoint: str
@@ -180,31 +182,17 @@ class GrantedToken:
     monotonic: Callable[[], float] = time.monotonic
 
     def __post_init__(self) -> None:
-        self._lock = threading.Lock()
-        self._lease = Lease(_SHORTEST_LIFE_S, self.monotonic)
         self._http = token_service_pool()
-        self._token = ""
-        self._why = ""
+        self._leased = Leased(
+            "token", self._ask, _FAULTS, lambda error: OSError(self._failed(error)), _SHORTEST_LIFE_S, self.monotonic
+        )
 
     def __call__(self) -> str:
-        with self._lock:
-            if self._lease.due:
-                self._ask()
-            if self._lease.valid:
-                return self._token
-            raise OSError(self._why)
+        return self._leased()
 
-    def _ask(self) -> None:
-        try:
-            answer = _TokenAnswer.model_validate_json(self._answered())
-        except (TokenRefusal, urllib3.exceptions.HTTPError, ValidationError, OSError, ValueError) as error:
-            self._why = self._failed(error)
-            self._lease.failed()
-            if self._lease.valid:
-                logger.warning("no new token for Kafka; using the last one: %s", self._why)
-            return
-        self._lease.granted(answer.expires_in)
-        self._token = answer.access_token
+    def _ask(self) -> tuple[str, float]:
+        answer = _TokenAnswer.model_validate_json(self._answered())
+        return answer.access_token, answer.expires_in
 
     def _answered(self) -> bytes:
         form = {"grant_type": "client_credentials"} | ({"scope": self.scope} if self.scope else {})

@@ -7,8 +7,6 @@ fault "access" and advice: the worker waits and turns unready, and no object is 
 from __future__ import annotations
 
 import configparser
-import logging
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,19 +21,17 @@ from minio.credentials.credentials import Credentials
 from minio.credentials.providers import Provider, WebIdentityProvider
 
 from workers.backends.http_pool import ClockedPool
-from workers.backends.renewal import Lease, RenewedFile, Secret, why
+from workers.backends.renewal import Leased, RenewedFile, Secret, why
 from workers.backends.s3.client import S3Refusal, meaning
 from workers.environment import read_secret
 from workers.errors import Unavailable
-
-_log = logging.getLogger(__name__)
 
 _CALL_S = 5.0
 """Time limit of the token service's answer; fetches wait for it."""
 _REFUSED_S = 10.0
 """After the store refused them, new credentials are requested, but no sooner than this."""
 _SHORTEST_LIFE_S = 60.0
-"""Least time that credentials are used, even if they have expired by our clock."""
+_FAULTS = (S3Refusal, urllib3.exceptions.HTTPError, ElementTree.ParseError, OSError, ValueError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,32 +83,24 @@ class KeyFiles(Provider):
 
 
 class WebIdentityCredentials(Provider):
-    """Credentials for a web identity, renewed in time. While the token service is away the last ones are used."""
+    """Credentials for a web identity, renewed in time."""
 
     def __init__(
         self, identity: WebIdentity, http: ClockedPool, monotonic: Callable[[], float] = time.monotonic
     ) -> None:
         self._identity = identity
         self._http = http
-        self._lock = threading.Lock()
-        self._lease = Lease(_SHORTEST_LIFE_S, monotonic)
-        self._credentials: Credentials | None = None
-        self._failure: Unavailable | None = None
+        self._leased = Leased(
+            "credentials", self._exchange, _FAULTS, self._failed, shortest_s=_SHORTEST_LIFE_S, monotonic=monotonic
+        )
 
     def retrieve(self) -> Credentials:
-        with self._lock:
-            if self._lease.due:
-                self._exchange()
-            if self._credentials is not None:
-                return self._credentials
-            assert self._failure is not None
-            raise self._failure.with_traceback(None)
+        return self._leased()
 
     def renew(self) -> None:
-        with self._lock:
-            self._lease.ask_within(_REFUSED_S)
+        self._leased.ask_within(_REFUSED_S)
 
-    def _exchange(self) -> None:
+    def _exchange(self) -> tuple[Credentials, float]:
         provider = WebIdentityProvider(
             jwt_provider_func=lambda: {"access_token": _token(self._identity.token_file)},
             sts_endpoint=self._identity.sts_endpoint,
@@ -120,17 +108,9 @@ class WebIdentityCredentials(Provider):
             role_session_name=self._identity.session_name,
             http_client=self._http,
         )
-        try:
-            with self._http.within(_CALL_S):
-                self._credentials = provider.retrieve()
-            self._lease.granted(_life_s(self._credentials))
-            self._failure = None
-        except (S3Refusal, urllib3.exceptions.HTTPError, ElementTree.ParseError, OSError, ValueError) as error:
-            self._failure = self._failed(error)
-            self._lease.failed()
-            if not self._lease.valid:
-                self._credentials = None
-            _log.warning("no new credentials: %s", self._failure.detail)
+        with self._http.within(_CALL_S):
+            found = provider.retrieve()
+        return found, _life_s(found)
 
     def _failed(self, error: Exception) -> Unavailable:
         where = f"the token service {self._identity.sts_endpoint}"
