@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from PIL import Image
 
 from schemas.enriched_image import EnrichedImage, ReadRendition
+from tagstream_testing.memory import MemoryResultCache
 from tests.support.exif import PARIS, TAKEN, whole
 from tests.support.harness import BUCKET, ColourTagger
 from tests.support.inline_intake import InlineIntake
@@ -235,6 +237,28 @@ def test_a_rendition_that_was_made_after_the_first_event_is_known_once_it_was_re
         manual.store.reads.clear()
         assert image_of(told(later, etag=stored.etag)).source.read is not None
         assert manual.reads == ([] if number else ["a", COPY])
+
+
+def test_the_removal_of_an_original_purges_what_is_known_of_its_rendition() -> None:
+    cache = MemoryResultCache()
+    manual = pipeline(cache, forget_on_remove=True)
+    manual.store.put(BUCKET, "a", ORIGINAL)
+    manual.store.put(BUCKET, COPY, GOOD)
+    etag = manual.store.head(BUCKET, "a", deadline_s=1).etag
+    content = image_of(told(manual, etag=etag)).source.sha256
+
+    def kept(removed: str) -> list[str]:
+        manual.store.remove(BUCKET, removed)
+        event = {"eventName": "ObjectRemoved:Delete", "s3": {"bucket": {"name": BUCKET}, "object": {"key": removed}}}
+        manual.send(json.dumps({"Records": [event]}).encode())
+        manual.turn()
+        manual.commit_all()
+        manual.pipeline.lookup.work()
+        return [name for name in (*cache._values, *cache._hashes) if content in name]
+
+    assert kept(COPY)
+    assert read(manual.done[max(manual.done)][0]).reason == "rendition"  # type: ignore[union-attr]  # a Skip
+    assert kept("a") == []
 
 
 def test_equal_renditions_share_results_and_not_their_originals_facts() -> None:
