@@ -171,7 +171,7 @@ def sample_of(image: EnrichedImage, labels: CollectedLabels, corrections: Correc
         if (label := labels.id_of(tag.name)) is not None:
             origins[label] = tag.source or "generated"
     absent: set[int] = set()
-    source = image.source
+    source, read = image.source, image.source.read or image.source
     since = None if source.read is None else source.last_modified
     word = corrections.on(image.subject, source.sha256, source.etag, since) if corrections is not None else None
     if word is not None:
@@ -179,10 +179,10 @@ def sample_of(image: EnrichedImage, labels: CollectedLabels, corrections: Correc
         absent = {label for name in word.removed if (label := labels.id_of(name)) is not None}
         origins = {label: origin for label, origin in origins.items() if label not in absent}
     return Sample(
-        image=name_of(image.source.bucket, image.source.key),
+        image=name_of(read.bucket, read.key),
         captions=(image.caption.text,) if image.caption is not None else (),
         tags=tuple(sorted(origins)),
         absent=tuple(sorted(absent)) if absent else None,
         origins=origins,
-        sha256=image.source.sha256,
+        sha256=source.sha256,
     )

@@ -35,7 +35,8 @@ class Draw:
         if isinstance(output, Retraction):
             self._names.pop(place, None)
             return
-        self._names[place] = name_of(output.source.bucket, output.source.key)
+        read = output.source.read or output.source
+        self._names[place] = name_of(read.bucket, read.key)
         if len(self._names) > 2 * MOST:
             self._names = dict(sorted(self._names.items())[:MOST])
 

@@ -6,7 +6,17 @@ from typing import Any
 import pytest
 
 from schemas.correction import Corrections, correction
-from schemas.enriched_image import CaptionText, EnrichedImage, EventRef, GoneSource, Retraction, Skip, Source, Tag
+from schemas.enriched_image import (
+    CaptionText,
+    EnrichedImage,
+    EventRef,
+    GoneSource,
+    ReadRendition,
+    Retraction,
+    Skip,
+    Source,
+    Tag,
+)
 from schemas.version import VERSION_HEADER
 from tagstream_train.engine.collect import CollectedLabels, Collection, sample_of
 from tests.unit.schemas.documents import enriched
@@ -151,6 +161,17 @@ def test_a_sample_has_the_tags_of_the_model_and_the_word_of_persons() -> None:
     assert (sample.tags, sample.absent) == ((0, 2), (1, 3))
     assert sample.origins == {0: "generated", 2: "person"}
     assert sample_of(image("other.jpg", "dog"), labels, said).absent is None
+
+
+def test_a_sample_names_the_rendition_whose_tags_and_hash_it_has() -> None:
+    read = ReadRendition(bucket="photos-web", key="a.jpg.jpg", width=8, height=6)
+    seen = image("a.jpg", "dog", read=read)
+    said = Corrections()
+    said.take(*correction("photos", "a.jpg", added=["kite"], sha256="b" * 64, etag="e"))
+    labels = CollectedLabels()
+    sample = sample_of(seen, labels, said)
+    assert (sample.image, sample.sha256) == ("s3://photos-web/a.jpg.jpg", SHA)
+    assert [labels.names[label] for label in sample.tags] == ["dog", "kite"], "the word on its original holds"
 
 
 def test_a_persons_tag_in_an_event_is_a_persons_unless_corrections_say_otherwise() -> None:
