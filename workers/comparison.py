@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from typing import Final, NamedTuple
 
 from schemas.enriched_image import EnrichedImage, Retraction
 from schemas.printable import counted
@@ -11,6 +12,21 @@ from schemas.version import Order, order
 
 _NAMED = 3
 """A sentence names so many labels."""
+
+
+class _Content(NamedTuple):
+    """What was read: an object, or the rendition of one."""
+
+    sha256: str
+    etag: str
+    rendition: bool = False
+
+    def is_of(self, other: _Content) -> bool:
+        """Whether both are of one content of an object."""
+        return self.sha256 == other.sha256 or (self.etag == other.etag and (self.rendition or other.rendition))
+
+
+_GONE: Final = _Content("", "")
 
 
 @dataclass(slots=True)
@@ -42,7 +58,7 @@ class Outcomes:
     only: Set[str] | None = None
     taggers: dict[str, str] = field(default_factory=dict)
     """Name, digest and thresholds of each tagger that was seen, by digests."""
-    _newest: dict[str, tuple[Order, str, Mapping[str, float]]] = field(default_factory=dict)
+    _newest: dict[str, tuple[Order, _Content, Mapping[str, float]]] = field(default_factory=dict)
 
     def take(self, output: EnrichedImage | Retraction) -> None:
         """Keep an outcome unless a newer one is known.
@@ -57,27 +73,27 @@ class Outcomes:
             return
         if isinstance(output, Retraction):
             if output.scope == "object":
-                self._newest[output.subject] = place, "", {}
+                self._newest[output.subject] = place, _GONE, {}
             return
         if output.options is not None and "tags" not in output.options.want:
             return
         if (model := output.models.tagger) is not None:
             name = f"{model.name} {model.digest[:12]} (thresholds {output.thresholds.digest[:12]})"
             self.taggers[f"{model.digest} {output.thresholds.digest}"] = name
-        tags = {tag.name: tag.score for tag in output.tags if tag.source is None}
-        self._newest[output.subject] = place, output.source.sha256, tags
+        tags, source = {tag.name: tag.score for tag in output.tags if tag.source is None}, output.source
+        self._newest[output.subject] = place, _Content(source.sha256, source.etag, source.read is not None), tags
 
     def subjects(self) -> Set[str]:
         return self._newest.keys()
 
-    def images(self) -> Iterator[tuple[str, str, Mapping[str, float]]]:
-        """Subject, sha256 and tags, with scores, of each existing image."""
-        return ((subject, sha256, tags) for subject, (_, sha256, tags) in self._newest.items() if sha256)
+    def images(self) -> Iterator[tuple[str, _Content, Mapping[str, float]]]:
+        """Subject, content and tags, with scores, of each existing image."""
+        return ((subject, content, tags) for subject, (_, content, tags) in self._newest.items() if content != _GONE)
 
-    def tags_of(self, subject: str, sha256: str) -> Mapping[str, float] | None:
+    def tags_of(self, subject: str, content: _Content) -> Mapping[str, float] | None:
         """The tags of this content, with scores; None if the subject has another."""
-        _, known, tags = self._newest.get(subject, (None, None, None))
-        return tags if known == sha256 else None
+        _, known, tags = self._newest.get(subject, (None, _GONE, None))
+        return tags if known.is_of(content) else None
 
 
 @dataclass(slots=True)
@@ -120,13 +136,13 @@ def agreement(
 ) -> TagAgreement:
     """The agreement on images that both topics hold with the same content."""
     found = TagAgreement()
-    for subject, sha256, tags in candidate.images():
-        known = live.tags_of(subject, sha256)
+    for subject, content, tags in candidate.images():
+        known = live.tags_of(subject, content)
         if known is None:
             found.other_content += 1
         else:
             found.count(known.keys(), tags.keys())
-            tell(subject, sha256, known, tags)
+            tell(subject, content.sha256, known, tags)
     return found
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from schemas.enriched_image import EnrichedImage, GoneSource, OutcomeOptions, Retraction, Source, Tag
+from schemas.enriched_image import EnrichedImage, GoneSource, OutcomeOptions, ReadRendition, Retraction, Source, Tag
 from tests.unit.schemas.documents import enriched, retraction
 from workers.comparison import Outcomes, PromotionRule, TagAgreement, agreement, judged, lost, objections
 
@@ -46,6 +46,16 @@ def test_an_image_that_is_gone_or_has_other_content_is_not_compared() -> None:
     live = outcomes(image("a", "dog"), gone("a", 2), image("b", "dog"))
     found = compared(live, outcomes(image("a", "dog"), other, image("c", "dog")))
     assert (found.compared, found.other_content, found.mean_jaccard) == (0, 3, None)
+
+
+def test_a_rendition_is_compared_with_its_original_and_with_no_other() -> None:
+    read = ReadRendition(bucket="photos-web", key="a.jpg", width=8, height=6)
+    source = image("a").source.model_copy(update={"sha256": SHA, "read": read})
+    seen = image("a", "dog").model_copy(update={"source": source})
+    found = compared(outcomes(image("a", "dog")), outcomes(seen))
+    assert (found.compared, found.mean_jaccard) == (1, 1.0)
+    later = image("a", "dog").model_copy(update={"source": source.model_copy(update={"etag": "another"})})
+    assert compared(outcomes(image("a", "dog")), outcomes(later)).compared == 0
 
 
 def test_a_persons_tags_count_for_neither() -> None:
