@@ -169,6 +169,25 @@ def test_an_image_is_forgotten_in_topic_cache_and_corrections_and_its_copy_stays
     assert (audit.remade, audit.tombstones, audit.other) == (1, 1, 0)
 
 
+@pytest.mark.parametrize("by", [["{}/a"], ["--prefix", "{}/a"]])
+def test_a_rendition_that_was_an_image_of_its_own_is_forgotten_with_its_original(
+    place: Place, tmp_path: Path, by: list[str]
+) -> None:
+    place.tag(tmp_path, **{"a": 85, "web/a": 86, "web/b": 87})
+    name, (copy,) = place.site.name, place.images("web/a")
+    chosen = [each.format(name) for each in by]
+    place.more["TAGSTREAM_RENDITION"] = "{bucket}/web/{key}"
+    report = place.forget(*chosen)
+    assert (report["retractions"], report["present"]) == (2, 2)
+    assert {*report["first_present"]} == {f"{name}/a", f"{name}/web/a"}
+    place.site.store.remove(name, "a")
+    assert place.tagstream("forget", *chosen, "--go").returncode == 2, "the rendition is there"
+    place.site.store.remove(name, "web/a")
+    assert place.forget(*chosen, "--go")["finished"]
+    assert place.names(f"{name}/a", f"{name}/web/a", copy.source.sha256) == []
+    assert place.names(f"{name}/web/b")
+
+
 def test_records_in_partitions_of_before_are_forgotten_where_they_stand(place: Place, tmp_path: Path) -> None:
     place.tag(tmp_path, **{f"k{number}": 85 for number in range(8)})
     before = {key: partition for partition, key, _ in place.records()}

@@ -7,6 +7,7 @@ import pytest
 
 from tests.unit.cli.conftest import Tagstream
 from workers.assembly.forget_reach import Finder, _of_topic
+from workers.rendition import Rendition
 from workers.republish.forgetting import Subjects
 from workers.types import ReadRecord
 
@@ -44,6 +45,13 @@ def test_a_name_is_found_whole_and_as_json_escapes_it(where: bytes, found: bool)
 )
 def test_a_prefix_is_found_under_its_bucket(where: bytes, found: bool) -> None:
     assert UNDER.finds(where) is found
+
+
+def test_renditions_of_a_prefix_are_found_in_their_own_bucket() -> None:
+    beside = Rendition.of("{bucket}-web/{key}.jpg", ["photos", "photos-web", "photos-web-web"])
+    under = Finder(Subjects(prefix="photos/2026/").with_renditions(beside))
+    names = (b"photos-web/2026/a.jpg", b"photos-web/2026/a.gif", b"photos-web/2025/a.jpg")
+    assert [under.finds(name) for name in names] == [True, False, False]
 
 
 def record_with(value: bytes) -> ReadRecord:
