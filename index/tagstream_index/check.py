@@ -132,9 +132,8 @@ class Check:
             "select topic, partition, next_offset, topic_id from progress where topic = %s", (self._topic,)
         ).fetchall()
         if any(each[3] != (topic_id or NO_ID) for each in found):
-            raise Broken(
-                f"the topic {self._topic} was made anew since it was indexed. Run `tagstream index rebuild --go`."
-            )
+            anew = "was made anew since it was indexed. Run `tagstream index rebuild --go`."
+            raise Broken(f"the topic {self._topic} {anew}")
         return {Partition(topic, number): offset for topic, number, offset, _ in found}
 
     def _spaces(self) -> Spaces:

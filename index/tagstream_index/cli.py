@@ -192,9 +192,7 @@ def review(
     [dim]Correct:[/]  tagstream index review --result review.jsonl --go
     """
     if (label is None) == (result is None) or (result is None and (accepted or go or as_json)):
-        raise Misconfigured(
-            "give a LABEL to draw pictures, or --result FILE, which --accepted, --go and --json belong to"
-        )
+        raise Misconfigured("give a LABEL to draw pictures, or --result FILE, with or without --accepted, --go, --json")
     if label is not None:
         _draw(label, count, out)
     elif result is not None:

@@ -38,9 +38,8 @@ def parquet(
     except ModuleNotFoundError as error:
         if error.name != "pyarrow":
             raise
-        raise Misconfigured(
-            "Parquet files need pyarrow, the extra `parquet` of tagstream-index: pip install 'pyarrow>=26'"
-        ) from None
+        lacking = "Parquet files need pyarrow, the extra `parquet` of tagstream-index: pip install 'pyarrow>=26'"
+        raise Misconfigured(lacking) from None
 
     done = export(settings, folder, every=every, counting=terminal.counting)
     if as_json:

@@ -257,12 +257,10 @@ class Pictures:
 
     def _fetched(self, made: Intake, tile: Found) -> Fetched:
         """The bytes that were read; of a rendition that is gone or replaced those of the original."""
-        if tile.read is None:
-            return self._get(made, tile)
-        if tile.read["bucket"] in self._settings.buckets:
+        if tile.read is not None and tile.read["bucket"] in self._settings.buckets:
             with suppress(Gone, Superseded, Rejected):
                 return self._get(made, in_place(tile))
-        return self._get(made, tile, tile.etag)
+        return self._get(made, tile, tile.etag if tile.read else None)
 
     def _get(self, made: Intake, tile: Found, etag: str | None = None) -> Fetched:
         """An object. Raises Gone: its SHA-256, or with an etag that, is another one."""
