@@ -110,6 +110,11 @@ class TaskProgress:
         waiting = [place.name for place in self._places if not place.works and not place.waits_on_others]
         return any(live[name] for name in waiting) or sum(live[name] for name in _DECODERS) > decoders
 
+    def background(self) -> int:
+        """Number of background tasks that wait for no service."""
+        with self._lock:
+            return sum(self._background[place.name] for place in self._places if not place.waits_on_others)
+
     def stuck(self, limits_s: Mapping[str, float]) -> list[str]:
         """One sentence for each place whose oldest task exceeds the limit."""
         now = self._clock.monotonic()

@@ -207,6 +207,23 @@ def test_live_images_wait_when_more_of_them_are_decoded_than_there_are_decoders(
     assert polling.admitted() == 0
 
 
+def test_no_more_background_images_are_under_way_than_a_few_batches_and_fetches() -> None:
+    polling = Polling(fetch_threads=2)
+    polling.come(polling.later[0], 8)
+    progress = polling.pipeline.progress
+    progress._background["decode"] = 8
+    assert polling.admitted() == 0
+    progress._background["wait-store"] = 1
+    progress._background["decode"] = 7
+    assert polling.admitted() == 8
+    polling.come(polling.later[0], 8)
+    polling.pipeline.annotate._background_cuts[0].images = 3
+    progress._background["decode"] = 24
+    assert polling.admitted() == 0
+    progress._background["decode"] = 23
+    assert polling.admitted() == 8
+
+
 def test_live_records_are_admitted_first_and_few_background_ones_with_them() -> None:
     polling = Polling()
     polling.come(polling.later[0], 1_000)
@@ -214,17 +231,23 @@ def test_live_records_are_admitted_first_and_few_background_ones_with_them() -> 
     polling.source.next[-1] = Polled(
         (*polling.source.next[-1].records, *(record_at(polling.live, offset) for offset in range(100))), ()
     )
-    assert polling.admitted() == 32
+    assert polling.admitted() == 16
     assert len(polling.pipeline.parse.entries) == 100
-    assert polling.admitted() == 256
+    assert polling.admitted() == 64
 
 
 def test_background_partitions_share_the_images_ahead_of_one_partition() -> None:
     polling = Polling(background=4, jobs_ahead=100)
-    for later in polling.later:
-        polling.come(later, 80)
+    polling.source.next.append(
+        Polled(tuple(record_at(later, offset) for later in polling.later for offset in range(80)), ())
+    )
+    assert polling.admitted() + polling.admitted() == pytest.approx(100, abs=20)
+    polling = Polling(background=4, jobs_ahead=100)
+    polling.come(polling.later[0], 200)
+    polling.come(polling.later[1], 80)
     polling.come(polling.live, 300)
-    assert sum(polling.admitted() for _ in range(6)) == 100
+    assert sum(polling.admitted() for _ in range(4)) < 130
+    assert polling.pipeline.ledger.jobs_ahead(polling.later[1]) == 25, "a share is left for each"
     assert len(polling.pipeline.parse.entries) == 100
 
 
@@ -307,7 +330,8 @@ def test_live_images_are_looked_up_before_background_ones_and_again_between_few_
     lookup._fetch = fetch
     manual.events("first")
     manual.pipeline.parse.work()
-    lookup.work()
+    while len(lookup):
+        lookup.work()
     assert order[0] == "first"
     assert order.index("live") == 33
 
@@ -356,6 +380,21 @@ def test_live_images_have_the_device_after_each_background_batch_and_full_batche
     assert tagger.batches == [20, 1, 20, 2, 20, 2]
 
 
+def test_while_live_images_wait_for_the_device_every_ninth_batch_is_a_background_one() -> None:
+    manual, tagger = on_device(3)
+    for safe in manual.pipeline.annotate._self_tests[0].annotator.safe.values():
+        safe.size = 5
+    keys = [f"live{each}" for each in range(100)]
+    manual.put(*keys)
+    manual.events(*keys)
+    while manual.pipeline.progress.counts()["wait-device"] < 103:
+        manual.pipeline.parse.work()
+        manual.pipeline.lookup.work()
+    while len(manual.pipeline.annotate):
+        manual.pipeline.annotate.work()
+    assert [number for number, images in enumerate(tagger.batches) if images < 5] == [8, 17]
+
+
 @pytest.mark.parametrize(("each_s", "batches"), [(0.2, [1, 1, 1]), (0.02, [1, 2, 1])])
 def test_a_due_self_test_makes_no_background_batch_longer(each_s: float, batches: list[int]) -> None:
     manual, tagger = on_device(9, each_s, self_test_s=60)
@@ -376,7 +415,8 @@ def test_a_live_image_does_not_wait_for_an_equal_one_in_the_background_but_for_a
     manual.events("live")
     manual.events("too", partition=1)
     manual.pipeline.parse.work()
-    manual.pipeline.lookup.work()
+    while len(manual.pipeline.lookup):
+        manual.pipeline.lookup.work()
     assert manual.in_flight == {"wait-device": 2, "wait-equal": 1}
     manual.turn()
     assert len(manual.done) == 3

@@ -252,10 +252,12 @@ class Ledger:
         return queue.parsed < self.most_jobs(assignment, max_jobs) and not self.is_full(assignment, max_bytes)
 
     def most_jobs(self, assignment: Assignment, jobs_ahead: int) -> int:
-        """Most events of this assignment: background ones share one partition's, since they end late under load."""
+        """Most events of this assignment. All background ones together have no more than it, but a share each."""
         if not assignment.background:
             return jobs_ahead
-        return max(1, jobs_ahead // max(1, sum(each.background for each in self.assignments())))
+        with self._lock:
+            jobs = {of: queue.jobs for of, queue in self._queues.items() if of.background}
+        return max(1, jobs_ahead // max(1, len(jobs)), jobs.get(assignment, 0) + jobs_ahead - sum(jobs.values()))
 
     def is_full(self, assignment: Assignment, max_bytes: int) -> bool:
         """Whether the ledger has no room for more of this assignment. Background has half of it."""

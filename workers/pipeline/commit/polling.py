@@ -22,8 +22,7 @@ HEAD_START_S = 0.003
 it holds Python's interpreter lock. The pause ends with their commit."""
 
 
-_BACKGROUND = 256
-_BACKGROUND_WITH_LIVE = 32
+_BACKGROUND, _BACKGROUND_WITH_LIVE = 64, 16
 """Most background records that are admitted between two polls, and with live ones: a live record may come any time."""
 
 
@@ -51,14 +50,16 @@ class Poller:
         self._opening = opening
         self._opened = opened
         self._backlog = ByteTurns[list[Record]](self._may_admit)
-        self._background_left = 0
+        self._background_left = _BACKGROUND
         self._paused: set[Partition] = set()
         self.admitting = True
         self.opening = 0
 
     def step(self) -> bool:
         """Poll once and admit records; True: there were records."""
-        polled = self._source.poll(0.02 if self._backlog else 0.1)
+        # More background records may be admitted than one turn allows.
+        at_once = 0.0 if self._background_left <= 0 else 0.02
+        polled = self._source.poll(at_once if self._backlog else 0.1)
         self._leave_ended()
         self._begin(polled)
         self._open()

@@ -18,6 +18,7 @@ from workers.pipeline.stages.endings import Endings
 from workers.pipeline.stages.stage import QueueStage, StageQueue
 from workers.pipeline.task import AnnotatedTask, DecodedTask
 from workers.ports import Clock
+from workers.types import Assignment
 
 _BATCH_S = 15.0
 """Least time limit of a batch, in seconds."""
@@ -25,6 +26,9 @@ _ADDED_S = 0.25
 """Batches for added roles have so many images that they take about as long; others wait for it."""
 _BACKGROUND_S = 0.05
 """So do background batches; live images wait for them."""
+_BATCHES_AHEAD, _FETCHES_AHEAD = 8, 4
+"""No background record is admitted while as many background images are under way as fill so many batches and fetches:
+to fetch and decode more takes processors from live images, and each is a suspect after a crash."""
 
 
 @dataclass(slots=True)
@@ -70,6 +74,8 @@ class AnnotateStage(QueueStage):
         self._clock = clock
         self._endings = endings
         self._stall_timeout_s = options.stall_timeout_s
+        self._fetches_ahead = _FETCHES_AHEAD * options.fetch_threads
+        self._background_cuts: list[_Cut] = []
         self._since: float | None = None
         self._slowest_s = 0.0
         self._with_own = self._line(self_tests[0], None)
@@ -88,6 +94,12 @@ class AnnotateStage(QueueStage):
         self._progress.move(decoded.task, "wait-device")
         queue = self._with_added if any(role in self._roles.added for role in missing) else self._with_own
         queue.put(decoded)
+
+    def holds_back(self, assignment: Assignment) -> bool:
+        if not assignment.background:
+            return False
+        batch = max(cut.images for cut in self._background_cuts)
+        return self._progress.background() >= max(_BATCHES_AHEAD * batch, self._fetches_ahead)
 
     def work(self) -> None:
         """Run a batch of the ready images, and a due self-test."""
@@ -119,6 +131,7 @@ class AnnotateStage(QueueStage):
     def _line(self, self_test: DeviceSelfTest, cut: _Cut | None) -> StageQueue[DecodedTask]:
         """A queue for each lane; its images have batches of their own."""
         behind = _Cut(_BACKGROUND_S)
+        self._background_cuts.append(behind)
         return self._lane_queue(
             partial(self._annotate, self_test, cut),
             lambda decoded: decoded.task.background,

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from workers.metrics import ObservedGauge, Reader
 from workers.pipeline.flow.budget import Budget
+from workers.pipeline.flow.lanes import Precedence
 from workers.pipeline.progress import Place
 from workers.types import Assignment
 
@@ -150,7 +151,9 @@ class QueueStage(Stage):
         self._woken = False
         self._queues: list[StageQueue[Any]] = []
         self._work: list[Callable[[], None]] = []
-        self._work_behind: list[Callable[[], None]] = []
+        self._behind: deque[tuple[StageQueue[Any], Callable[[], None]]] = deque()
+        """The background queues, which take turns, and their work."""
+        self._precedence = Precedence()
 
     def _queue(
         self, work: Callable[[Sequence[Item]], None], *, most: Callable[[], int] = lambda: MOST_ITEMS
@@ -170,7 +173,7 @@ class QueueStage(Stage):
         most: Callable[[], int] = lambda: MOST_ITEMS,
         most_background: Callable[[], int] = lambda: MOST_BACKGROUND,
     ) -> StageQueue[Item]:
-        """Add a queue for each lane. Live items are first, and again after each few background ones.
+        """Add a queue for each lane. A step gives `work` live items, and then a few background ones if no more wait.
 
         Args:
             waits: whether an item is background.
@@ -180,9 +183,9 @@ class QueueStage(Stage):
             return self._queue(work, most=most)
         behind = StageQueue[Item](self._filled)
         queue = LaneQueue[Item](self._filled, behind, waits)
-        self._queues += [queue, behind]
+        self._queues.append(queue)
         self._work.append(partial(_work_off, queue, work, most))
-        self._work_behind.append(partial(_work_off, behind, background or work, most_background))
+        self._behind.append((behind, partial(_work_off, behind, background or work, most_background)))
         return queue
 
     def step(self, wait_s: float = WAIT_S) -> None:
@@ -194,10 +197,17 @@ class QueueStage(Stage):
     def work(self) -> None:
         for work in self._work:
             work()
-        for behind in self._work_behind:
-            behind()
-            for work in self._work:
-                work()
+        waiting = next((each for each in self._behind if len(each[0])), None)
+        if waiting is None:
+            return
+        live = any(map(len, self._queues))
+        if live:
+            self._precedence.had_turn(background=False, background_waits=True)
+        if not live or self._precedence.background_is_next:
+            self._precedence.had_turn(background=True, background_waits=True)
+            self._behind.remove(waiting)
+            self._behind.append(waiting)
+            waiting[1]()
 
     def wake(self) -> None:
         with self._filled:
@@ -205,7 +215,7 @@ class QueueStage(Stage):
             self._filled.notify()
 
     def __len__(self) -> int:
-        return sum(len(queue) for queue in self._queues)
+        return sum(len(queue) for queue in self._queues) + sum(len(queue) for queue, _ in self._behind)
 
 
 def _work_off(queue: StageQueue[Item], work: Callable[[Sequence[Item]], None], most: Callable[[], int]) -> None:
