@@ -12,6 +12,7 @@ import pytest
 
 from index.tests.support import enriched
 from index.tests.world import World
+from remote.tests.stub import StubService
 from scripts.dashboards.__main__ import ALL
 from scripts.dashboards.grafana import WORKERS, Panel
 from sharpness.model import make_bundle
@@ -21,9 +22,10 @@ from tagstream_testing.local.worker_process import WorkerProcess
 from tests.chaos.shared_worker import SharedWorker
 from tests.dashboards.life import SETTINGS, Life, fail, failing_device
 from tests.fixtures import Stack
+from tests.support.captioned import KEY, send, settings_of
 from tests.support.prometheus import Prometheus, numbers
 from tests.support.waiting import eventually
-from tests.support.worker_process import Site, worker
+from tests.support.worker_process import Site, photo, worker
 
 pytestmark = [pytest.mark.dashboards, pytest.mark.timeout(1_500)]
 
@@ -34,15 +36,16 @@ Asked = Callable[[str], list[float]]
 
 @pytest.fixture(scope="module")
 def asked(stack: Stack, postgresql: PostgreSQL, scratch: Scratch, prometheus: Prometheus) -> Asked:
-    """Asks Prometheus a panel's query over the life of two workers, of two more under one parent, and of an indexer."""
+    """Asks Prometheus a query over the life of two workers, two more that one parent has, and an indexer."""
     folder = scratch.path / "panels"
     folder.mkdir()
     began = time.time()
-    other_site = Site(stack, "panels-failing")
+    other_site, captioned = Site(stack, "panels-failing"), Site(stack, "panels-several")
     with (
         failing_device(other_site, folder) as other,
         SharedWorker.started(stack, folder, **SETTINGS, **with_a_role(folder / "role")) as shared,
-        worker(Site(stack, "panels-several"), "several", folder, TAGSTREAM_WORKERS="2") as several,
+        StubService(key=KEY) as service,
+        worker(captioned, "several", folder, TAGSTREAM_WORKERS="2", **settings_of(service, folder)) as several,
         closing(World(stack.kafka, postgresql, "panels-index", folder)) as index,
     ):
         workers = [place(each) for each in (shared.worker, other, several)]
@@ -50,7 +53,9 @@ def asked(stack: Stack, postgresql: PostgreSQL, scratch: Scratch, prometheus: Pr
         index.publish([enriched("a", 1, caption="a\0dog")])
         fail(other_site, other)
         eventually(lambda: numbers(prometheus.now("sum(tagstream_ready)")) == [4], 60)
+        request_caption(captioned, service, "422")
         before_s = Life(shared, folder).make()
+        request_caption(captioned, service, "ok")
         index.publish([enriched("b", 1, caption="a\0cat")])
         last = time.time()
         eventually(lambda: max(numbers(prometheus.now("max(timestamp(tagstream_ready))"))) > last, 60)
@@ -62,6 +67,15 @@ def asked(stack: Stack, postgresql: PostgreSQL, scratch: Scratch, prometheus: Pr
         return numbers(prometheus.over(filled, began, ended))
 
     return ask
+
+
+def request_caption(site: Site, service: StubService, last: str) -> None:
+    """One that is answered, and one that gets the last answer."""
+    for number, answer in enumerate(("ok", last)):
+        service.always(answer)
+        site.upload(f"{last}-{number}", photo(len(service.asked)))
+        send(site, [f"{last}-{number}"])
+        eventually(lambda: site.behind() == 0, 120)
 
 
 @pytest.mark.parametrize(
