@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 
 from schemas.dead_letter import Failure
@@ -63,21 +64,12 @@ class Skipping:
             Unpublished: the group changed meanwhile; nothing was done.
         """
         self.require_record()
-        source = record_source(self.settings)
-        try:
-            way_out = publisher(self.settings, source, f"{self.settings.group}-skip-{self.topic}-{self.partition}")
-            try:
-                self._skip(source, way_out)
-            finally:
-                way_out.close()
-        finally:
-            source.close()
-
-    def _skip(self, source: KafkaRecordSource, way_out: Publisher) -> None:
-        assignment = self._take_partition(source)
-        self._require_next(way_out, assignment)
-        limit = way_out.max_message_bytes[self.settings.dead_letter_topic]
-        way_out.publish(Transaction([self._dead_letter(assignment, limit)], {assignment: self.offset + 1}))
+        settings, name = self.settings, f"{self.settings.group}-skip-{self.topic}-{self.partition}"
+        with closing(record_source(settings)) as source, closing(publisher(settings, source, name)) as way_out:
+            assignment = self._take_partition(source)
+            self._require_next(way_out, assignment)
+            limit = way_out.max_message_bytes[settings.dead_letter_topic]
+            way_out.publish(Transaction([self._dead_letter(assignment, limit)], {assignment: self.offset + 1}))
 
     def _take_partition(self, source: KafkaRecordSource) -> Assignment:
         why = f"the group {self.settings.group!r} to give us {self.topic}:{self.partition}; stop its workers"

@@ -6,6 +6,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final, TypeAlias
 
 from schemas.enriched_image import version_key
@@ -344,18 +345,9 @@ def _key(event: ImageEvent) -> bytes:
 
 def _events(bits: int) -> str:
     """ "event 3", or the first of several."""
-    indexes = [str(index) for index in _indexes(bits)]
+    indexes = [*islice((str(index) for index in range(bits.bit_length()) if bits >> index & 1), _SHOWN_EVENTS)]
     more = f" and {bits.bit_count() - _SHOWN_EVENTS} more" if bits.bit_count() > _SHOWN_EVENTS else ""
     return f"event{'s' if len(indexes) > 1 else ''} {', '.join(indexes)}{more}"
-
-
-def _indexes(bits: int) -> Iterator[int]:
-    for _ in range(_SHOWN_EVENTS):
-        if not bits:
-            return
-        lowest = (bits & -bits).bit_length() - 1
-        yield lowest
-        bits &= ~(1 << lowest)
 
 
 _FIRST = -2

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import typer
 
@@ -20,34 +20,9 @@ if TYPE_CHECKING:
     from workers.models.ram.importer import Lists
 
 
-def _words() -> list[str]:
-    from workers.models.ram.config import PUBLISHED
-
-    return [kind.replace("_", "-") for kind in PUBLISHED]
-
-
-def _all_words() -> list[str]:
-    return [*_words(), *models_dual.words()]
-
-
-def _random_words() -> list[str]:
-    from workers.models.dual.config import KINDS
-
-    return [*_words(), *KINDS]
-
-
-RandomWord = Annotated[
-    str, typer.Argument(metavar="MODEL", autocompletion=_random_words, help="ram, ram-plus, tag2text, siglip or clip.")
-]
-AnyWord = Annotated[
-    str,
-    typer.Argument(
-        metavar="MODEL",
-        autocompletion=_all_words,
-        help="ram, ram-plus or tag2text; siglip2-b16-224, siglip2-b16-384, siglip2-so400m14-384, clip-b32, clip-b16 or "
-        "clip-l14.",
-    ),
-]
+RandomWord = Literal["ram", "ram-plus", "tag2text", "siglip", "clip"]
+DualWord = Literal["siglip2-b16-224", "siglip2-b16-384", "siglip2-so400m14-384", "clip-b32", "clip-b16", "clip-l14"]
+AnyWord = Literal["ram", "ram-plus", "tag2text", DualWord]
 Dtype = Literal["bf16", "fp32", "fp16"]
 
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the new bundle.")]
@@ -155,7 +130,7 @@ def import_model(
 
 
 def pull(
-    model: AnyWord,
+    model: Annotated[AnyWord, typer.Argument(metavar="MODEL", help="The published model.")],
     out: Out,
     dtype: DtypeOption = "bf16",
     downloads: Annotated[Path | None, typer.Option(help="Folder for downloads. Default: your cache folder.")] = None,
@@ -175,7 +150,7 @@ def pull(
     [dim]From nothing to a captioner:[/]  tagstream models pull tag2text -o bundles/tag2text
     [dim]For labels of your own:[/]       tagstream models pull siglip2-b16-384 -o bundles/siglip2
     """
-    if model in models_dual.words():
+    if model in get_args(DualWord):
         if not is_there(out, keep=keep, replace=replace, space=models_dual.space(model)):
             models_dual.pull_dual(model, out, downloads, dtype=dtype, sha256=sha256, replace=replace)
         return
@@ -185,7 +160,7 @@ def pull(
     from workers.models.ram.config import PUBLISHED as SIZES
     from workers.models.ram.importer import Lists
 
-    kind = kind_of(model, _all_words())
+    kind = model.replace("-", "_")
     if is_there(out, keep=keep, replace=replace, kind=kind):
         return
     published = PUBLISHED[kind]
@@ -205,7 +180,7 @@ def pull(
 
 
 def random(
-    model: RandomWord,
+    model: Annotated[RandomWord, typer.Argument(metavar="MODEL", help="The model whose sizes it has.")],
     out: Out,
     seed: Annotated[int, typer.Option(help="The same seed gives the same weights.")] = 0,
     vocab: Vocab = None,
@@ -235,7 +210,7 @@ def random(
         WordPiece.read(vocab)
     with bars() as tell:
         made = random_bundle(
-            kind_of(model, _random_words()),
+            model.replace("-", "_"),
             out,
             seed=seed,
             dtype=dtype,
@@ -268,13 +243,6 @@ def is_there(out: Path, *, keep: bool, replace: bool, kind: Kind | None = None, 
     bundle.verify()
     say(f"{describe(bundle)}: there already, every byte checked")
     return True
-
-
-def kind_of(word: str, known: Sequence[str] = ()) -> Kind:
-    """A bundle's kind, as its manifest writes it."""
-    if word not in _words():
-        raise typer.BadParameter(f"{word!r} is not one of {', '.join(known or _words())}.", param_hint="MODEL")
-    return word.replace("-", "_")
 
 
 def _import_added(file: Path, out: Path, *, sha256: str | None, replace: bool) -> bool:

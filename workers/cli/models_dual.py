@@ -19,13 +19,6 @@ if TYPE_CHECKING:
     from workers.models.ram.importer import WeightDtype
 
 
-def words() -> list[str]:
-    """Names of the published dual encoders."""
-    from workers.models.dual.published import PUBLISHED
-
-    return list(PUBLISHED)
-
-
 def space(word: str) -> str:
     """The space of a published one's vectors."""
     from workers.models.dual.published import PUBLISHED

@@ -71,7 +71,7 @@ class GuidedRole(RoleDefaults):
         """The tags that guide the image's caption."""
         if self._guide is None:
             return ()
-        own = self._tagging.names_by_label(image) if self._tagging is not None else ()
+        own = self._tagging.names(image, by_label=True) if self._tagging is not None else ()
         return image.event.options.guide_tags or own
 
     def _knows_guide(self, image: Annotation, results: Mapping[str, Any]) -> bool:

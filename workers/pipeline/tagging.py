@@ -161,24 +161,16 @@ class Tagging(RoleDefaults):
                     return False
         return True
 
-    def names(self, image: Annotation) -> list[str]:
-        """The names of all tags, in the order of `tags`."""
+    def names(self, image: Annotation, *, by_label: bool = False) -> list[str]:
+        """The names of all tags, in the order of `tags`; by label, for captioners, those without a label come last."""
         scores: LabelScores | None = image.results.get(self.name)
         if scores is None:
             return []
         known, unknown = self._added(image)
-        labels = self._tagger.labels
-        models = [labels[label] for label, _ in self._selected(image, scores)]
-        return [*[labels[label] for label in known], *unknown, *models]
-
-    def names_by_label(self, image: Annotation) -> list[str]:
-        """The names of all tags in label order, for captioners. Manual tags without a label come last."""
-        scores: LabelScores | None = image.results.get(self.name)
-        if scores is None:
-            return []
-        known, unknown = self._added(image)
-        labels = sorted([*known, *(label for label, _ in self._selected(image, scores))])
-        return [*(self._tagger.labels[label] for label in labels), *unknown]
+        labels, shown = self._tagger.labels, [label for label, _ in self._selected(image, scores)]
+        if by_label:
+            return [*(labels[label] for label in sorted([*known, *shown])), *unknown]
+        return [*(labels[label] for label in known), *unknown, *(labels[label] for label in shown)]
 
     def word(self, image: Annotation) -> Word | None:
         """The manual corrections of the image, read once for all uses."""

@@ -124,15 +124,17 @@ class Cleaner:
         return self(str(value))
 
 
-class TextLines(logging.Formatter):
+class _Lines(logging.Formatter):
+    def __init__(self, clean: Cleaner) -> None:
+        super().__init__()
+        self._clean = clean
+
+
+class TextLines(_Lines):
     """`12:34:56.789 info    pipeline.worker: what happened`
 
     Characters that steer a terminal, or would begin a line of their own, are written as escapes.
     """
-
-    def __init__(self, clean: Cleaner) -> None:
-        super().__init__()
-        self._clean = clean
 
     def format(self, record: logging.LogRecord) -> str:
         at = datetime.fromtimestamp(record.created, UTC).astimezone().strftime("%H:%M:%S.%f")[:-3]
@@ -146,12 +148,8 @@ class TextLines(logging.Formatter):
         return "\n".join([text, *map(_printable, trace_lines)])
 
 
-class JsonLines(logging.Formatter):
+class JsonLines(_Lines):
     """{"time", "level", "logger", "message", "thread", …}, with trace and record if known."""
-
-    def __init__(self, clean: Cleaner) -> None:
-        super().__init__()
-        self._clean = clean
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, object] = {
@@ -271,11 +269,8 @@ def _error_or_place(record: logging.LogRecord) -> str:
 
 
 def _printable(text: str) -> str:
-    return text if text.isprintable() else "".join(map(_escaped, text))
-
-
-def _escaped(character: str) -> str:
-    return character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
+    escapes = (each if each.isprintable() else each.encode("unicode_escape").decode("ascii") for each in text)
+    return text if text.isprintable() else "".join(escapes)
 
 
 def _named(record: logging.LogRecord, clean: Cleaner) -> Mapping[str, object]:

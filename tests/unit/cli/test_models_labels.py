@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -12,11 +13,11 @@ from tests.unit.cli.conftest import Told
 from tests.unit.models.small import small_bundle
 from tests.unit.models.small_dual import small_dual
 from workers.cli.app import run_command
-from workers.cli.models_dual import words
+from workers.cli.models import AnyWord, DualWord, RandomWord
 from workers.errors import MISCONFIGURED
 from workers.models.bundle import Bundle
 from workers.models.dual.config import KINDS, Kind
-from workers.models.dual.published import known
+from workers.models.dual.published import PUBLISHED, known
 from workers.models.own_labels import GUESSES
 
 pytestmark = pytest.mark.slow
@@ -205,7 +206,9 @@ def test_only_labels_of_a_dual_encoder_are_calibrated(bundle: Path, photos: Path
 def test_available_models_are_listed_with_their_cost(told: Told) -> None:
     assert run("list", "--known", "--json") == 0
     found = {each["word"]: each for each in map(json.loads, told()[0].splitlines())}
-    assert {*words(), "ram", "ram-plus", "tag2text", "compact"} == found.keys()
+    assert {*get_args(AnyWord), "compact"} == found.keys()
+    assert {*get_args(AnyWord)} - {*get_args(DualWord)} == {*get_args(RandomWord)} - {*KINDS}
+    assert {*get_args(DualWord)} == PUBLISHED.keys()
     assert (found["ram"]["languages"], found["ram"]["answers"]) == ("en, zh", "tags, embeddings")
     assert found["siglip2-b16-224"]["bytes"] > 1.5e9
     assert all(each["images_per_s"] > 0 for each in found.values())
@@ -216,6 +219,6 @@ def test_available_models_are_listed_with_their_cost(told: Told) -> None:
 def test_the_rates_of_dual_encoders_equal_the_guides() -> None:
     guide = (Path(__file__).parents[3] / "docs/guide/own-words.md").read_text(encoding="utf-8")
     told = dict(re.findall(r"^\| `([a-z0-9-]+)` \|.*, ([\d.]+) \| `", guide, re.MULTILINE))
-    assert {each.word: each.images_per_s for each in known() if each.word in words()} == {
+    assert {each.word: each.images_per_s for each in known() if each.word in PUBLISHED} == {
         word: float(rate) for word, rate in told.items()
     }

@@ -18,7 +18,6 @@ from tests.unit.deploy.tools import (
     worker_of,
 )
 from workers.cli.app import run_command
-from workers.cli.models import kind_of
 from workers.environment import read
 from workers.errors import UNAVAILABLE, Unavailable
 from workers.models import pull
@@ -60,7 +59,9 @@ def test_the_jobs_command_names_published_models_keeps_existing_ones_and_writes_
 
 def test_the_downloads_fit_the_jobs_disk_and_the_largest_its_memory() -> None:
     steps = containers(job_pod())
-    sizes = [pull.PUBLISHED[kind_of(step["args"][2])].checkpoint.size for step in steps if "pull" in step["args"]]
+    sizes = [
+        pull.PUBLISHED[step["args"][2].replace("-", "_")].checkpoint.size for step in steps if "pull" in step["args"]
+    ]
     (work,) = [quantity(each["emptyDir"]["sizeLimit"]) for each in job_pod()["volumes"] if each["name"] == "work"]
     assert sum(sizes) < work
     for step in steps:

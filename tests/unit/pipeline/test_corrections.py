@@ -80,7 +80,7 @@ def test_an_uncorrected_image_is_rendered_as_without_corrections() -> None:
 
 def test_captions_are_guided_by_the_corrected_tags() -> None:
     said = log(correction("photos", "a.png", added=["blue", "terrier"], removed=["red"]))
-    assert Tagging(TAGGER, said).names_by_label(scored(red=0.9, green=0.8)) == ["green", "blue", "terrier"]
+    assert Tagging(TAGGER, said).names(scored(red=0.9, green=0.8), by_label=True) == ["green", "blue", "terrier"]
 
 
 def test_equal_images_with_different_corrections_do_not_share_a_caption() -> None:
@@ -94,7 +94,7 @@ def test_equal_images_with_different_corrections_do_not_share_a_caption() -> Non
 def test_a_task_shows_one_consistent_set_of_corrections() -> None:
     said = log(correction("photos", "a.png", removed=["red"]))
     tagging, task = Tagging(TAGGER, said), scored(red=0.9, green=0.8)
-    assert tagging.names_by_label(task) == ["green"]
+    assert tagging.names(task, by_label=True) == ["green"]
     said.produce(correction("photos", "a.png", removed=["green"]))
     said.follow(0)
     assert [tag["name"] for tag in tagging.tags(task)] == ["green"]

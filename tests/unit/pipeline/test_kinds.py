@@ -60,8 +60,8 @@ def test_tags_are_the_labels_above_their_thresholds_best_first() -> None:
         ["blue"],
         ["red"],
     ]
-    assert tagging.names_by_label(scored()) == ["red", "blue"]
-    assert (tagging.tags(annotation()), tagging.names_by_label(annotation())) == ((), [])
+    assert tagging.names(scored(), by_label=True) == ["red", "blue"]
+    assert (tagging.tags(annotation()), tagging.names(annotation(), by_label=True)) == ((), [])
 
 
 def test_a_tag_says_its_label_and_its_names_in_other_languages_and_its_parents() -> None:
@@ -76,7 +76,7 @@ def test_a_tag_says_its_label_and_its_names_in_other_languages_and_its_parents()
 def test_tags_that_were_not_asked_for_are_not_shown_though_they_guide() -> None:
     unasked = scored(want=("caption",))
     assert Tagging(TAGGER).render(unasked) == {"tags": (), "corrections": None}
-    assert Tagging(TAGGER).names_by_label(unasked) == ["red", "blue"]
+    assert Tagging(TAGGER).names(unasked, by_label=True) == ["red", "blue"]
 
 
 def test_a_tagger_is_asked_for_the_labels_of_a_profile_where_it_can_score_them_alone() -> None:

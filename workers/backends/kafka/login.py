@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 from urllib.parse import quote, urlencode
 
@@ -55,7 +56,7 @@ def by_aws(region: str) -> dict[str, Any]:
     They come from the environment, the service account's web identity, or the container's or machine's own service.
     """
     credentials = ChainedProvider([EnvAWSProvider(), IamAwsProvider(http_client=token_service_pool())])
-    return {"sasl_mechanism": "AWS_MSK_IAM", _PROVIDER: _Aws(region, credentials)}
+    return {"sasl_mechanism": "AWS_MSK_IAM", _PROVIDER: partial(_signed, region, credentials)}
 
 
 class _Asked(AbstractTokenProvider):  # type: ignore[misc]  # kafka-python has no types
@@ -88,27 +89,15 @@ def _with_password(config: dict[str, Any]) -> dict[str, Any]:
     return config if asked is None else {**config, "sasl_plain_password": asked.token()}
 
 
-class _Aws:
-    """AWS credentials, for our own mechanism."""
-
-    def __init__(self, region: str, credentials: Provider) -> None:
-        self.region = region
-        self._credentials = credentials
-
-    def signed(self, host: str) -> AwsMskIamClient:
-        try:
-            found = self._credentials.retrieve()
-        except (ValueError, OSError, KeyError, TypeError, TokenRefusal, urllib3.exceptions.HTTPError) as error:
-            said = f"AWS gives no credentials: {type(error).__name__} {error}".rstrip()
-            logger.warning("login to Kafka failed: %s", said)
-            raise KafkaConnectionError(said) from error
-        return AwsMskIamClient(
-            host=host,
-            access_key=found.access_key,
-            secret_key=found.secret_key,
-            region=self.region,
-            token=found.session_token,
-        )
+def _signed(region: str, credentials: Provider, host: str) -> AwsMskIamClient:
+    try:
+        found = credentials.retrieve()
+    except (ValueError, OSError, KeyError, TypeError, TokenRefusal, urllib3.exceptions.HTTPError) as error:
+        said = f"AWS gives no credentials: {type(error).__name__} {error}".rstrip()
+        logger.warning("login to Kafka failed: %s", said)
+        raise KafkaConnectionError(said) from error
+    keys = {"access_key": found.access_key, "secret_key": found.secret_key, "token": found.session_token}
+    return AwsMskIamClient(host=host, region=region, **keys)
 
 
 class _MskIam(SaslMechanism):  # type: ignore[misc]
@@ -116,11 +105,11 @@ class _MskIam(SaslMechanism):  # type: ignore[misc]
 
     def __init__(self, **config: Any) -> None:
         self._host: str = config["host"]
-        self._aws: _Aws = config[_PROVIDER]
+        self._signed: Callable[[str], AwsMskIamClient] = config[_PROVIDER]
         self._answer: bytes | None = None
 
     def auth_bytes(self) -> bytes:
-        return bytes(self._aws.signed(self._host).first_message())
+        return bytes(self._signed(self._host).first_message())
 
     def receive(self, auth_bytes: bytes) -> None:
         self._answer = auth_bytes
