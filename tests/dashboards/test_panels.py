@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
 
@@ -18,9 +17,9 @@ from scripts.dashboards.grafana import WORKERS, Panel
 from sharpness.model import make_bundle
 from tagstream_testing.local.postgresql import PostgreSQL
 from tagstream_testing.local.scratch import Scratch
-from tagstream_testing.local.worker_process import WorkerProcess
 from tests.chaos.shared_worker import SharedWorker
 from tests.dashboards.life import SETTINGS, Life, fail, failing_device
+from tests.dashboards.watching import place
 from tests.fixtures import Stack
 from tests.support.captioned import KEY, send, settings_of
 from tests.support.prometheus import Prometheus, numbers
@@ -101,7 +100,3 @@ def with_a_role(folder: Path) -> dict[str, str]:
         "TAGSTREAM_ROLES": f"sharpness={make_bundle(folder / 'bundle').folder}",
         "TAGSTREAM_WANT": "tags,caption,sharpness",
     }
-
-
-def place(process: WorkerProcess) -> str:
-    return urlsplit(process.url).netloc

@@ -68,15 +68,6 @@ def test_a_killed_worker_comes_back_with_its_id_and_the_other_goes_on(site: Site
     assert_once_and_in_order(site)
 
 
-def test_no_worker_outlives_a_killed_parent(site: Site, tmp_path: Path) -> None:
-    with worker(site, "w", tmp_path, **TWO) as parent:
-        assert parent.pid is not None
-        everyone = family(parent.pid)
-        assert len(everyone) >= 1 + 1 + 2 + 2, "parent, probes, two workers, each with a fork server"
-        parent.kill()
-        assert survivors(everyone) == []
-
-
 def test_until_idle_ends_all_once_each_has_nothing_to_do(site: Site, tmp_path: Path) -> None:
     send(site, *range(20))
     process = WorkerProcess(site, "w", tmp_path, arguments=["--until-idle", "1"], **TWO)
@@ -114,14 +105,6 @@ def test_one_worker_has_no_parent_and_no_label(site: Site, tmp_path: Path) -> No
         assert len(children(process.pid)) == 1, "the fork server of its decoders"
         assert [path.name for path in (tmp_path / "w" / "state" / "journals").iterdir()] == [f"{site.name}-w"]
         assert process.terminate() == 0, process.said()
-
-
-def test_a_bundle_that_does_not_load_ends_the_parent_with_2(site: Site, tmp_path: Path) -> None:
-    process = WorkerProcess(site, "w", tmp_path, **TWO, TAGSTREAM_TAGGER=str(tmp_path / "nothing"))
-    try:
-        assert process.wait_gone(60) == 2, process.said()
-    finally:
-        process.kill()
 
 
 def test_the_second_worker_costs_150_mb_at_most_because_the_loaded_model_is_shared(site: Site, tmp_path: Path) -> None:

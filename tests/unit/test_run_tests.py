@@ -2,13 +2,10 @@
 
 import ast
 from collections.abc import Iterator
-from types import SimpleNamespace
-from typing import Any, cast
 
 import pytest
 
-from scripts.run_tests import CHECKOUT, COMMON, HOMES, WITHOUT_SERVERS, Home, unaffected
-from tests import fixtures
+from scripts.run_tests import CHECKOUT, COMMON, HOMES, Home, unaffected
 
 
 @pytest.mark.parametrize(
@@ -50,15 +47,3 @@ def paths(module: str, names: list[str]) -> Iterator[str]:
             relative = f"{root}/{path}.py".removeprefix("./")
             if (CHECKOUT / relative).exists():
                 yield relative
-
-
-def test_a_test_with_servers_in_a_folder_that_their_half_leaves_out_ends_the_collection() -> None:
-    assert [folder for folder in WITHOUT_SERVERS if not (CHECKOUT / folder).is_dir()] == []
-    with pytest.raises(pytest.UsageError, match="WITHOUT_SERVERS"):
-        fixtures.pytest_collection_modifyitems([item(f"{WITHOUT_SERVERS[0]}test_it.py", "stack")])
-
-
-def item(path: str, *fixtures: str) -> pytest.Item:
-    made: Any = SimpleNamespace(nodeid=f"{path}::test_it", fixturenames=fixtures)
-    made.add_marker = lambda name: None
-    return cast(pytest.Item, made)

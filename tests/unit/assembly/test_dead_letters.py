@@ -116,20 +116,26 @@ def test_times_are_dates_moments_or_how_long_ago() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "known"),
+    ("arguments", "says"),
     [
         ("list --reason unreadble", "unreadable"),
         ("replay --want captions", "known are tags, caption, embedding"),
         ("list --want Faces", "known are tags, caption, embedding"),
+        *(
+            (f"{command} {place}", "TOPIC:PARTITION:OFFSET")
+            for command in ("skip", "show")
+            for place in ("images", "images:1", "images:a:1", "images:1:2:3", ":1:2")
+        ),
+        ("skip images.enriched:0:1", "TAGSTREAM_INPUT_TOPICS=images"),
     ],
 )
-def test_an_unknown_reason_or_result_names_the_known_ones(
-    tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch, arguments: str, known: str
+def test_a_wrong_choice_is_reported(
+    tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch, arguments: str, says: str
 ) -> None:
     monkeypatch.setenv("TAGSTREAM_KAFKA_SERVERS", "127.0.0.1:1")
     ran = tagstream("dead-letters", *arguments.split())
     assert ran.code == 2
-    assert known in ran.err
+    assert says in ran.err
 
 
 def test_results_to_choose_by_are_of_any_kind_unless_misspelt(
@@ -140,22 +146,6 @@ def test_results_to_choose_by_are_of_any_kind_unless_misspelt(
     with given_kinds(BrightnessKind):
         ran = tagstream("dead-letters", "list", *wanted)
     assert "--want bright: known are tags, caption, embedding, brightness" in ran.err
-
-
-@pytest.mark.parametrize("text", ["images", "images:1", "images:a:1", "images:1:2:3", ":1:2"])
-def test_an_invalid_place_is_reported(text: str, tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TAGSTREAM_KAFKA_SERVERS", "127.0.0.1:1")
-    for command in (["dead-letters", "skip"], ["dead-letters", "show"]):
-        ran = tagstream(*command, text)
-        assert ran.code == 2
-        assert "TOPIC:PARTITION:OFFSET" in ran.err
-
-
-def test_only_records_of_the_input_can_be_skipped(tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TAGSTREAM_KAFKA_SERVERS", "127.0.0.1:1")
-    ran = tagstream("dead-letters", "skip", "images.enriched:0:1")
-    assert ran.code == 2
-    assert "TAGSTREAM_INPUT_TOPICS=images" in ran.err
 
 
 @pytest.mark.slow

@@ -13,7 +13,6 @@ from sharpness.model import make_bundle
 from tests.unit.cli.conftest import Tagstream
 from tests.unit.models.small import CPU
 from workers.assembly import bench_measures
-from workers.assembly.bench_measures import drawn
 from workers.capacity import BUILT_IN
 from workers.cli.bench import report
 from workers.cli.capacity import read_profile
@@ -161,11 +160,3 @@ def test_a_report_has_three_sizes_at_most_and_names_the_batch_once() -> None:
     compact = BUILT_IN["compact"]
     assert report(compact).count("decoding") == 3
     assert report(compact.model_copy(update={"batch": 1})).count("a batch of 1 |") == 1
-
-
-def test_a_drawn_photo_has_the_size_that_was_asked_for() -> None:
-    import io
-
-    width, height = Image.open(io.BytesIO(drawn(0.3))).size
-    assert width * height / 1e6 == pytest.approx(0.3, rel=0.01)
-    assert width / height == pytest.approx(4 / 3, rel=0.01)

@@ -19,59 +19,46 @@ from workers.models.bundle import WEIGHTS
 
 
 @pytest.fixture
-def ruined(tmp_path: Path) -> Path:
-    """A bundle that opens, with invalid weights."""
-    bundle = tiny_bundle(tmp_path / "ruined")
-    weights = bundle.folder / WEIGHTS
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a photo, and a bundle that opens, with invalid weights."""
+    weights = tiny_bundle(tmp_path / "ruined").folder / WEIGHTS
     weights.write_bytes(bytes(weights.stat().st_size))
-    return bundle.folder
+    (tmp_path / "photo.jpg").write_bytes(encoded(ramp(), "jpeg"))
+    monkeypatch.chdir(tmp_path)
 
 
-@pytest.fixture
-def photo(tmp_path: Path) -> Path:
-    path = tmp_path / "photo.jpg"
-    path.write_bytes(encoded(ramp(), "jpeg"))
-    return path
-
-
-@pytest.mark.parametrize("command", ["tag", "bench"])
 @pytest.mark.parametrize(
-    ("missing", "options"), [("no-such-photo.jpg", []), ("no-such-captioner", ["--captioner", "no-such-captioner"])]
+    ("command", "says"),
+    [
+        *(
+            (f"{command} {words}", says)
+            for command in ("tag", "bench")
+            for words, says in (
+                ("no-such-photo.jpg --model ruined", "no-such-photo.jpg"),
+                ("photo.jpg --model ruined --captioner no-such-captioner", "no-such-captioner"),
+            )
+        ),
+        ("tag photo.jpg --model ruined --page no/out.html", "no/out.html can't be written: No such file or directory"),
+        ("bench --model ruined -o no/here.json", "here.json"),
+        ("train fit absent --from ruined -o new", "absent"),
+    ],
 )
-def test_a_file_or_captioner_that_is_missing(
-    command: str, missing: str, options: list[str], tagstream: Tagstream, ruined: Path, photo: Path
+def test_what_is_missing_is_named_before_a_model_is_read(
+    command: str, says: str, tagstream: Tagstream, folder: None
 ) -> None:
-    ran = tagstream(command, photo if options else missing, "--model", ruined, *options)
+    ran = tagstream(*command.split())
     assert ran.code == MISCONFIGURED
-    assert missing in ran.err
+    assert says in ran.err
 
 
 @pytest.mark.parametrize("command", ["tag", "bench"])
 def test_profiles_that_are_missing(
-    command: str, tagstream: Tagstream, ruined: Path, photo: Path, monkeypatch: pytest.MonkeyPatch
+    command: str, tagstream: Tagstream, folder: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TAGSTREAM_PROFILES", "/no/such/profiles.json")
-    ran = tagstream(command, photo, "--model", ruined)
+    ran = tagstream(command, "photo.jpg", "--model", "ruined")
     assert ran.code == MISCONFIGURED
     assert "/no/such/profiles.json" in ran.err
-
-
-def test_a_page_that_can_not_be_written(tagstream: Tagstream, ruined: Path, photo: Path, tmp_path: Path) -> None:
-    ran = tagstream("tag", photo, "--model", ruined, "--page", tmp_path / "nowhere" / "out.html")
-    assert ran.code == MISCONFIGURED
-    assert "out.html can't be written: No such file or directory" in ran.err
-
-
-def test_an_invalid_place_for_the_profile(tagstream: Tagstream, ruined: Path, tmp_path: Path) -> None:
-    ran = tagstream("bench", "--model", ruined, "-o", tmp_path / "nowhere" / "here.json")
-    assert ran.code == MISCONFIGURED
-    assert "here.json" in ran.err
-
-
-def test_data_that_is_missing(tagstream: Tagstream, ruined: Path, tmp_path: Path) -> None:
-    ran = tagstream("train", "fit", tmp_path / "absent", "--from", ruined, "-o", tmp_path / "new")
-    assert ran.code == MISCONFIGURED
-    assert "absent" in "".join(ran.err.replace("│", "").split()), "a long path is broken within its frame"
 
 
 @pytest.fixture

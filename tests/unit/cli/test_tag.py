@@ -248,12 +248,8 @@ def test_a_run_that_fails_leaves_the_page_of_the_last_one(tagstream: Tagstream, 
     assert list(tmp_path.glob("*.part")) == []
 
 
-def test_a_folder_without_images_and_a_missing_bundle_are_reported(tagstream: Tagstream, tmp_path: Path) -> None:
+def test_a_folder_without_images_is_reported(tagstream: Tagstream, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     ran = tagstream("tag", tmp_path / "empty")
     assert ran.code == MISCONFIGURED
     assert "there are no images" in ran.err
-    (tmp_path / "one.jpg").write_bytes(encoded(ramp(), "jpeg"))
-    ran = tagstream("tag", tmp_path / "one.jpg", "--model", tmp_path / "no-bundle")
-    assert ran.code == MISCONFIGURED
-    assert "no-bundle" in ran.err

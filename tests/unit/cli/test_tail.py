@@ -89,14 +89,10 @@ def test_retractions_and_skips_have_their_rows() -> None:
 
 
 def test_a_dead_letter_is_shown_by_its_headers_whatever_its_value() -> None:
-    headers = dead_letter_headers(
-        topic="images", partition=0, offset=4, timestamp_ms=0, attempts=1, worker="0", models={},
-        failures=[Failure(index=0, stage="parse", reason="undecodable", detail="not JSON")],
-    )  # fmt: skip
-    dead_letter = ReadRecord("dead", 0, 0, 0, None, b"\xff\x00", headers)
-    assert line(dead_letter) == "dead-letter images:0:4 undecodable not JSON"  # from a record without a key
-    assert document(dead_letter)["schema"] == "dead-letter/1"
-    json.dumps(document(dead_letter))
+    of = dead_letter(None, b"\xff\x00")
+    assert line(of) == "dead-letter images:0:4 undecodable not JSON"  # from a record without a key
+    assert document(of)["schema"] == "dead-letter/1"
+    json.dumps(document(of))
 
 
 def test_a_document_has_also_the_fields_of_a_later_version() -> None:
@@ -104,12 +100,12 @@ def test_a_document_has_also_the_fields_of_a_later_version() -> None:
     assert document(published_record(json.dumps(later).encode())) == later
 
 
-def dead_letter(key: bytes | None) -> ReadRecord:
+def dead_letter(key: bytes | None, value: bytes = b"") -> ReadRecord:
     headers = dead_letter_headers(
         topic="images", partition=0, offset=4, timestamp_ms=0, attempts=1, worker="0", models={},
         failures=[Failure(index=0, stage="parse", reason="undecodable", detail="not JSON")],
     )  # fmt: skip
-    return ReadRecord("dead", 0, 3, 0, key, b"", headers)
+    return ReadRecord("dead", 0, 3, 0, key, value, headers)
 
 
 @pytest.mark.parametrize(

@@ -7,17 +7,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tagstream_train.cli.data import SplitOptions, split
 from tagstream_train.cli.fit import FitOptions, _run
 from tagstream_train.data.loader import Batch
-from tagstream_train.data.samples import DataSet, Sample
+from tagstream_train.data.samples import Sample
 from tagstream_train.export import Card, card_of, export
 from tagstream_train.loop import Plan
 from tagstream_train.memory import MIB, Estimate, check, estimate
 from tests.unit.models.small import small_bundle
-from training.tests.unit.pictures import shades
 from training.tests.unit.runs import Parity, image
-from workers.cli.app import run_command
 from workers.errors import Misconfigured
 from workers.models.bundle import Bundle
 
@@ -106,20 +103,6 @@ def test_a_card_changes_nothing_about_the_digest(tmp_path: Path) -> None:
     parent = small_bundle("ram_plus", tmp_path / "parent")
     assert card_of(parent) is None
     assert _exported(parent, tmp_path / "made").digest == parent.digest
-
-
-def test_a_command_is_called_without_the_command_line(tmp_path: Path) -> None:
-    shades(tmp_path / "set", 40)
-    split(SplitOptions(dataset=tmp_path / "set", out=tmp_path / "parts", val=0.3, test=0.3))
-    assert (
-        run_command(
-            ["train", "split", str(tmp_path / "set"), "-o", str(tmp_path / "typed"), "--val", "0.3", "--test", "0.3"]
-        )
-        == 0
-    )
-    for part in ("train", "val", "test"):
-        called, typed = (list(DataSet(tmp_path / folder / part)) for folder in ("parts", "typed"))
-        assert called == typed
 
 
 def test_a_fit_repeats_its_recorded_options(tmp_path: Path) -> None:
