@@ -11,7 +11,7 @@ from PIL import Image
 
 from schemas.enriched_image import EnrichedImage, ReadRendition
 from tagstream_testing.memory import MemoryResultCache
-from tests.support.exif import PARIS, TAKEN, whole
+from tests.support.exif import PARIS, TAKEN, tiff, whole
 from tests.support.harness import BUCKET, ColourTagger
 from tests.support.inline_intake import InlineIntake
 from tests.support.manual_pipeline import ManualPipeline
@@ -46,8 +46,8 @@ def pipeline(cache: ResultCache | None = None, rendition: Rendition = WEB, **mor
     return ManualPipeline(cache=cache, facts=more.pop("facts", "place"), rendition=rendition, **more)
 
 
-def limited(max_object_bytes: int) -> ManualPipeline:
-    transforms, allowed = (ColourTagger.transform,), Limits(max_object_bytes, facts="place")
+def limited(max_object_bytes: int, fetch_s: float = 25.0) -> ManualPipeline:
+    transforms, allowed = (ColourTagger.transform,), Limits(max_object_bytes, fetch_s, facts="place")
     return pipeline(make_intake=lambda store: InlineIntake(store, transforms, allowed, rendition=WEB))
 
 
@@ -135,6 +135,21 @@ def test_a_useless_rendition_is_passed_over_at_once(make: Change, answers: dict[
     assert manual.pipeline.fetch.bucket_breakers.breakers() == {"closed": 1, "open": 0, "half-open": 0}
 
 
+def test_a_rendition_that_does_not_come_leaves_its_original_time() -> None:
+    manual = limited(20 << 20, fetch_s=0.4)
+    manual.store.put(BUCKET, "a", ORIGINAL)
+    manual.store.put(BUCKET, COPY, GOOD)
+    manual.store.delay(BUCKET, COPY, 0.3)
+    manual.store.delay(BUCKET, "a", 0.05)
+    with measuring(metrics.RENDITIONS) as measured:
+        assert image_of(told(manual)).source.read is None
+        assert measured.by("answer", metrics.RENDITIONS) == {"failed": 1}
+    manual.store.delay(BUCKET, "a", 0.25)
+    manual.events("a")
+    manual.turn()
+    assert manual.in_flight == {"wait-store": 1}, "both requests for the original share one time"
+
+
 def test_a_rendition_from_before_its_original_is_of_another_content() -> None:
     manual = pipeline()
     manual.store.put(BUCKET, COPY, GOOD)
@@ -158,6 +173,13 @@ def test_what_can_not_be_read_itself_is_read_by_its_rendition() -> None:
     manual.store.put(BUCKET, COPY, GOOD)
     image = image_of(told(manual)).image
     assert (image.format, image.width, image.bytes) == ("jpeg", 24, len(HEIC)), "its own size is not known"
+    manual.store.put(BUCKET, "a", tiff("<") + MORE)  # as a camera's raw file
+    manual.clock.advance(1)
+    manual.store.put(BUCKET, COPY, GOOD)
+    manual.clock.advance(1)
+    image = image_of(told(manual)).image
+    assert (image.format, image.width, image.taken_at, image.orientation) == ("jpeg", 24, TAKEN, 1)
+    manual.store.put(BUCKET, "a", HEIC)
     manual.store.put(BUCKET, COPY, b"no image")
     assert told(manual).reason == "format-not-allowed"  # type: ignore[union-attr]  # a Failure, of the original
 
@@ -178,6 +200,9 @@ def test_an_older_version_has_no_rendition() -> None:
     for version, name in ((old, "red"), (new, "blue")):
         outcome = image_of(told(manual, version_id=version.version_id))
         assert ([tag.name for tag in outcome.tags], outcome.source.etag) == ([name], version.etag)
+
+    manual = pipeline()
+    old = manual.store.put(BUCKET, "a", ORIGINAL)
     manual.store.remove(BUCKET, "a")
     assert [tag.name for tag in image_of(told(manual, version_id=old.version_id, etag=old.etag)).tags] == ["red"]
 
