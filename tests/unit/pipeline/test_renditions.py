@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from schemas.correction import correction
 from schemas.enriched_image import EnrichedImage, ReadRendition
-from tagstream_testing.memory import MemoryResultCache
+from tagstream_testing.memory import MemoryCorrections, MemoryResultCache
 from tests.support.exif import PARIS, TAKEN, tiff, whole
 from tests.support.harness import BUCKET, ColourTagger
 from tests.support.inline_intake import InlineIntake
@@ -262,6 +263,19 @@ def test_a_rendition_that_was_made_after_the_first_event_is_known_once_it_was_re
         manual.store.reads.clear()
         assert image_of(told(later, etag=stored.etag)).source.read is not None
         assert manual.reads == ([] if number else ["a", COPY])
+
+
+def test_a_persons_word_on_the_original_holds_for_its_rendition_read_or_known() -> None:
+    said = MemoryCorrections()
+    manual = pipeline(corrections=said)
+    stored = manual.store.put(BUCKET, "a", ORIGINAL)
+    manual.store.put(BUCKET, COPY, GOOD)
+    content = hashlib.sha256(ORIGINAL).hexdigest()
+    said.produce(correction(BUCKET, "a", added=["kite"], sha256=content, etag=stored.etag))
+    said.follow(0)
+    for source in ("miss", "hit"):
+        outcome = image_of(told(manual, etag=stored.etag))
+        assert (outcome.cache.source, [tag.name for tag in outcome.tags]) == (source, ["kite", "blue"])
 
 
 def test_the_removal_of_an_original_purges_what_is_known_of_its_rendition() -> None:
