@@ -56,19 +56,22 @@ class Beside(Life):
         for name in [*self._due]:
             self._happen(name)
 
-    def _change(self, history: History, number: int, *, due: bool = False) -> None:
-        at = history.changes[number].at
-        if not due and any(copy.while_read and copy.at == at for copy in history.copies):
-            self._due.setdefault(f"{history.key}.jpg", []).append(partial(self._change, history, number, due=True))
-            return
-        super()._change(history, number)
+    def _change(self, history: History, number: int | Copy) -> None:
+        at = number.at if isinstance(number, Copy) else history.changes[number].at
+        if any(copy.while_read and copy.at == at for copy in history.copies):
+            self._due.setdefault(f"{history.key}.jpg", []).append(partial(self._change_now, history, number))
+        else:
+            self._change_now(history, number)
+
+    def _change_now(self, history: History, number: int | Copy) -> None:
+        if isinstance(number, Copy):
+            self._copy(f"{history.key}.jpg", number)
+        else:
+            super()._change(history, number)
         self._note(history.key)
 
-    def _copy(self, history: History, copy: Copy, *, due: bool = False) -> None:
-        name, store = f"{history.key}.jpg", self.manual.store
-        if copy.while_read and not due:
-            self._due.setdefault(name, []).append(partial(self._copy, history, copy, due=True))
-            return
+    def _copy(self, name: str, copy: Copy) -> None:
+        store = self.manual.store
         if copy.kind == "gone":
             store.remove(WEB, name)
         elif copy.kind == "refused":
@@ -80,19 +83,14 @@ class Beside(Life):
             store.put(WEB, name, body)
             if copy.kind == "made":
                 self.colours[sha256(body)] = colour
-        self._note(history.key)
 
     def _note(self, key: str) -> None:
         """What an outcome may be of from now on."""
-        name, buckets = f"{key}.jpg", self.manual.store._buckets
-        original, copy = ([*buckets[bucket].get(each, []), None] for bucket, each in ((BUCKET, key), (WEB, name)))
-        now, beside = (each[-2] if len(each) > 1 else None for each in (original, copy))
-        if now is None:
-            return
-        self.together.add((key, now.etag, sha256(now.body)))
-        refused = (WEB, name) in self.manual.store._faults
-        if beside is not None and not refused and beside.last_modified >= now.last_modified:
-            self.together.add((key, now.etag, sha256(beside.body)))
+        name, store = f"{key}.jpg", self.manual.store
+        now, beside = (store._buckets[bucket].get(each, [None])[-1] for bucket, each in ((BUCKET, key), (WEB, name)))
+        for each in (now, None if (WEB, name) in store._faults else beside):
+            if now is not None and each is not None and each.last_modified >= now.last_modified:
+                self.together.add((key, now.etag, sha256(each.body)))
 
     def is_right(self, history: History, image: EnrichedImage) -> bool:
         """Whether the outcome is of what was there, in all its fields."""

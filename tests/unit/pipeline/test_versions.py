@@ -351,10 +351,8 @@ class Life:
         for (at, kind), together in groupby(steps, key=lambda step: step[:2]):
             self.manual.clock.advance(at / 1000 - self.manual.clock.wall())
             for _, _, history, what in together:
-                if isinstance(what, int):
+                if not isinstance(what, Delivery):
                     self._change(history, what)
-                elif isinstance(what, Copy):
-                    self._copy(history, what)
                 elif kind == 1:
                     self._list(history, what)
                 else:
@@ -365,13 +363,11 @@ class Life:
                 self._turned()
         self.manual.turns(120, 1.0)
 
-    def _copy(self, history: History, copy: Copy) -> None:
-        """A change of the object's rendition."""
-
     def _turned(self) -> None:
-        """All is as after a turn."""
+        """The worker has handled all that it can."""
 
-    def _change(self, history: History, number: int) -> None:
+    def _change(self, history: History, number: int | Copy) -> None:
+        assert not isinstance(number, Copy)
         change, store = history.changes[number], self.manual.store
         if change.content is None:
             store.remove(BUCKET, history.key)
