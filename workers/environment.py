@@ -196,11 +196,7 @@ def wants_json_log() -> bool:
 
 
 def read(environ: Mapping[str, str]) -> Settings:
-    """The settings of this environment.
-
-    Raises Misconfigured: one line for each unknown name and unreadable file; or else for each wrong value, or else for
-    each contradiction between them.
-    """
+    """The settings of this environment. Raises Misconfigured: a line for each error, as `examine` finds them."""
     settings, wrong = examine(environ)
     if wrong:
         raise Misconfigured("\n".join(wrong))

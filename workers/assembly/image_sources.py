@@ -239,10 +239,7 @@ class _Upload:
         return StoredImage(self.bucket, key, len(body), etag, self.store.date), outcome
 
     def _is_same(self, key: str, found: FoundObject, body: bytes) -> bool:
-        """Whether the stored object has this content.
-
-        Compares size, then our own sha256 of it, else an etag that is an MD5; an object with neither is read.
-        """
+        """Whether the stored object has this content; one with neither sha256 nor MD5 is read."""
         if found.size != len(body):
             return False
         if found.sha256:

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from typing import TypeAlias
 
 from workers.errors import Misconfigured
@@ -32,34 +33,31 @@ def require_rate(rate: float | None) -> None:
         raise Misconfigured(f"--rate {rate}: must be at least {_SLOWEST} events a second")
 
 
+@dataclass(eq=False)
 class Pace:
     """Limits events to `rate` a second, evenly; None: no limit."""
 
-    def __init__(
-        self,
-        rate: float | None,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], object] = time.sleep,
-    ) -> None:
-        self.rate = rate
-        self._clock = clock
-        self._sleep = sleep
-        self._next = clock()
+    rate: float | None
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], object] = time.sleep
+
+    def __post_init__(self) -> None:
+        self._next = self.clock()
 
     def wait(self) -> None:
         """Wait until the next event may go."""
         if not self.ready():
-            self._sleep(max(0.0, self._next - self._clock()))
+            self.sleep(max(0.0, self._next - self.clock()))
         self.spend()
 
     def ready(self) -> bool:
         """Whether the next event may go now."""
-        return self.rate is None or self._clock() >= self._next
+        return self.rate is None or self.clock() >= self._next
 
     def spend(self) -> None:
         """Note that an event goes; at most a second is caught up."""
         if self.rate is not None:
-            self._next = max(self._next, self._clock() - 1.0) + 1 / self.rate
+            self._next = max(self._next, self.clock() - 1.0) + 1 / self.rate
 
     def batch(self, most: int) -> int:
         """Events per batch: a second's, at most `most`, so that an interruption repeats few."""

@@ -78,11 +78,9 @@ class Limits:
         return self.inspect_held_bytes(name, encoded_bytes) + more
 
     def inspect_held_bytes(self, name: str | None, encoded_bytes: int) -> int:
-        """Bytes held while the header of an encoded image is read.
+        """Bytes held while the header of an encoded image is read; None: of a format that is not known here.
 
-        The name None: a format that is not known here.
-
-        It is by format because the share of a partition must have room for it: with one bound for all, a photo of some
+        By format, because the share of a partition must have room for it: with one bound for all, a photo of some
         hundred kB would wait for the pool, which others may hold.
         """
         copies = _COPIES.get(name or "", 1)
@@ -122,8 +120,6 @@ _BROKEN = (
 @contextmanager
 def blame() -> Iterator[None]:
     """Turn whatever a decoder raises into a Rejected of stage "decode".
-
-    A Rejected passes as it is.
 
     Use it around decoders alone, and have the self-test confirm the verdict (workers/intake/decoding.py).
     """

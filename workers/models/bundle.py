@@ -232,10 +232,7 @@ class Bundle:
         return self.folder / VOCABULARY
 
     def weights(self) -> dict[str, Tensor]:
-        """The parameters by name, on the host, mapped from the file.
-
-        Raises Misconfigured: the file is damaged where it says what it holds.
-        """
+        """The parameters by name, on the host, mapped from the file. Raises Misconfigured: as `read_tensors`."""
         return read_tensors(self.folder / WEIGHTS)
 
     @cached_property

@@ -177,10 +177,7 @@ class Annotator:
             self.safe[role.name].ran_out_of_memory(len(attempts))
 
     def _blame(self, role: ModelRole, attempt: Attempt, error: Exception) -> None:
-        """Reject an image, after a self-test of the model.
-
-        Raises Broken: the self-test failed, or too many images were rejected.
-        """
+        """Reject an image, after a self-test of the model. Raises Broken: that failed, or too many images did."""
         image = attempt.annotation
         where = "a self-test image" if attempt.task is None else attempt.task.job.coordinates
         try:

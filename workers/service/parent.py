@@ -10,6 +10,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Collection
+from dataclasses import InitVar, dataclass
 
 from workers.errors import MISCONFIGURED
 from workers.service.process import STOPPING, leave_at_once
@@ -47,6 +48,7 @@ class RecentExits:
         return max((code for endings in self._of.values() for _, code in endings), default=0)
 
 
+@dataclass(eq=False)
 class Parent:
     """Keeps worker processes running until it is asked to end.
 
@@ -57,18 +59,13 @@ class Parent:
         idle: asked once a second; true drains all.
     """
 
-    def __init__(
-        self,
-        start: Callable[[int], int],
-        workers: Collection[int],
-        *,
-        probes: int | None,
-        end_s: float,
-        idle: Callable[[], bool] = lambda: False,
-    ) -> None:
-        self._start = start
-        self._end_s = end_s
-        self._idle = idle
+    start: Callable[[int], int]
+    workers: InitVar[Collection[int]]
+    probes: InitVar[int | None]
+    end_s: float
+    idle: Callable[[], bool] = lambda: False
+
+    def __post_init__(self, workers: Collection[int], probes: int | None) -> None:
         self._endings = RecentExits(workers)
         self._due = dict.fromkeys(workers, 0.0)
         self._running = {} if probes is None else {probes: PROBES}
@@ -86,7 +83,7 @@ class Parent:
             if told is not None and told.si_signo in STOPPING:
                 self._on_signal(told.si_signo)
             self._reap()
-            if self._kill_at is None and self._idle():
+            if self._kill_at is None and self.idle():
                 logger.info("all workers are idle: draining")
                 self._drain()
             if self._kill_at is not None and time.monotonic() > self._kill_at:
@@ -97,7 +94,7 @@ class Parent:
         now = time.monotonic()
         for number in [number for number, at in self._due.items() if at <= now]:
             del self._due[number]
-            pid = self._start(number)
+            pid = self.start(number)
             self._running[pid] = number
             if number != PROBES:
                 logger.info("worker %d is process %d", number, pid)
@@ -112,7 +109,7 @@ class Parent:
     def _drain(self, code: int = 0) -> None:
         self._code = code
         self._due.clear()
-        self._kill_at = time.monotonic() + self._end_s
+        self._kill_at = time.monotonic() + self.end_s
         self._send(signal.SIGTERM)
 
     def _send(self, which: signal.Signals) -> None:

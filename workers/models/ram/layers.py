@@ -225,10 +225,7 @@ class TagHead(nn.Module):
         return layer.feed_forward(layer.attention_norm(x + mixed.add_(layer.out.bias)))
 
     def _pays(self, layer: CrossLayer, labels: int, tokens: int) -> bool:
-        """Whether folding saves more multiplications for labels than it costs for tokens.
-
-        Never in training, and never where a projection has been replaced (by an int8 one, say).
-        """
+        """Whether folding saves more multiplications for labels than it costs for tokens."""
         if layer.training or type(layer.query) is not nn.Linear or type(layer.out) is not nn.Linear:
             return False
         width = layer.out.in_features
