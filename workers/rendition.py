@@ -56,16 +56,13 @@ class Rendition:
         places = {each: bucket.replace("{bucket}", each) for each in buckets}
         copies = {place for each, place in places.items() if place != each}
         found = cls(bucket, key, {each: place for each, place in places.items() if each not in copies})
-        found._check(buckets)
-        return found
-
-    def _check(self, buckets: Sequence[str]) -> None:
-        for origin, place in self.buckets.items():
+        for origin, place in found.buckets.items():
             if place not in buckets:
                 raise ValueError(f"puts renditions of {origin} into {place}, which must be in TAGSTREAM_BUCKETS too")
-            twice = (self._key(origin, self._key(origin, probe)) == self._key(origin, probe) for probe in _PROBES)
-            if place == origin and any(twice):
+            keys = [found._key(origin, probe) for probe in _PROBES]
+            if place == origin and any(found._key(origin, each) == each for each in keys):
                 raise ValueError("gives an image's own name: an image would be its own rendition")
+        return found
 
     def place(self, bucket: str, key: str) -> tuple[str, str] | None:
         """Bucket and key of the object's rendition; None: it has none, or is one."""
@@ -82,11 +79,8 @@ class Rendition:
 
     def makes(self, bucket: str, key: str) -> bool:
         """Whether the object is the rendition of another."""
-        return any(
-            _pattern(self.key, origin).fullmatch(key) is not None
-            for origin, place in self.buckets.items()
-            if place == bucket
-        )
+        origins = [origin for origin, place in self.buckets.items() if place == bucket]
+        return any(_pattern(self.key, origin).fullmatch(key) for origin in origins)
 
     def gives(self, bucket: str, key: str, original: Original | None) -> bool:
         """Whether the object's rendition is still the one that was read."""
@@ -113,14 +107,9 @@ def _pattern(template: str, bucket: str) -> re.Pattern[str]:
     """The keys that this template makes of a bucket's keys."""
     if "{extension}" not in template:
         return re.compile(_filled(template, bucket, ".+", ".+", ""), re.DOTALL)
-    first, again = r"(?P<extension>[^./]+)", r"(?P=extension)"
-    if "{stem}" in template:
-        ended = _filled(template, bucket, "", _STEM, first)
-    elif template.index("{key}") < template.index("{extension}"):
-        ended = _filled(template, bucket, rf"{_STEM}\.{first}", "", again)
-    else:
-        ended = _filled(template, bucket, rf"{_STEM}\.{again}", "", first)
-    return re.compile(f"{ended}|{_filled(template, bucket, _PLAIN, _PLAIN, '')}", re.DOTALL)
+    ended = _filled(template, bucket, _STEM + "\\.\0", _STEM, "\0").replace("\0", "(?P<extension>[^./]+)", 1)
+    plain = _filled(template, bucket, _PLAIN, _PLAIN, "")
+    return re.compile("|".join([ended.replace("\0", "(?P=extension)"), plain]), re.DOTALL)
 
 
 def _filled(template: str, bucket: str, key: str, stem: str, extension: str) -> str:

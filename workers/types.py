@@ -12,15 +12,16 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Final, Literal, NamedTuple, Protocol, TypeAlias, get_args, runtime_checkable
+from typing import Annotated, Final, Literal, NamedTuple, Protocol, TypeAlias, get_args, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 
 from schemas.dead_letter import Failure, Reason
 from schemas.enriched_image import FactsMissing, Latitude, Longitude, Orientation, PHash, TakenAt, ThumbHash
 from schemas.image_event import ImageEvent
+from schemas.text import Bucket, Key
 
 Headers: TypeAlias = tuple[tuple[str, bytes | None], ...]
 """Kafka headers in order; a name may come more than once, a value may be null."""
@@ -250,12 +251,14 @@ class Original:
         mode: TAGSTREAM_FACTS at that time.
     """
 
-    read_bucket: str
-    read_key: str
-    size: int
-    format: str = ""
-    width: int = 0
-    height: int = 0
+    __pydantic_config__ = ConfigDict(strict=True, extra="forbid")
+
+    read_bucket: Bucket
+    read_key: Key
+    size: Annotated[int, Field(ge=1, lt=2**63)]
+    format: Annotated[str, Field(pattern="^[a-z0-9 ]{0,16}$")] = ""
+    width: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    height: Annotated[int, Field(ge=0, lt=2**31)] = 0
     told: PictureFacts | None = None
     mode: FactsMode = "off"
 

@@ -64,12 +64,6 @@ def test_one_bucket_may_hold_the_renditions_of_all_others() -> None:
     assert rendition.place("web", "c/k") is None, "it is no original"
 
 
-def test_without_a_template_there_are_none() -> None:
-    rendition = Rendition.of("", BUCKETS)
-    assert rendition.place("p", "a") is None
-    assert not rendition.makes("p-web", "a")
-
-
 @pytest.mark.parametrize("template", [*FITTING, "{bucket}-web/{stem}{extension}"])
 @pytest.mark.parametrize("key", ["a" * 1024, "." * 1024, "a." * 512, "/" * 1024, "a/." * 341, ".a" * 512])
 @pytest.mark.timeout(2)

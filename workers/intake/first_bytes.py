@@ -6,14 +6,15 @@ people, except the shape, and no pixel depends on it.
 
 from __future__ import annotations
 
-import struct
 from contextlib import suppress
 from typing import Final, NamedTuple
 
 from workers.errors import Rejected
 from workers.intake.header import sniff
 from workers.intake.limits import blame
-from workers.intake.scan import boxes_start, jpeg_start, orientation_of, read_exif, scan
+from workers.intake.scan import read_exif, scan
+from workers.intake.scan.avif import boxes_start
+from workers.intake.scan.jpeg import jpeg_start
 from workers.types import FactsMode, PictureFacts
 
 FIRST_BYTES: Final = 64 << 10
@@ -49,58 +50,34 @@ class FirstBytes(NamedTuple):
         return (shape,) if self.turned == rendition.turned else (1 / shape,)
 
 
-class _Start(NamedTuple):
-    width: int = 0
-    height: int = 0
-    exif: bytes | None = None
-    orientation: int | None = None
-
-
 def read_first_bytes(head: bytes, mode: FactsMode) -> FirstBytes:
     """Read size and EXIF, as far as they are in these bytes. Never raises."""
-    name, start = sniff(head) or "", _Start()
+    name = sniff(head) or ""
+    width, height, exif, orientation = 0, 0, None, None
     with suppress(Rejected), blame():
-        start = _start(head[:FIRST_BYTES], name)
-    turned = None if start.orientation is None else start.orientation > 4
-    told = None if start.exif is None else _told(start.exif, start.orientation, name, mode)
-    if min(start.width, start.height) > 0 and max(start.width, start.height) <= _LONGEST:
-        return FirstBytes(name, start.width, start.height, turned, told)
+        width, height, exif, orientation = _start(head[:FIRST_BYTES], name)
+    turned, told = None if orientation is None else orientation > 4, None
+    if exif is not None and mode != "off":
+        found = read_exif(exif, place=mode == "place", tiff=name == "tiff")
+        if not found.missing or name == "jpeg":  # of others it may lie behind these bytes
+            told = PictureFacts(found.taken_at, orientation, place=found.place, missing=found.missing)
+    if min(width, height) > 0 and max(width, height) <= _LONGEST:
+        return FirstBytes(name, width, height, turned, told)
     return FirstBytes(turned=turned, told=told)
 
 
-def _told(exif: bytes, orientation: int | None, name: str, mode: FactsMode) -> PictureFacts | None:
-    if mode == "off":
-        return None
-    found = read_exif(exif, place=mode == "place", tiff=name == "tiff")
-    if found.missing and name != "jpeg":  # it may lie behind these bytes
-        return None
-    return PictureFacts(found.taken_at, orientation, place=found.place, missing=found.missing)
-
-
-def _start(head: bytes, name: str) -> _Start:
-    """Size, EXIF and orientation. Raises what readers of formats raise."""
+def _start(head: bytes, name: str) -> tuple[int, int, bytes | None, int | None]:
+    """Width, height, EXIF and orientation. Raises what readers of formats raise."""
     if name == "jpeg":
-        width, height, exif, xmp = jpeg_start(head)
-        return _Start(width, height, exif, None if exif is None else orientation_of(exif, xmp))
+        return jpeg_start(head)
     if name in ("avif", "heic"):
-        return _Start(*boxes_start(head))
+        return boxes_start(head)
     if name == "tiff":  # or a camera's raw file, whose first directory is of a preview
-        return _Start(exif=head)
-    if name not in ("png", "webp", "gif", "bmp"):
-        return _Start()
+        return 0, 0, head, None
     size = scan(head, name).size or (0, 0)
-    exif = b""
-    if name == "png":
-        exif = _png_exif(head)
-    elif name == "webp" and head[12:16] == b"VP8X" and head[20] & _EXIF_OR_XMP:
-        exif = None
-    return _Start(*size, exif, None if exif is None else orientation_of(exif, b""))
-
-
-def _png_exif(head: bytes) -> bytes | None:
     before, pixels, _ = head.partition(b"IDAT")
-    at = before.find(b"eXIf")
-    if at > 4:
-        (length,) = struct.unpack_from(">L", before, at - 4)
-        return before[at + 4 : at + 4 + length]
-    return b"" if pixels and b"Raw profile type" not in before and b"XML:com.adobe" not in before else None
+    if name == "png":
+        behind = not pixels or any(word in before for word in (b"eXIf", b"Raw profile type", b"XML:com.adobe"))
+    else:
+        behind = name == "webp" and head[12:16] == b"VP8X" and bool(head[20] & _EXIF_OR_XMP)
+    return *size, *((None, None) if behind else (b"", 1))

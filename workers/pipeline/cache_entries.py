@@ -19,11 +19,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from schemas.dead_letter import DETAIL_MAX, Reason
 from schemas.enriched_image import CaptionText, Sha256
 from schemas.image_event import ImageEvent, newer
-from schemas.text import Bucket, Key, Moment, version_or_none
+from schemas.text import Moment, version_or_none
 from workers.errors import Rejected
 from workers.ports import Captioner, Tagger
 from workers.settings import DECODABLE
-from workers.types import Caption, Facts, FactsMode, LabelScores, Original, PictureFacts
+from workers.types import Caption, Facts, LabelScores, Original
 
 _FORMAT = "2"
 """The version of the format."""
@@ -48,21 +48,6 @@ CERTAIN: Final[tuple[Reason, ...]] = (
 """Rejections that depend only on the bytes. A busy machine can cause others, such as `decode-timeout`."""
 
 
-class _OriginalEntry(BaseModel):
-    """The stored form of `Original`."""
-
-    model_config = ConfigDict(strict=True, extra="forbid")
-
-    read_bucket: Bucket
-    read_key: Key
-    size: _Positive
-    format: Annotated[str, Field(pattern="^[a-z0-9 ]{0,16}$")]
-    width: Annotated[int, Field(ge=0, lt=2**31)]
-    height: Annotated[int, Field(ge=0, lt=2**31)]
-    told: PictureFacts | None
-    mode: FactsMode
-
-
 class _FactsEntry(BaseModel):
     """The stored form of `Facts`."""
 
@@ -77,7 +62,7 @@ class _FactsEntry(BaseModel):
     width: _Positive
     height: _Positive
     decode_bytes: Annotated[int, Field(ge=0, lt=2**63)]
-    original: _OriginalEntry | None = None
+    original: Original | None = None
 
 
 _SEQUENCER = re.compile(rb"[0-9A-Fa-f]{1,128}")
@@ -209,20 +194,15 @@ def unpack_facts(value: bytes | None) -> Facts | None:
         entry = _FactsEntry.model_validate_json(value)
     except ValidationError:
         return None
-    if entry.format not in DECODABLE or (entry.original and _hides(entry.original)):
-        return None
-    original = entry.original and Original(**vars(entry.original))
-    return Facts(**{**vars(entry), "original": original})
+    hides = entry.original is not None and _hides(entry.original)
+    return Facts(**vars(entry)) if entry.format in DECODABLE and not hides else None
 
 
-def _hides(original: _OriginalEntry) -> bool:
+def _hides(original: Original) -> bool:
     """Whether it has half a size, or facts that were not wanted."""
-    told = original.told
-    return (
-        len({bool(original.format), bool(original.width), bool(original.height)}) > 1
-        or (told is not None and original.mode == "off")
-        or (told is not None and told.place is not None and original.mode != "place")
-    )
+    told, mode = original.told, original.mode
+    unwanted = told is not None and (mode == "off" or (told.place is not None and mode != "place"))
+    return unwanted or len({bool(original.format), bool(original.width), bool(original.height)}) > 1
 
 
 def pack_scores(scores: LabelScores) -> bytes:

@@ -10,7 +10,7 @@ from schemas import writing
 from schemas.enriched_image import ImageFacts
 from workers.facts import pack_facts, unpack_facts
 from workers.pipeline.annotation import OptionRules, RoleDefaults
-from workers.types import FACTS_VERSION, Facts, FactsMode, Original, PictureFacts
+from workers.types import FACTS_VERSION, Facts, FactsMode, PictureFacts
 
 FACTS: Final = "facts"
 """The name in `Annotation.results`."""
@@ -39,30 +39,17 @@ class FactsResult(RoleDefaults):
 def image_of(facts: Facts, told: PictureFacts | None) -> writing.Fields:
     """The field `image` of an outcome; of a rendition, with what is known of its original."""
     original = facts.original
-    if original is None:
-        return writing.image_facts(
-            format=facts.format, width=facts.width, height=facts.height, bytes=facts.size, **fields_of(told)
-        )
-    shown = original if original.width else facts
+    shown = original if original is not None and original.width else facts
+    if original is not None and original.told is not None and told is not None:  # the EXIF of one, hashes of the other
+        orientation = original.told.orientation if original.width else told.orientation
+        told = replace(original.told, orientation=orientation, phash=told.phash, thumbhash=told.thumbhash)
     return writing.image_facts(
         format=shown.format,
         width=shown.width,
         height=shown.height,
-        bytes=original.size,
-        of="rendition",
-        **fields_of(_merged(original, told)),
-    )
-
-
-def _merged(original: Original, told: PictureFacts | None) -> PictureFacts | None:
-    """The facts of an original's EXIF, with the hashes of its rendition."""
-    if original.told is None or told is None:
-        return told
-    return replace(
-        original.told,
-        orientation=(original.told if original.width else told).orientation,
-        phash=told.phash,
-        thumbhash=told.thumbhash,
+        bytes=facts.size if original is None else original.size,
+        of=None if original is None else "rendition",
+        **fields_of(told),
     )
 
 

@@ -39,7 +39,7 @@ def test_the_first_bytes_tell_what_decoders_do_or_nothing(name: str, with_exif: 
     first = read_first_bytes(body + bytes(FIRST_BYTES), "place")
     assert (first.format, first.width, first.height) == (name, header.width, header.height)
     same = replace(facts, phash=None, thumbhash=None)
-    behind = name == "webp" and with_exif  # its EXIF stands behind its pixels
+    behind = name in ("png", "webp") and with_exif  # of a WebP it stands behind its pixels
     assert first.told == (None if behind else same)
     assert first.turned == (None if behind else facts.orientation in (5, 6, 7, 8))
     assert read_first_bytes(body, "on").told == (first.told and replace(first.told, place=None))
@@ -55,30 +55,20 @@ def test_formats_that_no_decoder_here_reads_tell_their_exif() -> None:
 
 
 def test_an_exif_before_and_a_size_behind_the_first_bytes() -> None:
-    body = encoded("jpeg", exif=b"Exif\0\0" + whole("<"))
-    app2 = b"\xff\xe2\xff\xff" + bytes(65_533)
-    end = 4 + struct.unpack_from(">H", body, 4)[0]
-    far = body[:end] + app2 + body[end:]
-    if body[2:4] != b"\xff\xe1":  # behind the words of JFIF
-        end = body.index(b"\xff\xe1")
-        end += 2 + struct.unpack_from(">H", body, end + 2)[0]
-        far = body[:end] + app2 + body[end:]
-    assert read_first_bytes(far[:FIRST_BYTES], "place") == FirstBytes(turned=True, told=TOLD)
+    body, app2 = encoded("jpeg", exif=b"Exif\0\0" + whole("<")), b"\xff\xe2\xff\xff" + bytes(65_533)
+    frame = body.index(b"\xff\xdb")
+    assert read_first_bytes(body[:frame] + app2 + body[frame:], "place") == FirstBytes(turned=True, told=TOLD)
     assert read_first_bytes(body[:2] + app2 + body[2:], "place") == FirstBytes()
     broken = encoded("jpeg", exif=b"Exif\0\0" + whole("<", {EXIF: (4, (0xFFFFFF,))}))
-    told = read_first_bytes(broken, "on").told
-    assert told is not None
-    assert (told.missing, told.taken_at) == ("exif-broken", None)
+    assert read_first_bytes(broken, "on").told == PictureFacts(orientation=6, missing="exif-broken")
 
 
 @pytest.mark.parametrize(
     ("original", "copy", "shapes"),
     [
-        (FirstBytes("jpeg", 40, 20, False), FirstBytes(turned=False), (2.0,)),
         (FirstBytes("jpeg", 40, 20, True), FirstBytes(turned=False), (0.5,)),
         (FirstBytes("jpeg", 40, 20, True), FirstBytes(turned=True), (2.0,)),
         (FirstBytes("heic", 40, 20, None), FirstBytes(turned=False), (2.0, 0.5)),
-        (FirstBytes("png", 40, 20, False), FirstBytes(), (2.0, 0.5)),
         (FirstBytes(turned=True), FirstBytes("jpeg", 9, 9, False), ()),
     ],
 )
@@ -107,9 +97,7 @@ def test_no_bytes_raise_or_tell_a_size_that_no_image_has(start: bytes, at: int, 
 
 PIECES = {
     "jpeg": b"\xff\xd8" + b"\xff\xe2\0\2" * 16_000,
-    "jpeg without markers": b"\xff\xd8\xff" + b"\xff" * 65_000,
     "png": encoded("png")[:33] + b"\0\0\0\0tEXt\0\0\0\0" * 5_400,
-    "webp": encoded("webp")[:30] + b"EXIF\0\0\0\0" * 8_000,
     "gif": b"GIF89a\1\0\1\0\0\0\0" + b"!\xfe" + b"\1x" * 32_000,
     "avif": b"\0\0\0\x18ftypavif" + bytes(12) + b"\0\0\0\x08free" * 8_000,
     "tiff": b"II*\0\x08\0\0\0\xff\xff" + b"\x12\x01\x03\0\1\0\0\0\6\0\0\0" * 5_400,

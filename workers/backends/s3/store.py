@@ -323,14 +323,9 @@ class MinioObjectStore:
         self, bucket: str, key: str, version_id: str | None, etag: str | None, max_bytes: int, first_bytes: int
     ) -> StoredObject:
         wanted: DictType = {"If-Match": f'"{etag}"'} if etag else {}
-        try:
-            response = self._client.get_object(
-                bucket, key, length=first_bytes, version_id=version_id, request_headers=wanted
-            )
-        except S3Refusal as refusal:
-            if first_bytes and refusal.answer.status == _NO_SUCH_RANGE:
-                raise _empty() from refusal
-            raise
+        response = self._client.get_object(
+            bucket, key, length=first_bytes, version_id=version_id, request_headers=wanted
+        )
         try:
             if response.status != 200 and not (first_bytes and response.status == 206):  # a part of it, or nothing
                 raise S3Refusal(S3Answer(response.status))
@@ -430,6 +425,8 @@ class MinioObjectStore:
             return Gone("no such object", _date(answer.date))
         if found == "superseded":
             return Superseded("the object has another etag than the event names")
+        if answer.status == _NO_SUCH_RANGE:
+            return _empty()
         said = advice(self._endpoint, bucket, answer, self._keys_from)
         if answer.code == TOO_SKEWED and self._client.take_time_of(answer):
             return _Passing(answer.said, fault="access", advice=said)

@@ -62,16 +62,15 @@ def scan_avif(body: bytes) -> Essence:
 
 
 def boxes_start(head: bytes) -> tuple[int, int, bytes | None, int | None]:
-    """Width, height, EXIF and orientation in the first bytes.
+    """Width, height, EXIF and orientation in the first bytes; 0 and None: unknown.
 
-    0 and None: unknown. The boxes tell the orientation, and that in the EXIF does not count. Raises Rejected,
-    IndexError, struct.error.
+    The boxes tell the orientation, and that in the EXIF does not count. Raises Rejected, IndexError, struct.error.
     """
     walk = _Walk(head)
     walk.through(0, len(head), depth=1)
-    known, turns = any(walk.size), list(walk.turns or {1})
+    known, turns = any(walk.size), walk.turns or [1]
     exif = walk.exif() or (b"" if known and not walk.has_exif else None)
-    return *walk.size, exif, turns[0] if known and len(turns) == 1 else None
+    return *walk.size, exif, turns[0] if known and len({*turns}) == 1 else None
 
 
 def _kinds(stream: memoryview) -> Iterator[int]:
@@ -104,7 +103,7 @@ class _Walk:
         self._boxes = 0
         self.size = 0, 0
         """Of the largest picture: its tiles and previews are smaller."""
-        self.turns: set[int | None] = set()
+        self.turns: list[int | None] = []
         """Orientations of pictures; None: one that is mirrored."""
         self._extents = 0
         self._coded: set[int] = set()
@@ -181,7 +180,7 @@ class _Walk:
         elif kind == b"ispe":
             self.size = max(self.size, struct.unpack_from(">LL", self._body, start + 4), key=math.prod)
         elif kind in (b"irot", b"imir"):
-            self.turns.add(_QUARTERS[self._body[start] & 3] if kind == b"irot" else None)
+            self.turns.append(_QUARTERS[self._body[start] & 3] if kind == b"irot" else None)
         elif kind == b"iinf":
             self.through(start + (8 if self._body[start] else 6), end, depth + 1)
         elif kind == b"infe":

@@ -109,17 +109,14 @@ def plain_jpeg(body: bytes) -> PlainJpeg | None:
     return PlainJpeg(frame.width, frame.height, components, held_bytes, header.kept.copied_bytes)
 
 
-def jpeg_start(head: bytes) -> tuple[int, int, bytes | None, bytes]:
-    """Width, height, EXIF and XMP in a JPEG's first bytes.
-
-    0: the size lies behind them. None: the EXIF does. Never raises.
-    """
+def jpeg_start(head: bytes) -> tuple[int, int, bytes | None, int | None]:
+    """Width, height, EXIF and orientation in a JPEG's first bytes; 0 and None: unknown. Never raises."""
     header = _Header(head)
     with suppress(Rejected, IndexError, struct.error):
         header.read()
-    frame = header.frame
-    width, height = (frame.width, frame.height) if frame is not None else (0, 0)
-    return width, height, b"".join(header.exif) if header.exif or frame is not None else None, header.xmp
+    frame, exif = header.frame, b"".join(header.exif)
+    size = (frame.width, frame.height) if frame is not None else (0, 0)
+    return *size, *((exif, orientation_of(exif, header.xmp)) if exif or frame is not None else (None, None))
 
 
 def _frame(body: bytes, at: int) -> _Frame:
