@@ -286,4 +286,4 @@ def _below(folder: Path) -> list[Path]:
 
 def file_job(number: int) -> Job:
     event = ImageEvent(id=str(number), dialect="own", action="enrich", index=0, bucket=_FILES.topic, key=str(number))
-    return Job(Coordinates(*_FILES, number, 0), Assignment(_FILES, ""), event)
+    return Job(Coordinates(*_FILES, number, 0), Assignment(_FILES, ""), event, original=True)
