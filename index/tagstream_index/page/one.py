@@ -209,8 +209,9 @@ def _changes(now: Mapping[str, Any], before: Mapping[str, Any]) -> Iterable[str]
     old, new = ((each["caption"] or {}).get("text") for each in (before, now))
     if new != old:
         yield f"caption: {new}" if new else "no caption any more"
-    if now["source"]["sha256"] != before["source"]["sha256"]:
-        same = now["source"]["etag"] == before["source"]["etag"]
+    of, was = now["source"], before["source"]
+    if of["sha256"] != was["sha256"]:
+        same = of["etag"] == was["etag"] and (of.get("read") or was.get("read"))
         yield "read from another copy" if same else "other content of the file"
     if now["status"] != before["status"]:
         yield f"now {now['status']}"
