@@ -22,8 +22,9 @@ HEAD_START_S = 0.003
 it holds Python's interpreter lock. The pause ends with their commit."""
 
 
-_BACKGROUND, _BACKGROUND_WITH_LIVE = 64, 16
-"""Most background records that are admitted between two polls, and with live ones: a live record may come any time."""
+_BACKGROUND, _BACKGROUND_WITH_LIVE = 8, 2
+"""Most background records that are admitted between two polls, and beside live ones. Stages that hold them back count
+them only once they are parsed."""
 
 
 class Poller:

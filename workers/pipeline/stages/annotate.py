@@ -26,9 +26,9 @@ _ADDED_S = 0.25
 """Batches for added roles have so many images that they take about as long; others wait for it."""
 _BACKGROUND_S = 0.05
 """So do background batches; live images wait for them."""
-_BATCHES_AHEAD, _FETCHES_AHEAD = 8, 4
-"""No background record is admitted while as many background images are under way as fill so many batches and fetches:
-to fetch and decode more takes processors from live images, and each is a suspect after a crash."""
+_BATCHES_AHEAD = 8
+"""No background record is admitted while background images fill so many batches, and there are as many as GETs: to
+fetch and decode more takes processors from live images, and each is a suspect after a crash."""
 
 
 @dataclass(slots=True)
@@ -74,7 +74,7 @@ class AnnotateStage(QueueStage):
         self._clock = clock
         self._endings = endings
         self._stall_timeout_s = options.stall_timeout_s
-        self._fetches_ahead = _FETCHES_AHEAD * options.fetch_threads
+        self._fetch_threads = options.fetch_threads
         self._background_cuts: list[_Cut] = []
         self._since: float | None = None
         self._slowest_s = 0.0
@@ -99,7 +99,7 @@ class AnnotateStage(QueueStage):
         if not assignment.background:
             return False
         batch = max(cut.images for cut in self._background_cuts)
-        return self._progress.background() >= max(_BATCHES_AHEAD * batch, self._fetches_ahead)
+        return self._progress.background() >= max(_BATCHES_AHEAD * batch, self._fetch_threads)
 
     def work(self) -> None:
         """Run a batch of the ready images, and a due self-test."""
