@@ -8,7 +8,7 @@ import pytest
 from schemas.enriched_image import AddedResult, EnrichedImage
 from tests.support.harness import OUT, Harness
 from tests.support.kinds import BrightnessKind, BrightnessModel
-from tests.support.tasks import annotation
+from tests.support.tasks import an_attempt, annotation
 from workers.errors import Broken
 from workers.pipeline.kind_role import KindRole
 from workers.pipeline.published import NotStored, StoredOutcome
@@ -216,6 +216,10 @@ def test_the_model_and_its_kind_check_a_self_test_answer() -> None:
         strict.check_self_test((100.0, about))
     with pytest.raises(ValueError, match="Brightness"):
         ROLE.check_self_test((float("nan"), about))
+    wrong = BrightnessModel()
+    wrong.nan = True
+    with pytest.raises(ValueError, match="Brightness"):
+        KindRole(BrightnessKind(), wrong).self_test(an_attempt({}))
 
 
 def test_an_answer_of_another_class_is_the_models_mistake(monkeypatch: pytest.MonkeyPatch) -> None:

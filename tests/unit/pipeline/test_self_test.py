@@ -290,10 +290,12 @@ class Says(ColourTagger):
         return self._answer
 
 
-def test_a_sound_answer_passes() -> None:
+def test_a_sound_answer_passes_and_one_that_is_no_number_raises_as_the_port_says() -> None:
     answer = scores_of(Says([0, 2], [0.5, 1.0]), None)
     assert answer.label_ids.tolist() == [0, 2]
     assert scores_of(Says([], []), None).scores.size == 0
+    with pytest.raises(ValueError, match="not a number among 2 scores"):
+        scores_of(Says([0, 1], [0.5, np.nan]), None)
 
 
 @pytest.mark.parametrize(

@@ -291,6 +291,7 @@ def test_a_writer_can_not_add_a_field() -> None:
         {"timings_ms": {"fetch": -1.0}},
         {"timings_ms": {"fetch": float("inf")}},
         {"status": "done"},
+        {"embedding": {"space": "s", "dimensions": 2, "data": "AAA=", "model": "m"}},
         {"caption": {"text": "a dog", "score": float("nan"), "method": "beam"}},
         {"caption": {"text": "a dog", "score": float("-inf"), "method": "beam"}},
     ],
