@@ -95,6 +95,7 @@ def test_a_verdict_by_a_limit_needs_no_decoder() -> None:
     with pytest.raises(Rejected) as caught:
         Decoding([SMALL], LIMITS).inspect(encoded(ramp(100, 60), "png"))
     assert caught.value.reason == "too-many-pixels"
+    assert LIMITS.max_pixels == Image.MAX_IMAGE_PIXELS, "Pillow has our bound"
 
 
 def test_a_check_is_of_the_named_format_or_of_all(broken_codec: None) -> None:

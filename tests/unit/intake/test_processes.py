@@ -264,6 +264,7 @@ def test_close_drops_waiting_requests_and_waits_for_running_ones() -> None:
     read(intake, job(GOOD))
     running, waiting = (intake.fetch(sleeping_job(1), LARGEST) for _ in range(2))
     eventually(running.running)
+    time.sleep(0.1)  # a second thread would begin the other
     intake.close()
     assert running.result(0).size > 0
     assert waiting.cancelled()

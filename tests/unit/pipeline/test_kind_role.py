@@ -12,6 +12,8 @@ from tests.support.tasks import an_attempt, annotation
 from workers.errors import Broken
 from workers.pipeline.kind_role import KindRole
 from workers.pipeline.published import NotStored, StoredOutcome
+from workers.pipeline.task import Attempt
+from workers.types import ImageAbout
 
 GREY = (200, 180, 190)
 BOTH = {"want": ["tags", "brightness"]}
@@ -216,6 +218,8 @@ def test_the_model_and_its_kind_check_a_self_test_answer() -> None:
         strict.check_self_test((100.0, about))
     with pytest.raises(ValueError, match="Brightness"):
         ROLE.check_self_test((float("nan"), about))
+    [(_, shown)] = ROLE.run([Attempt(annotation(), lambda model: model.self_test_image(), known_good=True)])
+    assert shown == ImageAbout("png", 6, 6, 1), "the self-test image's own size"
     wrong = BrightnessModel()
     wrong.nan = True
     with pytest.raises(ValueError, match="Brightness"):

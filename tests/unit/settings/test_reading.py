@@ -26,6 +26,8 @@ def test_an_empty_environment_gives_the_defaults() -> None:
     assert settings.delivery == "exactly_once"
     assert settings.max_object_bytes == 20 * 1024 * 1024
     assert settings == Settings()
+    with pytest.raises(ValueError, match="frozen"):
+        settings.group = "another"
 
 
 def test_values_are_read_by_their_types() -> None:
