@@ -75,7 +75,6 @@ def load(
     threads: int | None = None,
     share: float = 1.0,
     digest: str = "",
-    pinned_by: str = "",
 ) -> Any:
     """Return a bundle's model for one of `USES` or a role, unwarmed.
 
@@ -85,7 +84,6 @@ def load(
         cache_dir: where the compact bundle is kept; None: the user's cache folder.
         allow: names of the only labels to score, for a tagger; None means all.
         digest: the only one that the bundle may have, with every file checked; empty: any.
-        pinned_by: the setting that names it, for the complaint; by default that of the use.
 
     Raises:
         Misconfigured: no such bundle, another one than was pinned, one that does not load or has no such use, a label
@@ -93,7 +91,7 @@ def load(
             that others can write to.
         Broken: the CUDA device does not start.
     """
-    bundle = pinned(open_bundle(name_or_folder, cache_dir), digest, pinned_by or setting_of(use))
+    bundle = pinned(open_bundle(name_or_folder, cache_dir), digest, setting_of(use))
     build = _builder(bundle, use)
     place = choose_device(device, threads=threads, share=share)
     chosen = resolve(precision, bundle.digest, use, place, state_dir)
