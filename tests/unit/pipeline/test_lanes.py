@@ -105,6 +105,25 @@ def test_begun_background_work_gets_its_memory_under_a_live_load_that_never_ends
     assert turns >= LIVE_IN_A_ROW or size == 20, "live reservations that waited went first"
 
 
+@pytest.mark.parametrize("size", [40, 45, 120])
+def test_small_images_of_another_background_partition_do_not_starve_a_large_one(size: int) -> None:
+    """Guard: those that its share holds took the background's turns, one after the other."""
+    budget, live, small = divided(background=2), list[Reservation](), list[Reservation]()
+    other = Partition(BEHIND, 1)
+    for _ in range(30):
+        budget.reserve(LIVE, 10, live.append)
+    for _ in range(3):
+        budget.reserve(other, 5, small.append)
+    large = reserved(budget, LATER, size)
+    for turn in range(20 * LIVE_IN_A_ROW):
+        budget.reserve(LIVE, 10, live.append)
+        live[turn].release()
+        if turn % 2 == 0:
+            budget.reserve(other, 5, small.append)
+            small[turn // 2].release()
+    assert large
+
+
 SIZES = st.sampled_from((1, 7, 12, 25, 26, 50, 51, 200))
 
 

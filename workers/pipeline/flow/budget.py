@@ -180,7 +180,7 @@ class Budget:
             else:
                 self._held[partition] = self._held.get(partition, 0) + waiting.size
             self._peak = max(self._peak, self._used())
-            if self._background:
+            if self._background and place == "pool":  # the lanes' shares are apart
                 others_wait = any(map(self._is_background, self._waiting))
                 self._precedence.had_turn(background=background, background_waits=others_wait)
             return partial(waiting.granted, Reservation(self, partition, waiting.size, place == "pool"))
