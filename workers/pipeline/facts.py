@@ -40,9 +40,11 @@ def image_of(facts: Facts, told: PictureFacts | None) -> writing.Fields:
     """The field `image` of an outcome; of a rendition, with what is known of its original."""
     original = facts.original
     shown = original if original is not None and original.width else facts
-    if original is not None and original.told is not None and told is not None:  # the EXIF of one, hashes of the other
-        orientation = original.told.orientation if original.width else told.orientation
-        told = replace(original.told, orientation=orientation, phash=told.phash, thumbhash=told.thumbhash)
+    if original is not None and told is not None:  # the EXIF of one, hashes of the other
+        exif, hashes = original.told or told, told
+        turned = original.told if original.width else told  # of the file with the shown size
+        orientation = turned.orientation if turned is not None else None
+        told = replace(exif, orientation=orientation, phash=hashes.phash, thumbhash=hashes.thumbhash)
     return writing.image_facts(
         format=shown.format,
         width=shown.width,

@@ -331,3 +331,24 @@ def test_of_equal_renditions_that_are_broken_each_original_is_read() -> None:
     assert [outcome.source.read for outcome in outcomes] == [None] * 3
     assert not manual.in_flight
     assert not any(budget.used for stage in manual.pipeline.stages for budget in stage.budgets.values())
+
+
+def test_a_rendition_of_another_shape_is_not_used_though_an_equal_one_was() -> None:
+    manual = pipeline()
+    for key, size in (("a", (48, 64)), ("b", (64, 48)), ("c", (48, 64))):
+        manual.store.put(BUCKET, key, jpeg(RED, size, note=key) + MORE)
+        manual.store.put(BUCKET, f"web/{key}.jpg", GOOD)  # as one picture for all that a converter can't read
+    manual.events(*"abc")
+    manual.turn()
+    outcomes = [image_of(read(manual.done[number][0])) for number in sorted(manual.done)]
+    assert [outcome.tags[0].name for outcome in outcomes] == ["blue", "red", "blue"]
+
+
+def test_a_size_and_an_orientation_are_of_the_same_file() -> None:
+    manual = pipeline()
+    out = io.BytesIO()
+    Image.new("RGB", (64, 48), RED).save(out, "WEBP", exif=b"Exif\0\0" + whole("<"))  # behind its pixels
+    manual.store.put(BUCKET, "a", out.getvalue() + MORE)
+    manual.store.put(BUCKET, COPY, GOOD)
+    image = image_of(told(manual)).image
+    assert (image.format, image.width, image.orientation) == ("webp", 64, None)

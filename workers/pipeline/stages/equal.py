@@ -83,6 +83,8 @@ class EqualImages:
             self._flights.pop(follower.task, None)
             if isinstance(answer, Rejected):
                 self.endings.reject(follower.task, answer)
+            elif not follower.fetched.fits(answer.facts):
+                self.endings.read_original(follower.task, "shape")
             else:
                 self.shared(_with_the_results_of(answer, follower))
 
