@@ -42,7 +42,7 @@ def image_of(facts: Facts, told: PictureFacts | None) -> writing.Fields:
     shown = original if original is not None and original.width else facts
     if original is not None and told is not None:  # the EXIF of one, hashes of the other
         exif, hashes = original.told or told, told
-        turned = original.told if original.width else told  # of the file with the shown size
+        turned = original.told if original.width else told  # whose size is shown
         orientation = turned.orientation if turned is not None else None
         told = replace(exif, orientation=orientation, phash=hashes.phash, thumbhash=hashes.thumbhash)
     return writing.image_facts(
