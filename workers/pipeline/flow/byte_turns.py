@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Generic, TypeVar
 
 from workers.types import Assignment
@@ -79,8 +80,9 @@ class ByteTurns(Generic[Item]):
         return sum(len(queue.items) for queue in self._queues.values())
 
     def _ready(self) -> list[Assignment]:
-        ready = [place for place in self._queues if self._may_leave(self._first(place))]
-        return [each for each in ready if not each.background] + [each for each in ready if each.background][:1]
+        live = [place for place in self._queues if not place.background and self._may_leave(self._first(place))]
+        behind = (place for place in self._queues if place.background and self._may_leave(self._first(place)))
+        return [*live, *islice(behind, 1)]
 
     def _first(self, assignment: Assignment) -> Item:
         return self._queues[assignment].items[0][0]

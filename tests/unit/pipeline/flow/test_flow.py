@@ -147,3 +147,19 @@ def test_everything_leaves_once_and_in_order_and_no_partition_is_far_ahead_of_on
     assert not any(left.values())
     assert not len(waiting.turns)
     assert waiting.turns.sizes == {}
+
+
+def test_a_round_asks_of_background_partitions_only_until_one_may_leave() -> None:
+    """Guard: a worker that holds hundreds of them asks for each record that it admits."""
+    waiting, asked = Waiting(100), list[Item]()
+
+    def may_leave(item: Item) -> bool:
+        asked.append(item)
+        return True
+
+    waiting.turns = ByteTurns[Item](may_leave)
+    for partition, assignment in enumerate(waiting.assignments):
+        assignment.background = True
+        waiting.add(partition, 1)
+    assert list(waiting.turns.round()) == [(0, 1)]
+    assert len(asked) == 2
