@@ -491,13 +491,29 @@ def test_live_outcomes_wait_for_no_background_record_in_progress_and_end_the_wai
     assert world.step() == [1]
     world.done(behind[1])
     began, ledger = time.monotonic(), world.pipeline.ledger
-    waiting = threading.Thread(target=lambda: ledger.wait_for_more(20, 99))
+    waiting = threading.Thread(target=lambda: ledger.wait_for_more(20, 99, background=True))
     waiting.start()
     eventually(lambda: asleep(waiting))
     world.done(*world.begin())
     waiting.join(20)
     assert time.monotonic() - began < 15
     assert world.step() == [1]
+
+
+def test_the_last_live_outcome_ends_the_wait_for_more_whatever_is_in_progress_in_the_background() -> None:
+    ledger, live, later = Ledger(), Assignment(LIVE, "m"), Assignment(LATER, "m", True)
+    for assignment in (live, later):
+        ledger.open(assignment, 0)
+    first, last = (admit(ledger, live, offset) for offset in range(2))
+    admit(ledger, later, 0)
+    finish(ledger, first)
+    began = time.monotonic()
+    waiting = threading.Thread(target=lambda: ledger.wait_for_more(20, 99))
+    waiting.start()
+    eventually(lambda: asleep(waiting))
+    finish(ledger, last)
+    waiting.join(20)
+    assert time.monotonic() - began < 15
 
 
 # ---- a whole worker -------------------------------------------------------------------------------------------------

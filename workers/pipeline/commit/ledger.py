@@ -191,6 +191,8 @@ class Ledger:
         self._background_under_way = 0
         self._missing = 0
         """The number of messages for which `wait_for_more` still waits."""
+        self._for_background = False
+        """Whether they are to join a background transaction."""
         self._held = False
 
     def open(self, assignment: Assignment, offset: int) -> None:
@@ -311,7 +313,7 @@ class Ledger:
                     self._ready.notify_all()
                     if self._background_is_ready and not entry.record.assignment.background:
                         self._enough.notify_all()  # what waits for more is a background transaction
-            if not self._under_way or self._missing <= 0:
+            if not self._awaited(self._for_background) or self._missing <= 0:
                 self._enough.notify_all()
         return dropped
 
@@ -331,14 +333,17 @@ class Ledger:
             if self._held or not any(self._front_is_ready(queue) for queue in self._queues.values()):
                 self._ready.wait(timeout_s)
 
-    def wait_for_more(self, timeout_s: float, messages: int) -> None:
-        """Wait for this many further messages, at most this long.
+    def wait_for_more(self, timeout_s: float, messages: int, *, background: bool = False) -> None:
+        """Wait for this many further messages of a transaction, at most this long.
 
-        It also returns after `wake`, and if no entry is in progress.
+        It also returns after `wake`, and if no entry is in progress that may join it.
+
+        Args:
+            background: its lane.
         """
         with self._lock:
-            self._missing = messages
-            if self._under_way:
+            self._missing, self._for_background = messages, background
+            if self._awaited(background):
                 self._enough.wait(timeout_s)
 
     def wait_until_empty(self, timeout_s: float) -> None:
@@ -393,8 +398,8 @@ class Ledger:
                     offsets[queue.assignment] = entry.next_offset
             if not entries:
                 return None
-            awaits = self._under_way - (0 if lane else self._background_under_way)
-            return Publishable(Transaction(tuple(messages), offsets), tuple(entries), full, lane, awaits)
+            transaction = Transaction(tuple(messages), offsets)
+            return Publishable(transaction, tuple(entries), full, lane, self._awaited(lane))
 
     def settle(self, ready: Publishable) -> None:
         """Drop the entries of a committed transaction.
@@ -476,6 +481,10 @@ class Ledger:
         self._under_way += 1
         self._background_under_way += queue.assignment.background
         self._count(entry, size)
+
+    def _awaited(self, background: bool) -> int:
+        """Entries in progress that a transaction of this lane waits for."""
+        return self._under_way - (0 if background else self._background_under_way)
 
     def _left_progress(self, entry: Entry) -> None:
         self._under_way -= 1

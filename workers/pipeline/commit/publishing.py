@@ -57,7 +57,7 @@ class Publishing:
             return False
         if (left_s := self._waits_for_more_s(ready)) > 0:
             more = self.options.transaction_outcomes - len(ready.transaction.messages)
-            self.pipeline.ledger.wait_for_more(min(left_s, _TURN_S), more)
+            self.pipeline.ledger.wait_for_more(min(left_s, _TURN_S), more, background=ready.background)
             return False
         started = self.now()
         try:
