@@ -334,7 +334,7 @@ class Ledger:
                 self._ready.wait(timeout_s)
 
     def wait_for_more(self, timeout_s: float, messages: int, *, background: bool = False) -> None:
-        """Wait for this many further messages of a transaction, at most this long.
+        """Wait for this many further messages, at most this long.
 
         It also returns after `wake`, and if no entry is in progress that may join it.
 
