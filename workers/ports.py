@@ -427,9 +427,15 @@ class RemoteCaptioner(Protocol):
         """
 
     def ask(
-        self, jpeg: bytes, tags: Sequence[str], partition: Partition, late: Callable[[RemoteAnswer], None]
+        self,
+        jpeg: bytes,
+        tags: Sequence[str],
+        partition: Partition,
+        late: Callable[[RemoteAnswer], None],
+        *,
+        background: bool = False,
     ) -> Future[RemoteAnswer]:
-        """Ask for an image. Partitions take turns; those of one are asked in order.
+        """Ask for an image. Partitions take turns, live ones first; those of one are asked in order.
 
         The future is done at the latest after TAGSTREAM_CAPTION_WAIT_S, on any thread. It is done at once where the
         service is known to be away, the day's tokens are spent, or the turn would not come in time. It may be

@@ -25,6 +25,7 @@ from workers import metrics
 from workers.breaker import Breaker
 from workers.errors import TagstreamError, Unanswered, Unavailable
 from workers.intake.geometry import unpadded
+from workers.pipeline.flow.lanes import Precedence
 from workers.types import DecodedImage, ImageAbout, Partition, Pixels, RemoteAnswer, TokenUsage, Transform
 
 logger = logging.getLogger(__name__)
@@ -47,6 +48,7 @@ class AskedImage:
     partition: Partition
     late: Callable[[RemoteAnswer], None]
     until: float
+    background: bool = False
     tries: int = 0
     future: Future[RemoteAnswer] = field(default_factory=Future)
 
@@ -66,7 +68,11 @@ class AskedImage:
 
 
 class PartitionTurns(dict[Partition, deque[AskedImage]]):
-    """Partitions take turns; images of one go in order."""
+    """Partitions take turns, live ones before background ones; images of one go in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._precedence = Precedence()
 
     def add(self, image: AskedImage, *, first: bool = False) -> None:
         """Queue an image at its partition's end; `first`: at its beginning."""
@@ -75,7 +81,10 @@ class PartitionTurns(dict[Partition, deque[AskedImage]]):
 
     def take(self) -> AskedImage:
         """Remove and return the next image; its partition's next turn is the last of all."""
-        partition = next(iter(self))
+        lanes = {queue[0].background for queue in self.values()}
+        lane = True in lanes and (self._precedence.background_is_next or False not in lanes)
+        self._precedence.had_turn(background=lane, background_waits=True in lanes)
+        partition = next(each for each, queue in self.items() if queue[0].background is lane)
         queue = self.pop(partition)
         image = queue.popleft()
         if queue:
@@ -90,10 +99,11 @@ class PartitionTurns(dict[Partition, deque[AskedImage]]):
             if not queue:
                 del self[image.partition]
 
-    def ahead(self, partition: Partition) -> int:
+    def ahead(self, partition: Partition, background: bool) -> int:
         """How many images have their turn before the partition's next one."""
         own = len(self.get(partition, ()))
-        return own + sum(min(len(queue), own + 1) for other, queue in self.items() if other != partition)
+        others = [queue for other, queue in self.items() if other != partition]
+        return own + sum(min(len(queue), own + 1) for queue in others if background or not queue[0].background)
 
 
 class Asking:
@@ -130,16 +140,22 @@ class Asking:
         return jpeg_of(Image.fromarray(unpadded(self.transform, DecodedImage({self.transform: pixels}), about)))
 
     def ask(
-        self, jpeg: bytes, tags: Sequence[str], partition: Partition, late: Callable[[RemoteAnswer], None]
+        self,
+        jpeg: bytes,
+        tags: Sequence[str],
+        partition: Partition,
+        late: Callable[[RemoteAnswer], None],
+        *,
+        background: bool = False,
     ) -> Future[RemoteAnswer]:
         self.start()
         now = time.monotonic()
-        image = AskedImage(jpeg, self._file.text(tags), partition, late, now + self._wait_s)
+        image = AskedImage(jpeg, self._file.text(tags), partition, late, now + self._wait_s, background)
         with self._changed:
             if self._closed:
                 image.future.cancel()
                 return image.future
-            refusal = self._refusal(partition, now)
+            refusal = self._refusal(partition, now, background)
             if refusal is None:
                 self._turns.add(image)
                 self._waiting[image] = None
@@ -169,13 +185,13 @@ class Asking:
         for image in left:
             image.future.cancel()
 
-    def _refusal(self, partition: Partition, now: float) -> Unanswered | None:
+    def _refusal(self, partition: Partition, now: float, background: bool) -> Unanswered | None:
         """Why an image need not wait at all, if so."""
         if self._trouble is not None:
             return Unanswered("caption-unavailable", self._trouble)
         if now < self._spent_until:
             return self._spent()
-        expected_s = self._expected_s(partition, now)
+        expected_s = self._expected_s(partition, now, background)
         if expected_s <= self._wait_s:
             return None
         detail = f"its turn would come in {expected_s:.0f} s, and TAGSTREAM_CAPTION_WAIT_S is {self._wait_s:g}"
@@ -185,13 +201,13 @@ class Asking:
         detail = f"the {self._budget.per_day:,} tokens of TAGSTREAM_CAPTION_TOKENS_PER_DAY are spent for today (UTC)"
         return Unanswered("caption-budget", detail)
 
-    def _expected_s(self, partition: Partition, now: float) -> float:
+    def _expected_s(self, partition: Partition, now: float, background: bool) -> float:
         """Seconds to the turn of the partition's next image."""
         pause_s = max(0.0, self._not_before - now)
         if len(self._calls) < self._file.requests and not self._turns:
             return pause_s
         mean_s = max(fmean(self._seconds or [0.0]), fmean([now - since for since in self._calls.values()] or [0.0]))
-        return pause_s + mean_s * (self._turns.ahead(partition) + 1) / self._file.requests
+        return pause_s + mean_s * (self._turns.ahead(partition, background) + 1) / self._file.requests
 
     def _must_prove(self, now: float) -> bool:
         if self._proving or now < self._spent_until:

@@ -137,9 +137,15 @@ def scene(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
 
 
 def ask(
-    asking: Asking, name: str, partition: Partition = ONE, late: list[RemoteAnswer] | None = None
+    asking: Asking,
+    name: str,
+    partition: Partition = ONE,
+    late: list[RemoteAnswer] | None = None,
+    *,
+    background: bool = False,
 ) -> Future[RemoteAnswer]:
-    return asking.ask(name.encode(), ["a cat"], partition, ([] if late is None else late).append)
+    kept = [] if late is None else late
+    return asking.ask(name.encode(), ["a cat"], partition, kept.append, background=background)
 
 
 def caption(future: Future[RemoteAnswer]) -> str:
@@ -184,6 +190,27 @@ def test_partitions_take_turns_and_each_keeps_its_order(scene: Scene) -> None:
     scene.open.set()
     assert all(map(caption, futures))
     assert scene.asked[2:] == ["1a", "2a", "3a", "1b", "2b", "1c"]
+
+
+def test_live_images_are_asked_about_before_background_ones_which_have_every_ninth_turn(scene: Scene) -> None:
+    asking = scene.warm()
+    futures = [scene.hold(asking, "0")]
+    futures += [ask(asking, f"late{number}", Partition("late", number), background=True) for number in range(3)]
+    futures += [ask(asking, f"{number}") for number in range(1, 10)]
+    scene.open.set()
+    assert all(map(caption, futures))
+    assert scene.asked[2:] == [*map(str, range(1, 9)), "late0", "9", "late1", "late2"]
+
+
+def test_no_live_image_is_refused_because_of_background_ones_that_wait(scene: Scene) -> None:
+    asking = scene.warm()
+    held = scene.hold(asking, "0")
+    asking._seconds.extend([0.6 * IN_TIME_S] * 16)
+    behind = ask(asking, "late", TWO, background=True)
+    assert reason(ask(asking, "later", THREE, background=True)) == "caption-unavailable"
+    live = ask(asking, "live", THREE)
+    scene.open.set()
+    assert all(map(caption, (held, behind, live)))
 
 
 def test_so_many_requests_as_the_file_says_run_at_once(scene: Scene) -> None:

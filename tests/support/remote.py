@@ -51,6 +51,7 @@ class Asked:
     tags: Sequence[str]
     partition: Partition
     late: Callable[[RemoteAnswer], None]
+    background: bool
     future: Future[RemoteAnswer] = field(default_factory=Future)
 
 
@@ -81,9 +82,15 @@ class PlayedCaptioner:
         return b"a jpeg of 24 small bytes"
 
     def ask(
-        self, jpeg: bytes, tags: Sequence[str], partition: Partition, late: Callable[[RemoteAnswer], None]
+        self,
+        jpeg: bytes,
+        tags: Sequence[str],
+        partition: Partition,
+        late: Callable[[RemoteAnswer], None],
+        *,
+        background: bool = False,
     ) -> Future[RemoteAnswer]:
-        asked = Asked(jpeg, tuple(tags), partition, late)
+        asked = Asked(jpeg, tuple(tags), partition, late, background)
         self.asked.append(asked)
         if isinstance(self.answer, Unanswered):
             asked.future.set_exception(self.answer)

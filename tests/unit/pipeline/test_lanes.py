@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from tests.support.harness import BUCKET, GROUP, IN, ColourTagger, Harness, png
 from tests.support.manual_pipeline import BEHIND, ManualPipeline
+from tests.support.remote import PlayedCaptioner
 from tests.support.tasks import record_at
 from tests.support.waiting import asleep, eventually
 from tests.unit.pipeline.commit.test_ledger import admit, finish, taken
@@ -514,6 +515,15 @@ def test_the_last_live_outcome_ends_the_wait_for_more_whatever_is_in_progress_in
     finish(ledger, last)
     waiting.join(20)
     assert time.monotonic() - began < 15
+
+
+def test_the_captioner_elsewhere_is_told_the_lane() -> None:
+    captioner = PlayedCaptioner()
+    manual = lanes(1, remote=captioner)
+    manual.put("live")
+    manual.events("live")
+    manual.turn()
+    assert {asked.partition.topic: asked.background for asked in captioner.asked} == {IN: False, BEHIND: True}
 
 
 # ---- a whole worker -------------------------------------------------------------------------------------------------

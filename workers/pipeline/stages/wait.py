@@ -111,7 +111,8 @@ class WaitStage(QueueStage):
             jpeg = self._captioner.encode(pixels, decoded.about)
             decoded.give_pixels_back(kept_bytes=len(jpeg))
             names = self._captioning.names(known.annotation)
-            future = self._captioner.ask(jpeg, names, partition, partial(self._came_late, known))
+            late = partial(self._came_late, known)
+            future = self._captioner.ask(jpeg, names, partition, late, background=task.background)
             refused = future.exception() if future.done() and not future.cancelled() else None
             with self._lock:
                 self._asked[task] = future
