@@ -153,7 +153,10 @@ def make() -> Iterator[Make]:
         breaker.close()
 
 
-def test_it_stays_open_while_probes_fail(make: Make) -> None:
+def test_it_stays_open_while_probes_fail_and_reports_its_failure_and_end_once_each(
+    make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
     answers = iter([False, False, True])
     probes: list[float] = []
 
@@ -163,7 +166,9 @@ def test_it_stays_open_while_probes_fail(make: Make) -> None:
 
     breaker = make(probe, first_pause_s=0.02)
     breaker.failure("why")
+    breaker.failure("why")
     eventually(breaker.closed)
+    assert caplog.messages == ["x failed: why; continuing without it until it answers a probe", "x is back"]
     assert len(probes) == 3
     assert probes[1] - probes[0] >= 0.04
     assert probes[2] - probes[1] >= 0.08
@@ -191,16 +196,6 @@ def test_it_is_half_open_while_a_probe_is_on_its_way_which_keeps_no_process_from
     breaker.failure("why")
     eventually(breaker.closed)
     assert (shown, daemons) == ([["half-open"]], [True])
-
-
-def test_a_failure_and_its_end_are_reported_once_each(make: Make, caplog: pytest.LogCaptureFixture) -> None:
-    answers = iter([False, False, True])
-    breaker = make(lambda: next(answers), first_pause_s=0.01)
-    with caplog.at_level(logging.INFO):
-        breaker.failure("why")
-        breaker.failure("why")
-        eventually(breaker.closed)
-    assert caplog.messages == ["x failed: why; continuing without it until it answers a probe", "x is back"]
 
 
 def test_many_failures_at_once_start_one_probe(make: Make) -> None:

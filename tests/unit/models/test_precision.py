@@ -30,12 +30,6 @@ DIGEST = "ab" * 32
 TUNED = Tuned(DIGEST, "tagger", CPU.name, "int8", 8, "eager")
 
 
-def test_tuned_takes_the_stored_answer(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    remember_tuned(TUNED, CPU, tmp_path)
-    assert resolve("tuned", DIGEST, "tagger", CPU, tmp_path) == ("int8", 8, "eager")
-    assert caplog.records == []
-
-
 @pytest.mark.parametrize(("device", "precision"), [(CPU, "fp32"), (CUDA, "bf16")])
 def test_without_a_stored_answer_it_falls_back_with_one_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, device: Device, precision: str
@@ -47,11 +41,14 @@ def test_without_a_stored_answer_it_falls_back_with_one_warning(
     assert "tagstream models tune" in caplog.text
 
 
-def test_an_execution_counts_for_the_precision_that_it_was_measured_in(tmp_path: Path) -> None:
+def test_a_stored_answer_is_taken_without_a_warning_and_its_execution_counts_for_its_precision(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     remember_tuned(Tuned(DIGEST, "tagger", CUDA.name, "bf16", 8, "compiled"), CUDA, tmp_path)
     assert resolve("tuned", DIGEST, "tagger", CUDA, tmp_path) == ("bf16", 8, "compiled")
     assert resolve("bf16", DIGEST, "tagger", CUDA, tmp_path) == ("bf16", 8, "compiled")
     assert resolve("fp16", DIGEST, "tagger", CUDA, tmp_path) == ("fp16", 0, "graphs")
+    assert caplog.records == []
 
 
 @pytest.mark.parametrize("device", [CPU, CUDA])

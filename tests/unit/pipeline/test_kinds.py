@@ -285,14 +285,6 @@ def test_an_event_that_asks_for_one_has_a_normalised_embedding_and_its_models_di
     assert np.abs(vector - wanted).max() < 1e-3
 
 
-def test_an_event_that_does_not_ask_says_nothing_of_it() -> None:
-    harness = a_harness()
-    run(harness, {"a.png": COLOUR}, {})
-    document = published(harness)["a.png"]
-    assert "embedding" not in document
-    assert set(document["cache"]) == {"source", "tags", "caption"}
-
-
 def test_it_is_cached_by_content_apart_from_the_tags() -> None:
     tagger = ColourEmbedder()
     harness = a_harness(tagger)

@@ -94,23 +94,20 @@ def test_it_is_hopeless_once_every_worker_ended_three_times_in_ten_minutes() -> 
     assert endings.worst() == 137
 
 
-pytest_slow = pytest.mark.slow
-
-
-@pytest_slow
+@pytest.mark.slow
 def test_a_wrong_setting_of_one_worker_ends_all_with_2() -> None:
     code, said = ended("if number == 1: os._exit(2)")
     assert code == 2, said
 
 
-@pytest_slow
+@pytest.mark.slow
 def test_all_end_with_the_highest_code_when_each_has_ended_three_times() -> None:
     code, said = ended("os._exit(number if number == 1 else 3)")
     assert code == 3, said
     assert said.count(" is process ") >= 6
 
 
-@pytest_slow
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ["os._exit(0)", "os._exit(1)", "os._exit(3)", "os._exit(4)", "os.kill(os.getpid(), 9)"])
 def test_a_worker_that_ends_unasked_is_started_again_beside_the_other(end: str) -> None:
     with parent(f"if number == 1: {end}") as running:
@@ -122,7 +119,7 @@ def test_a_worker_that_ends_unasked_is_started_again_beside_the_other(end: str) 
         running.communicate(timeout=60)
 
 
-@pytest_slow
+@pytest.mark.slow
 @pytest.mark.parametrize("which", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_drains_every_worker(which: signal.Signals) -> None:
     with parent() as running:
@@ -136,7 +133,7 @@ def test_a_signal_drains_every_worker(which: signal.Signals) -> None:
 STUBBORN = "signal.signal(signal.SIGTERM, signal.SIG_IGN)"
 
 
-@pytest_slow
+@pytest.mark.slow
 def test_a_second_signal_leaves_at_once_and_takes_all_along() -> None:
     with parent(STUBBORN) as running:
         workers = pids(running)
@@ -150,7 +147,7 @@ def test_a_second_signal_leaves_at_once_and_takes_all_along() -> None:
         eventually(lambda: not any(map(is_alive, workers)), 10)
 
 
-@pytest_slow
+@pytest.mark.slow
 def test_a_worker_that_does_not_end_in_time_is_killed() -> None:
     with parent(STUBBORN, end_s=0.5) as running:
         pids(running)
@@ -160,13 +157,13 @@ def test_a_worker_that_does_not_end_in_time_is_killed() -> None:
         assert running.returncode == 128 + signal.SIGKILL
 
 
-@pytest_slow
+@pytest.mark.slow
 def test_all_end_once_all_are_idle() -> None:
     code, said = ended("pass", idle="True")
     assert (code, "all workers are idle" in said) == (0, True)
 
 
-@pytest_slow
+@pytest.mark.slow
 def test_workers_end_with_a_killed_parent() -> None:
     with parent() as running:
         workers = pids(running)

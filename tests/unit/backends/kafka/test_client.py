@@ -355,13 +355,6 @@ def test_a_break_in_the_answers_starts_the_clock_again() -> None:
         assert scene.pass_time(6) == [None] * 6
 
 
-def test_many_calls_that_return_are_never_stuck_together() -> None:
-    scene = WatchedCall()
-    for _ in range(10):
-        with scene.clock.watching("the commit"):
-            assert scene.pass_time(4) == [None] * 4
-
-
 def test_no_broker_is_asked_while_no_call_is_in_progress_or_it_is_young() -> None:
     scene = WatchedCall()
     scene.pass_time(3)
