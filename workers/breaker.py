@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Hashable
+from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
 State: TypeAlias = Literal["closed", "open", "half-open"]
@@ -16,6 +17,7 @@ _PROBE_S = 5.0
 """A probe that has not come back by then keeps no other from being sent: its connection may be a dead one."""
 
 
+@dataclass(eq=False)
 class Breaker:
     """Opens when different things fail in a row; any success closes it.
 
@@ -29,16 +31,15 @@ class Breaker:
         jitter: the share of a pause by which chance may shorten it, so that many workers do not ask at the same moment.
     """
 
-    def __init__(
-        self, first_pause_s: float, last_pause_s: float, *, opens_after: int = OPENS_AFTER, jitter: float = 0.5
-    ) -> None:
-        self._first_pause_s = first_pause_s
-        self._last_pause_s = last_pause_s
-        self._opens_after = opens_after
-        self._jitter = jitter
+    first_pause_s: float
+    last_pause_s: float
+    opens_after: int = OPENS_AFTER
+    jitter: float = 0.5
+
+    def __post_init__(self) -> None:
         self._failing: set[Hashable] = set()
         self._open = False
-        self._pause_s = first_pause_s
+        self._pause_s = self.first_pause_s
         self._probe_at = 0.0
         self._probing_since: float | None = None
 
@@ -55,7 +56,7 @@ class Breaker:
             at_once: others need not fail as well.
         """
         self._failing.add(what)
-        if self._open or (len(self._failing) < self._opens_after and not at_once):
+        if self._open or (len(self._failing) < self.opens_after and not at_once):
             return False
         self._open = True
         self._wait(now)
@@ -63,7 +64,7 @@ class Breaker:
 
     def succeeded(self, now: float) -> bool:
         """A call was answered. True: that has closed it."""
-        self._pause_s = self._first_pause_s
+        self._pause_s = self.first_pause_s
         return self._close()
 
     def may_probe(self, now: float) -> bool:
@@ -100,7 +101,7 @@ class Breaker:
         return was_open
 
     def _lengthen(self) -> None:
-        self._pause_s = min(self._last_pause_s, 2 * self._pause_s)
+        self._pause_s = min(self.last_pause_s, 2 * self._pause_s)
 
     def _wait(self, now: float) -> None:
-        self._probe_at = now + random.uniform(self._pause_s * (1 - self._jitter), self._pause_s)
+        self._probe_at = now + random.uniform(self._pause_s * (1 - self.jitter), self._pause_s)

@@ -92,6 +92,7 @@ class Coordinates:
         }
 
 
+@dataclass(slots=True, eq=False)
 class Assignment:
     """One partition assigned to this worker, from its assignment to its revocation. Compared by identity.
 
@@ -102,13 +103,10 @@ class Assignment:
         background: whether its records wait for those of other partitions; the poll thread sets it at the start.
     """
 
-    __slots__ = ("_ended", "background", "member_id", "partition")
-
-    def __init__(self, partition: Partition, member_id: str, background: bool = False) -> None:
-        self.partition = partition
-        self.member_id = member_id
-        self.background = background
-        self._ended = threading.Event()
+    partition: Partition
+    member_id: str
+    background: bool = False
+    _ended: threading.Event = field(default_factory=threading.Event, init=False)
 
     def end(self) -> None:
         self._ended.set()

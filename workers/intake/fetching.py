@@ -9,7 +9,7 @@ import hashlib
 import threading
 import time
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final, NoReturn
 
 from schemas.image_event import ImageEvent
@@ -67,35 +67,33 @@ class EncodedBytes:
         return f"<EncodedBytes{'' if self._body is None else f' {len(self._body)}'}>"
 
 
+@dataclass(frozen=True)
 class Fetching:
     """Reads objects, or their renditions. Thread-safe."""
 
-    def __init__(
-        self, store: ObjectStore, limits: Limits, decoding: Decoding, rendition: Rendition = NO_RENDITIONS
-    ) -> None:
-        self._store = store
-        self._limits = limits
-        self._decoding = decoding
-        self._rendition = rendition
+    store: ObjectStore
+    limits: Limits
+    decoding: Decoding
+    rendition: Rendition = NO_RENDITIONS
 
     def fetch(self, job: Job, max_bytes: int) -> Fetched:
         """Errors as in `ports.Intake.fetch`."""
-        most, event = self._limits.max_object_bytes, job.event
+        most, event = self.limits.max_object_bytes, job.event
         if event.action == "retract":
             self._check_gone(event)
-        place = None if job.original else self._rendition.place(event.bucket, event.key)
+        place = None if job.original else self.rendition.place(event.bucket, event.key)
         if place is None:
             self._check(event.size)
         if job.only_newest:
             self._check_newest(event)
-        until = time.monotonic() + self._limits.fetch_s
+        until = time.monotonic() + self.limits.fetch_s
         if place is not None:
             fetched = self._through(place, job, min(max_bytes, most), until)
             if fetched is not None:
                 return fetched
             self._check(event.size)
         try:
-            stored = self._store.get(
+            stored = self.store.get(
                 event.bucket,
                 event.key,
                 version_id=event.version_id,
@@ -128,12 +126,12 @@ class Fetching:
             size=size,
             handle=EncodedBytes(stored.body),
             # a child reads a copy
-            inspect_bytes=size + self._limits.inspect_held_bytes(sniff(stored.body), size),
+            inspect_bytes=size + self.limits.inspect_held_bytes(sniff(stored.body), size),
             date=stored.date,
             original=original,
             shapes=shapes,
         )
-        header = self._decoding.glance(stored.body)
+        header = self.decoding.glance(stored.body)
         return fetched if header is None else replace(fetched, facts=facts_of(fetched, header))
 
     def _through(self, place: tuple[str, str], job: Job, max_bytes: int, until: float) -> Fetched | None:
@@ -143,7 +141,7 @@ class Fetching:
             return None
         if not first.rest:
             return self._fetched(job, first)
-        size, told = len(first.body) + first.rest, read_first_bytes(first.body, self._limits.facts)
+        size, told = len(first.body) + first.rest, read_first_bytes(first.body, self.limits.facts)
         first = replace(first, body=b"")
         answer, copy = self._copy(place, first.last_modified, max_bytes, until)
         if copy is not None and not self._is_still(job.event, first, copy, until):
@@ -152,7 +150,7 @@ class Fetching:
         metrics.RENDITIONS.add(answer=answer)
         if copy is None:
             return None
-        original = Original(*place, size, told.format, told.width, told.height, told.told, self._limits.facts)
+        original = Original(*place, size, told.format, told.width, told.height, told.told, self.limits.facts)
         shapes = told.shapes_of(read_first_bytes(copy.body, "off"))
         return self._fetched(job, replace(first, body=copy.body), original, shapes)
 
@@ -163,7 +161,7 @@ class Fetching:
         """
         versioned = event.version_id is not None
         try:
-            first = self._store.get(
+            first = self.store.get(
                 event.bucket,
                 event.key,
                 version_id=None,
@@ -188,9 +186,9 @@ class Fetching:
         Args:
             since: RFC 3339; an older rendition is of an earlier original.
         """
-        seconds = min(until - time.monotonic(), _SHARE * self._limits.fetch_s)
+        seconds = min(until - time.monotonic(), _SHARE * self.limits.fetch_s)
         try:
-            copy = self._store.get(
+            copy = self.store.get(
                 *place, version_id=None, etag=None, max_bytes=max_bytes, deadline_s=seconds, patient=False
             )
         except (Gone, BucketGone):
@@ -212,18 +210,18 @@ class Fetching:
         if first.date is not None and copy.last_modified < first.date:
             return True
         with suppress(Gone, Unavailable):
-            now = self._store.head(event.bucket, event.key, deadline_s=until - time.monotonic())
+            now = self.store.head(event.bucket, event.key, deadline_s=until - time.monotonic())
             return (now.etag, now.last_modified) == (first.etag, first.last_modified)
         return False
 
     def _check_gone(self, event: ImageEvent) -> NoReturn:
         """Raise Superseded if the object is there. Other errors as of `ObjectStore.head`."""
-        now = self._store.head(event.bucket, event.key, deadline_s=self._limits.fetch_s)
+        now = self.store.head(event.bucket, event.key, deadline_s=self.limits.fetch_s)
         raise Superseded("the removed object exists again", now.last_modified)
 
     def _check_newest(self, event: ImageEvent) -> None:
         """Raise Superseded if the key has another object than the event names."""
-        now = self._store.head(event.bucket, event.key, deadline_s=self._limits.fetch_s)
+        now = self.store.head(event.bucket, event.key, deadline_s=self.limits.fetch_s)
         if event.version_id is not None and now.version_id is not None:
             same = event.version_id == now.version_id
         else:  # an event that names neither fits any object
@@ -233,7 +231,7 @@ class Fetching:
 
     def _check(self, size: int | None) -> None:
         """Raise Rejected if an object of this size is too large."""
-        most = self._limits.max_object_bytes
+        most = self.limits.max_object_bytes
         if size is not None and size > most:
             raise Rejected("fetch", "object-too-large", f"{size} bytes; the limit is {most}")
 

@@ -10,7 +10,7 @@ import threading
 import time
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Final, TypeAlias
 
@@ -34,6 +34,7 @@ _DOUBTED_S: Final = 600.0
 """After `doubt`, results of these images are not written for this many seconds."""
 
 
+@dataclass(eq=False)
 class KnownResults:
     """The cache of facts, results and rejections of images.
 
@@ -44,31 +45,20 @@ class KnownResults:
         purges: a removal also drops the object's sequencer and the results of its contents.
     """
 
-    def __init__(
-        self,
-        cache: ResultCache,
-        roles: Roles,
-        store: str = "",
-        judge: str = "",
-        *,
-        allows: Callable[[Facts], bool] = lambda _: True,
-        scale_of: Callable[[tuple[Transform, ...]], Callable[[Facts], int]] = lambda _: lambda _: 1,
-        unproven: int = 0,
-        purges: bool = False,
-        rendition: Rendition = NO_RENDITIONS,
-        now: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._now = now
-        self._judge = judge
-        self._allows = allows
-        self._rendition = rendition
-        scales = {transforms: scale_of(transforms) for transforms in set(roles.decoded_for.values())}
-        self._scales = {name: scales[transforms] for name, transforms in roles.decoded_for.items()}
-        self._cache = cache
-        self._store = store
-        self._roles = roles
-        self._unproven_limit = unproven
-        self._purges = purges
+    cache: ResultCache
+    roles: Roles
+    store: str = ""
+    judge: str = ""
+    allows: Callable[[Facts], bool] = lambda _: True
+    scale_of: Callable[[tuple[Transform, ...]], Callable[[Facts], int]] = lambda _: lambda _: 1
+    unproven: int = 0
+    purges: bool = False
+    rendition: Rendition = NO_RENDITIONS
+    now: Callable[[], float] = time.monotonic
+
+    def __post_init__(self) -> None:
+        scales = {transforms: self.scale_of(transforms) for transforms in set(self.roles.decoded_for.values())}
+        self._scales = {name: scales[transforms] for name, transforms in self.roles.decoded_for.items()}
         self._unproven: dict[str, None] = {}
         self._disowned = False
         self._writing = threading.Lock()
@@ -81,28 +71,28 @@ class KnownResults:
 
     def completed(self, task: DescribedTask) -> CompleteTask | None:
         """The task, if it has all needed results; else None."""
-        lacking = self._roles.lacking(task.annotation)
+        lacking = self.roles.lacking(task.annotation)
         return None if lacking else CompleteTask(task.task, task.annotation, task.facts, task.date)
 
     def flight_key(self, annotation: Annotation) -> Hashable:
-        return self._roles.flight_key(annotation)
+        return self.roles.flight_key(annotation)
 
     def values(self, task: CompleteTask) -> dict[str, bytes]:
         """Cache entries for the computed results of a task, by key."""
-        results, computed = task.annotation.results, _computed(task, self._roles.results)
+        results, computed = task.annotation.results, _computed(task, self.roles.results)
         return {self._keys(role, task)[0]: role.pack(results[role.name]) for role in computed}
 
     def _keys(self, role: Result, task: DescribedTask) -> Sequence[str]:
         """Cache keys of a role's result; they name the coarsest scale that its image may be decoded at."""
         scale = self._scales[role.name](task.facts)
-        keys = self._roles.cache_keys(role, task.annotation)
+        keys = self.roles.cache_keys(role, task.annotation)
         return keys if scale == 1 else [f"{key}:scale=1/{scale}" for key in keys]
 
     def verdict_values(self, sha256: str, verdict: Rejected) -> dict[str, bytes]:
         """The cache entry of a rejection; empty unless the bytes caused it."""
-        if not self._judge or verdict.reason not in entries.CERTAIN:
+        if not self.judge or verdict.reason not in entries.CERTAIN:
             return {}
-        return {entries.verdict_key(sha256, self._judge): entries.pack_verdict(verdict)}
+        return {entries.verdict_key(sha256, self.judge): entries.pack_verdict(verdict)}
 
     def arrival(self, task: CompleteTask) -> CacheWrite:
         """The write of an object's facts, to make after the commit."""
@@ -112,19 +102,19 @@ class KnownResults:
             return entries.NOTHING
         values, fields = self._newest(event), {}
         if not known:
-            place, facts = entries.source_hash(self._store, event), entries.pack_facts(task.facts)
+            place, facts = entries.source_hash(self.store, event), entries.pack_facts(task.facts)
             fields = {(place, field): facts for field in entries.source_fields(event)}
         return CacheWrite(values, fields, content=task.facts.sha256)
 
     def removal(self, event: ImageEvent) -> CacheWrite:
         """The deletion of an object's facts, to make after the commit."""
-        source = entries.source_hash(self._store, event)
-        if self._purges:
-            return CacheWrite(forget=(source, entries.sequencer_key(self._store, event)))
+        source = entries.source_hash(self.store, event)
+        if self.purges:
+            return CacheWrite(forget=(source, entries.sequencer_key(self.store, event)))
         return CacheWrite(self._newest(event), forget=(source,))
 
     def _newest(self, event: ImageEvent) -> Mapping[str, bytes]:
-        return {entries.sequencer_key(self._store, event): event.sequencer.encode()} if event.sequencer else {}
+        return {entries.sequencer_key(self.store, event): event.sequencer.encode()} if event.sequencer else {}
 
     # ---- reading ------------------------------------------------------------------------------------------------
 
@@ -135,8 +125,8 @@ class KnownResults:
         """
         facts = self._facts(tasks)
         sequenced = [(number, task) for number, task in enumerate(tasks) if task.event.sequencer]
-        keys = [entries.sequencer_key(self._store, task.event) for _, task in sequenced]
-        found = self._cache.lookup(keys) if keys else []
+        keys = [entries.sequencer_key(self.store, task.event) for _, task in sequenced]
+        found = self.cache.lookup(keys) if keys else []
         asked = _Answers()
         for (number, task), value in zip(sequenced, found, strict=True):
             known = entries.unpack_sequencer(value)
@@ -154,8 +144,8 @@ class KnownResults:
         wanted: list[tuple[int, tuple[str, str]]] = []
         for number, task in enumerate(tasks):
             for field in entries.source_fields(task.event)[:1]:
-                wanted.append((number, (entries.source_hash(self._store, task.event), field)))
-        found = self._cache.lookup_fields([place for _, place in wanted]) if wanted else []
+                wanted.append((number, (entries.source_hash(self.store, task.event), field)))
+        found = self.cache.lookup_fields([place for _, place in wanted]) if wanted else []
         asked = _Answers()
         for (number, _), value in zip(wanted, found, strict=True):
             facts = entries.unpack_facts(value)
@@ -163,8 +153,8 @@ class KnownResults:
             serves = (
                 facts is not None
                 and entries.is_of(facts, event)
-                and self._rendition.gives(event.bucket, event.key, facts.original)
-                and self._allows(facts)
+                and self.rendition.gives(event.bucket, event.key, facts.original)
+                and self.allows(facts)
             )
             known[number] = facts if serves else None
             asked.add(facts is not None, [value], hit=serves)
@@ -176,7 +166,7 @@ class KnownResults:
 
         One call asks for all of them, but for those whose keys depend on others.
         """
-        lacking = [(task, role) for task in tasks for role in self._roles.lacking(task.annotation)]
+        lacking = [(task, role) for task in tasks for role in self.roles.lacking(task.annotation)]
         while lacking:
             ready, waiting = list[_Ready](), list[tuple[DescribedTask, Result]]()
             for task, role in lacking:
@@ -190,7 +180,7 @@ class KnownResults:
             lacking = waiting
 
     def _results(self, ready: Sequence[_Ready]) -> None:
-        found = self._cache.lookup([key for _, _, keys in ready for key in keys])
+        found = self.cache.lookup([key for _, _, keys in ready for key in keys])
         answers: defaultdict[str, _Answers] = defaultdict(_Answers)
         end = 0
         for task, role, keys in ready:
@@ -207,9 +197,9 @@ class KnownResults:
 
     def verdicts(self, tasks: Sequence[LoadedTask]) -> list[Rejected | None]:
         """Look up the rejection of each task's bytes; None: a miss."""
-        if not self._judge or not tasks:
+        if not self.judge or not tasks:
             return [None] * len(tasks)
-        values = self._cache.lookup([entries.verdict_key(task.fetched.sha256, self._judge) for task in tasks])
+        values = self.cache.lookup([entries.verdict_key(task.fetched.sha256, self.judge) for task in tasks])
         found = [entries.unpack_verdict(value) for value in values]
         asked = _Answers()
         for value, verdict in zip(values, found, strict=True):
@@ -229,17 +219,17 @@ class KnownResults:
         }
         with self._writing:
             if values and not self._disowned:
-                self._cache.remember(values, self._index(values) if self._purges else {})
+                self.cache.remember(values, self._index(values) if self.purges else {})
                 self._note_unproven(values)
                 self._note_lately({key: entries.content_of(key) for key in values})
 
     def is_paid(self, task: CompleteTask) -> bool:
         """Whether one of the results comes from a service, for this task."""
-        return bool(_computed(task, self._roles.waiting))
+        return bool(_computed(task, self.roles.waiting))
 
     def is_purged(self, content: str) -> bool:
         """Whether a removal has purged the image's results: no later one would purge what is written now."""
-        return self._purges and not any(self._cache.hashes([entries.index_hash(content)]))
+        return self.purges and not any(self.cache.hashes([entries.index_hash(content)]))
 
     def _index(self, keys: Iterable[str]) -> dict[tuple[str, str], bytes]:
         """Fields that tell the keys of a content's results, for a removal."""
@@ -251,7 +241,7 @@ class KnownResults:
         Their decoder may have returned wrong pixels. After `_DOUBTED_S` seconds, new writes are allowed again.
         """
         self._note_lately({})
-        now = self._now()
+        now = self.now()
         self._doubted = {content: until for content, until in self._doubted.items() if until > now}
         self._doubted |= dict.fromkeys(contents, now + _DOUBTED_S)
         wrong = [place for place, (_, content) in self._lately.items() if content in contents]
@@ -260,13 +250,13 @@ class KnownResults:
         values = {place: b"" for place in wrong if isinstance(place, str)}
         fields = {place: b"" for place in wrong if not isinstance(place, str)}
         if wrong:
-            self._cache.remember(values, fields)
+            self.cache.remember(values, fields)
 
     def _is_doubted(self, content: str) -> bool:
-        return self._doubted.get(content, 0.0) > self._now() if self._doubted else False
+        return self._doubted.get(content, 0.0) > self.now() if self._doubted else False
 
     def _note_lately(self, places: Mapping[Any, str]) -> None:
-        now = self._now()
+        now = self.now()
         for place, content in places.items():
             self._lately[place] = now, content
             self._lately.move_to_end(place)
@@ -274,9 +264,9 @@ class KnownResults:
             self._lately.popitem(last=False)
 
     def _note_unproven(self, keys: Iterable[str]) -> None:
-        if self._unproven_limit:
+        if self.unproven:
             self._unproven.update(dict.fromkeys(keys))
-        for oldest in list(islice(self._unproven, max(0, len(self._unproven) - self._unproven_limit))):
+        for oldest in list(islice(self._unproven, max(0, len(self._unproven) - self.unproven))):
             del self._unproven[oldest]
 
     def prove(self) -> None:
@@ -288,7 +278,7 @@ class KnownResults:
         """Invalidate all results since `prove`, and write no more. Thread-safe."""
         with self._writing:
             self._disowned = True
-            self._cache.remember(dict.fromkeys(self._unproven, b""), {})
+            self.cache.remember(dict.fromkeys(self._unproven, b""), {})
 
     def settle(self, writes: Sequence[CacheWrite]) -> None:
         """Make the writes of committed records, in ledger order."""
@@ -309,20 +299,18 @@ class KnownResults:
                 hashes.setdefault(place[0], {})[place] = value
                 contents[place] = write.content
         if forget:
-            self._cache.forget([*forget, *(self._results_of(list(forget), purged) if self._purges else ())])
+            self.cache.forget([*forget, *(self._results_of(list(forget), purged) if self.purges else ())])
         if values or hashes:
-            self._cache.remember(
-                values, {place: value for fields in hashes.values() for place, value in fields.items()}
-            )
+            self.cache.remember(values, {place: value for fields in hashes.values() for place, value in fields.items()})
             self._note_lately(contents)
 
     def _results_of(self, sources: Sequence[str], more: Set[str]) -> Iterator[str]:
         """Keys of the results of the hashes' and `more` contents."""
-        values = [value for found in self._cache.hashes(sources) for value in found.values()]
+        values = [value for found in self.cache.hashes(sources) for value in found.values()]
         named = {facts.sha256 for value in values if (facts := entries.unpack_facts(value)) is not None}
         contents = list(named | more)
         indexes = [entries.index_hash(content) for content in contents]
-        for content, index, keys in zip(contents, indexes, self._cache.hashes(indexes), strict=True):
+        for content, index, keys in zip(contents, indexes, self.cache.hashes(indexes), strict=True):
             yield index
             yield from (key for key in keys if entries.content_of(key) == content)
 

@@ -70,19 +70,24 @@ class Pipeline:
         annotate = self.annotate = AnnotateStage(roles, tests, self.progress, clock, options, endings)
         finish = self.finish = FinishStage(renderer, self.ledger, results, self.progress, clock, options, endings)
         self.stages: tuple[Stage, ...] = (parse, lookup, fetch, decode, annotate, finish)
-        parse.then(lookup=lookup.begin, check_removal=fetch.look, done=finish.complete)
-        lookup.then(fetch=fetch.begin, inspect=decode.inspect, decode=decode.decode, finish=finish.begin)
-        fetch.then(lookup=lookup.fetched)
-        decode.then(lookup=lookup.inspected, annotate=annotate.begin, reject=lookup.refuse)
-        annotate.then(finish=finish.annotated)
-        finish.then(keep=lookup.keep, annotate_again=annotate.begin)
+        parse.lookup, parse.check_removal, parse.done = lookup.begin, fetch.look, finish.complete
+        lookup.fetch, lookup.inspect, lookup.decode, lookup.finish = (
+            fetch.begin,
+            decode.inspect,
+            decode.decode,
+            finish.begin,
+        )
+        fetch.lookup = lookup.fetched
+        decode.lookup, decode.annotate, decode.reject = lookup.inspected, annotate.begin, lookup.refuse
+        annotate.finish = finish.annotated
+        finish.keep, finish.annotate_again = lookup.keep, annotate.begin
         if (captioning := roles.captioning) is not None:
             wait = WaitStage(roles, captioning, self.progress, clock, endings)
-            wait.then(finish=finish.begin, keep_late=lookup.keep_late)
+            wait.finish, wait.keep_late = finish.begin, lookup.keep_late
             finish.wait, decode.leaves = wait.begin, wait.leaves
             captioning.captioner.start()
             self.stages = (*self.stages, wait)
-        endings.then(done=finish.complete, fetch=fetch.begin)
+        endings.done, endings.fetch = finish.complete, fetch.begin
         self._after_commit = AfterCommit(
             journal, self.tally, Drift(roles), clock, options, tell_cache=lookup.committed, read_on=parse.wake
         )

@@ -53,7 +53,7 @@ class TaskProgress:
         self._counts: Counter[str] = Counter()
         self._background: Counter[str] = Counter()
         """Those of `_counts` that are background."""
-        self._moved_at = clock.monotonic()
+        self.moved_at = clock.monotonic()
         # After removals at its front, a plain dict takes long to find its first item.
         self._here: dict[str, OrderedDict[Task, float]] = {place.name: OrderedDict() for place in places if place.works}
         self._left_at = {place.name: 0.0 for place in places if place.in_turn}
@@ -62,7 +62,7 @@ class TaskProgress:
         """Track a task until its end."""
         with self._lock:
             self._come((task,), task.stage)
-            task.since = self._moved_at = self._clock.monotonic()
+            task.since = self.moved_at = self._clock.monotonic()
         task.hold("progress", lambda: self._end(task))
 
     def move(self, task: Task, stage: str) -> None:
@@ -86,11 +86,7 @@ class TaskProgress:
     def moved(self) -> None:
         """Note other progress: an admitted record or a committed transaction."""
         with self._lock:
-            self._moved_at = self._clock.monotonic()
-
-    @property
-    def moved_at(self) -> float:
-        return self._moved_at
+            self.moved_at = self._clock.monotonic()
 
     def counts(self) -> dict[str, int]:
         with self._lock:
@@ -152,7 +148,7 @@ class TaskProgress:
         self._counts[task.stage] -= 1
         if self._lanes:
             self._background[task.stage] -= task.background
-        self._moved_at = now
+        self.moved_at = now
         if task.stage in self._here:
             del self._here[task.stage][task]
         if task.stage in self._left_at:

@@ -246,6 +246,7 @@ class OutcomeChoice:
         return kind if passes else FILTERED
 
 
+@dataclass(eq=False)
 class Planning:
     """Compares the outcomes of the enriched topic with the current settings.
 
@@ -255,17 +256,14 @@ class Planning:
         changes: gets the outcomes that change; None: they are not kept.
     """
 
-    def __init__(
-        self, remaker: Remaker, newest: Newest, choice: OutcomeChoice, changes: PlannedChanges | None = None
-    ) -> None:
-        self._remaker = remaker
-        self._newest = newest
-        self._choice = choice
-        self._changes = changes
-        self.records = 0
-        self.late: list[tuple[ReadRecord, ValueError]] = []
-        """Records that turned out to be no outcomes after their vectors were scored."""
-        self._pending: list[tuple[ReadRecord, NDArray[np.float16]]] = []
+    remaker: Remaker
+    newest: Newest
+    choice: OutcomeChoice
+    changes: PlannedChanges | None = None
+    records: int = 0
+    late: list[tuple[ReadRecord, ValueError]] = field(default_factory=list)
+    """Records that turned out to be no outcomes after their vectors were scored."""
+    _pending: list[tuple[ReadRecord, NDArray[np.float16]]] = field(default_factory=list)
 
     def take(self, record: ReadRecord) -> None:
         """Take a record of the enriched topic. Raises ValueError: it is no outcome."""
@@ -280,7 +278,7 @@ class Planning:
                 case "enriched-image/1":
                     self._outcome(record, StoredOutcome(document, record.headers))
                 case "image-retraction/1":
-                    self._newest.retraction(record.partition, record.offset, document)
+                    self.newest.retraction(record.partition, record.offset, document)
                 case "skipped/1":
                     pass
                 case _:
@@ -293,7 +291,7 @@ class Planning:
         pending, self._pending = self._pending, []
         if not pending:
             return
-        tagger = self._remaker.settings.tagger
+        tagger = self.remaker.settings.tagger
         assert tagger is not None
         scores = tagger.rescore(np.stack([vector for _, vector in pending]))
         for (record, _), header in zip(pending, scores, strict=True):
@@ -303,7 +301,7 @@ class Planning:
                 self.late.append((record, ValueError(f"an outcome of another shape: {error!r}")))
 
     def _outcome(self, record: ReadRecord, outcome: StoredOutcome) -> None:
-        vector = self._remaker.vector_of(outcome)
+        vector = self.remaker.vector_of(outcome)
         if vector is None:
             self._add(record, outcome)
             return
@@ -312,14 +310,14 @@ class Planning:
             self.flush()
 
     def _add(self, record: ReadRecord, outcome: StoredOutcome, scores: bytes | None = None) -> None:
-        remade, fields = self._remaker.remake(outcome, scores, facts=self._choice.facts), outcome.fields
-        kind = self._choice.of(fields, record.timestamp_ms, kind_of(remade))
-        self._newest.outcome(record.partition, record.offset, fields, kind)
-        if self._changes is not None and isinstance(remade, New) and kind is not FILTERED:
-            self._changes.take((record.partition, record.offset), remade)
+        remade, fields = self.remaker.remake(outcome, scores, facts=self.choice.facts), outcome.fields
+        kind = self.choice.of(fields, record.timestamp_ms, kind_of(remade))
+        self.newest.outcome(record.partition, record.offset, fields, kind)
+        if self.changes is not None and isinstance(remade, New) and kind is not FILTERED:
+            self.changes.take((record.partition, record.offset), remade)
 
     def _tombstone(self, record: ReadRecord) -> None:
         """Take a tombstone of an object. Tombstones of one version have a question mark behind the bucket's name."""
         subject = record.key or b""
         if b"?" not in subject.partition(b"/")[0]:
-            self._newest.tombstone(record.partition, record.offset, subject, told_version(record.headers))
+            self.newest.tombstone(record.partition, record.offset, subject, told_version(record.headers))

@@ -361,7 +361,7 @@ def test_live_images_are_looked_up_before_background_ones_and_again_between_few_
             manual.pipeline.parse.work()
         task.close("dropped")
 
-    lookup._fetch = fetch
+    lookup.fetch = fetch
     manual.events("first")
     manual.pipeline.parse.work()
     while len(lookup):
@@ -416,7 +416,7 @@ def test_live_images_have_the_device_after_each_background_batch_and_full_batche
 
 def test_while_live_images_wait_for_the_device_every_ninth_batch_is_a_background_one() -> None:
     manual, tagger = on_device(3)
-    for safe in manual.pipeline.annotate._self_tests[0].annotator.safe.values():
+    for safe in manual.pipeline.annotate.self_tests[0].annotator.safe.values():
         safe.size = 5
     keys = [f"live{each}" for each in range(100)]
     manual.put(*keys)

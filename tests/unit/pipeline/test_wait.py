@@ -75,7 +75,7 @@ def test_a_caption_from_elsewhere_stands_in_the_outcome_and_the_device_has_no_pa
     assert (shape, about.width, about.height) == ((12, 12, 3), 16, 16)
     (asked,) = captioner.asked
     assert (asked.tags, asked.partition.number) == (("red",), 0)
-    assert list(manual.pipeline.annotate._self_tests[0].annotator.safe) == ["tags"]
+    assert list(manual.pipeline.annotate.self_tests[0].annotator.safe) == ["tags"]
 
 
 def test_a_waiting_image_holds_its_jpeg_alone_and_is_no_suspect(tmp_path: Path) -> None:

@@ -21,8 +21,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 
 from PIL import Image
 
@@ -69,7 +69,8 @@ class ForkServer:
 
     def __init__(self, plan: bytes, stopping: Callable[[], bool]) -> None:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs, _closed_on_error(self._control):
+        with theirs, ExitStack() as on_error:
+            on_error.callback(self._control.close)
             numbers = [str(theirs.fileno()), str(os.getpid())]
             self._process = subprocess.Popen(
                 [sys.executable, "-c", _PROGRAM, json.dumps(sys.path), *numbers],
@@ -79,6 +80,7 @@ class ForkServer:
                 start_new_session=True,  # a Ctrl-C at the terminal is for us alone: we end the children in order
                 env=_environment(),
             )
+            on_error.pop_all()
         try:
             self._control.send(plan)
             self._wait(_START_S, stopping)
@@ -131,15 +133,6 @@ class ForkServer:
                 return reply
             break
         raise ForkServerLost("the decoders' fork server does not answer")
-
-
-@contextmanager
-def _closed_on_error(sock: socket.socket) -> Iterator[None]:
-    try:
-        yield
-    except OSError:
-        sock.close()
-        raise
 
 
 def main(control_fd: int, parent: int) -> None:

@@ -201,7 +201,9 @@ class Supervisor:
             if child is None:
                 break
             self._give(child, self._turns.take(1, passed))
-        self._retire_idle()
+        for child in list(self._children):
+            if child is not None and child.retiring and not child.in_hand:
+                self._retire(child)
         if self._suspect is not None:
             self._make_fresh()
 
@@ -238,11 +240,6 @@ class Supervisor:
         children = [child for child in self._children if child is not None and not (kept and child.fresh)]
         open_ones = [child for child in children if child.open_to(request, expected_s)]
         return min(open_ones, key=lambda child: len(child.in_hand), default=None)
-
-    def _retire_idle(self) -> None:
-        for child in list(self._children):
-            if child is not None and child.retiring and not child.in_hand:
-                self._retire(child)
 
     def _make_fresh(self) -> None:
         """Prepare a child that has seen no image, unless one is coming."""

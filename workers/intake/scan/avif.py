@@ -69,7 +69,7 @@ def boxes_start(head: bytes) -> tuple[int, int, bytes | None, int | None]:
     walk = _Walk(head)
     walk.through(0, len(head), depth=1)
     known, turns = any(walk.size), walk.turns or [1]
-    exif = walk.exif() or (b"" if known and not walk.has_exif else None)
+    exif = walk.exif() or (b"" if known and not walk.exif_items else None)
     return *walk.size, exif, turns[0] if known and len({*turns}) == 1 else None
 
 
@@ -107,22 +107,18 @@ class _Walk:
         """Orientations of pictures; None: one that is mirrored."""
         self._extents = 0
         self._coded: set[int] = set()
-        self._exif: dict[int, int] = {}
+        self.exif_items: dict[int, int] = {}
         self._pieces: list[tuple[int, int, list[tuple[int, int]]]] = []
         self._idat = 0
         self._first_sample = 0
         self._first_size = 0
         self._samples: list[tuple[int, int]] = []
 
-    @property
-    def has_exif(self) -> bool:
-        return bool(self._exif)
-
     def exif(self) -> bytes:
         """The first EXIF, from the header of its directory on."""
         view, found = memoryview(self._body), bytearray()
         for item, method, pieces in self._pieces:
-            if item in self._exif and not found:
+            if item in self.exif_items and not found:
                 base = self._idat if method == _IN_IDAT else 0
                 for start, length in pieces:
                     found += view[base + start : base + start + min(length, _EXIF_BYTES - len(found))]
@@ -130,10 +126,10 @@ class _Walk:
 
     def without_exif(self) -> bytes:
         """The file with its EXIF as an item of no meaning."""
-        if not self._exif:
+        if not self.exif_items:
             return self._body
         hidden = bytearray(self._body)
-        for at in self._exif.values():
+        for at in self.exif_items.values():
             hidden[at : at + 4] = _HIDDEN
         return bytes(hidden)
 
@@ -188,7 +184,7 @@ class _Walk:
             item, _, coding = struct.unpack_from(form, self._body, start + 4)
             self._coded |= {item} if coding == _CODED else set()
             if coding == _EXIF:
-                self._exif[item] = start + struct.calcsize(form)
+                self.exif_items[item] = start + struct.calcsize(form)
         elif kind == b"iloc":
             self._locations(start)
         elif kind in _TABLES:

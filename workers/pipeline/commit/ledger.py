@@ -151,19 +151,17 @@ class Publishable:
     awaits: int
 
 
+@dataclass(slots=True, eq=False)
 class _PartitionQueue:
     """The uncommitted records of one assignment, in offset order."""
 
-    __slots__ = ("assignment", "committed", "entries", "jobs", "parsed")
-
-    def __init__(self, assignment: Assignment, committed: int) -> None:
-        self.assignment = assignment
-        self.committed = committed
-        self.entries: deque[Entry] = deque()
-        self.jobs = 0
-        """Events in all entries; an unparsed entry counts as one event."""
-        self.parsed = 0
-        """Events in the parsed entries."""
+    assignment: Assignment
+    committed: int
+    entries: deque[Entry] = field(default_factory=deque)
+    jobs: int = 0
+    """Events in all entries; an unparsed entry counts as one event."""
+    parsed: int = 0
+    """Events in the parsed entries."""
 
     def front(self) -> Iterable[Entry]:
         """The ready entries before the first entry that is not ready."""
@@ -183,10 +181,10 @@ class Ledger:
         self._enough = threading.Condition(self._lock)
         self._empty = threading.Condition(self._lock)
         self._precedence = Precedence()
-        self._bytes = 0
+        self.bytes = 0
         self._background_bytes = 0
-        self._records = 0
-        self._under_way = 0
+        self.records = 0
+        self.under_way = 0
         """The number of entries that are not ready."""
         self._background_under_way = 0
         self._missing = 0
@@ -263,7 +261,7 @@ class Ledger:
 
     def is_full(self, assignment: Assignment, max_bytes: int) -> bool:
         """Whether the ledger has no room for more of this assignment. Background has half of it."""
-        return self._bytes >= max_bytes or (assignment.background and self._background_bytes >= max_bytes // 2)
+        return self.bytes >= max_bytes or (assignment.background and self._background_bytes >= max_bytes // 2)
 
     def expect(self, entry: Entry, jobs: int) -> None:
         """Set the number of events of a parsed record."""
@@ -349,7 +347,7 @@ class Ledger:
     def wait_until_empty(self, timeout_s: float) -> None:
         """Wait until all entries are committed or dropped, at most this long."""
         with self._lock:
-            if self._records:
+            if self.records:
                 self._empty.wait(timeout_s)
 
     def wake(self) -> None:
@@ -438,18 +436,6 @@ class Ledger:
             queue = self._queues.get(assignment)
             return queue.jobs if queue is not None else 0
 
-    @property
-    def bytes(self) -> int:
-        return self._bytes
-
-    @property
-    def records(self) -> int:
-        return self._records
-
-    @property
-    def under_way(self) -> int:
-        return self._under_way
-
     def committed(self) -> dict[Partition, int]:
         with self._lock:
             return {assignment.partition: queue.committed for assignment, queue in self._queues.items()}
@@ -477,21 +463,21 @@ class Ledger:
 
     def _enter(self, queue: _PartitionQueue, entry: Entry, size: int) -> None:
         queue.jobs += 1
-        self._records += 1
-        self._under_way += 1
+        self.records += 1
+        self.under_way += 1
         self._background_under_way += queue.assignment.background
         self._count(entry, size)
 
     def _awaited(self, background: bool) -> int:
         """Entries in progress that a transaction of this lane waits for."""
-        return self._under_way - (0 if background else self._background_under_way)
+        return self.under_way - (0 if background else self._background_under_way)
 
     def _left_progress(self, entry: Entry) -> None:
-        self._under_way -= 1
+        self.under_way -= 1
         self._background_under_way -= entry.record.assignment.background
 
     def _count(self, entry: Entry, size: int) -> None:
-        self._bytes += size - entry.counted
+        self.bytes += size - entry.counted
         if entry.record.assignment.background:
             self._background_bytes += size - entry.counted
         entry.counted = size
@@ -509,8 +495,8 @@ class Ledger:
             queue.jobs -= entry.expected or 1
             queue.parsed -= entry.expected or 0
             self._count(entry, 0)
-            self._records -= 1
+            self.records -= 1
             if entry.messages is None:
                 self._left_progress(entry)
-        if not self._records:
+        if not self.records:
             self._empty.notify_all()

@@ -55,24 +55,22 @@ class GrantLoop:
                 self._running = call is not None
 
 
+@dataclass(slots=True, eq=False)
 class Reservation:
     """Reserved bytes. `release` or `shrink` may be called twice."""
 
-    __slots__ = ("_budget", "from_pool", "partition", "size")
-
-    def __init__(self, budget: Budget, partition: Partition, size: int, from_pool: bool) -> None:
-        self._budget = budget
-        self.partition = partition
-        self.size = size
-        self.from_pool = from_pool
+    budget: Budget
+    partition: Partition
+    size: int
+    from_pool: bool
 
     def shrink(self, size: int) -> None:
         """Give back all bytes above `size`."""
-        self._budget._give_back(self, max(0, self.size - size))
+        self.budget._give_back(self, max(0, self.size - size))
 
     def keep(self, size: int) -> None:
         """Shrink to bytes that may be needed for hours."""
-        self._budget._move_to_share(self)
+        self.budget._move_to_share(self)
         self.shrink(size)
 
     def release(self) -> None:
@@ -106,7 +104,8 @@ class Budget:
         self._partitions = 1
         self._background_partitions = 0
         self._grants = GrantLoop(self._lock, self._next)
-        self._peak = 0
+        self.peak = 0
+        """Most bytes reserved at once; only an oversized reservation exceeds `limit`."""
 
     def divide(self, live: int, background: int = 0) -> None:
         """Divide the shares among this many partitions."""
@@ -127,11 +126,6 @@ class Budget:
     def used(self) -> int:
         with self._lock:
             return self._used()
-
-    @property
-    def peak(self) -> int:
-        """Most bytes reserved at once; only an oversized reservation exceeds `limit`."""
-        return self._peak
 
     @property
     def waiting(self) -> int:
@@ -179,7 +173,7 @@ class Budget:
                 self._use_pool(partition, waiting.size)
             else:
                 self._held[partition] = self._held.get(partition, 0) + waiting.size
-            self._peak = max(self._peak, self._used())
+            self.peak = max(self.peak, self._used())
             if self._background and place == "pool":  # the lanes' shares are apart
                 others_wait = any(map(self._is_background, self._waiting))
                 self._precedence.had_turn(background=background, background_waits=others_wait)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Generic, TypeVar
 
@@ -19,13 +20,11 @@ BACKGROUND_TURN_BYTES = 8 << 10
 """Of a background partition, so that live items that come meanwhile wait for a few of its items."""
 
 
+@dataclass(slots=True)
 class _Queue(Generic[Item]):
-    __slots__ = ("bytes", "credit", "items")
-
-    def __init__(self) -> None:
-        self.items: deque[tuple[Item, int]] = deque()
-        self.bytes = 0
-        self.credit = 0
+    items: deque[tuple[Item, int]] = field(default_factory=deque)
+    bytes: int = 0
+    credit: int = 0
 
 
 class ByteTurns(Generic[Item]):
@@ -35,14 +34,9 @@ class ByteTurns(Generic[Item]):
         self._may_leave = may_leave
         self._queues: dict[Assignment, _Queue[Item]] = {}
 
-    def add(self, assignment: Assignment, item: Item, size: int) -> None:
+    def add(self, assignment: Assignment, item: Item, size: int, *, first: bool = False) -> None:
         queue = self._queues.setdefault(assignment, _Queue())
-        queue.items.append((item, size))
-        queue.bytes += size
-
-    def put_back(self, assignment: Assignment, item: Item, size: int) -> None:
-        queue = self._queues.setdefault(assignment, _Queue())
-        queue.items.appendleft((item, size))
+        (queue.items.appendleft if first else queue.items.append)((item, size))
         queue.bytes += size
 
     def round(self) -> Iterator[Item]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from workers import metrics
@@ -42,6 +42,7 @@ class _Cut:
         self.images = max(1, int(images * min(2.0, self.seconds / max(1e-3, seconds))))
 
 
+@dataclass(eq=False)
 class AnnotateStage(QueueStage):
     """Runs the models on batches. A batch has all images that are ready.
 
@@ -58,60 +59,50 @@ class AnnotateStage(QueueStage):
 
     places = (Place("wait-device"), Place("annotate", works=True))
 
-    def __init__(
-        self,
-        roles: Roles,
-        self_tests: Sequence[DeviceSelfTest],
-        progress: TaskProgress,
-        clock: Clock,
-        options: WorkerOptions,
-        endings: Endings,
-    ) -> None:
-        super().__init__("device", bool(options.background))
-        self._roles = roles
-        self._self_tests = self_tests
-        self._progress = progress
-        self._clock = clock
-        self._endings = endings
-        self._stall_timeout_s = options.stall_timeout_s
-        self._fetch_threads = options.fetch_threads
+    roles: Roles
+    self_tests: Sequence[DeviceSelfTest]
+    progress: TaskProgress
+    clock: Clock
+    options: WorkerOptions
+    endings: Endings
+    finish: Callable[[Sequence[AnnotatedTask]], None] = field(init=False)
+
+    def __post_init__(self) -> None:
+        super().__init__("device", bool(self.options.background))
+        self._stall_timeout_s = self.options.stall_timeout_s
         self._background_cuts: list[_Cut] = []
         self._since: float | None = None
         self._slowest_s = 0.0
-        self._with_own = self._line(self_tests[0], None)
-        self._with_added = self._line(self_tests[-1], _Cut(_ADDED_S))
-
-    def then(self, *, finish: Callable[[Sequence[AnnotatedTask]], None]) -> None:
-        """Set the next step: `finish` continues with the tasks of a batch."""
-        self._finish = finish
+        self._with_own = self._line(self.self_tests[0], None)
+        self._with_added = self._line(self.self_tests[-1], _Cut(_ADDED_S))
 
     def begin(self, decoded: DecodedTask) -> None:
         """Queue the image for the next batch; one that lacks no model's result goes on at once. Thread-safe."""
-        missing = self._roles.missing(decoded.annotation)
+        missing = self.roles.missing(decoded.annotation)
         if not missing:
-            self._finish((AnnotatedTask(decoded, decoded.attempt()),))
+            self.finish((AnnotatedTask(decoded, decoded.attempt()),))
             return
-        self._progress.move(decoded.task, "wait-device")
-        queue = self._with_added if any(role in self._roles.added for role in missing) else self._with_own
+        self.progress.move(decoded.task, "wait-device")
+        queue = self._with_added if any(role in self.roles.added for role in missing) else self._with_own
         queue.put(decoded)
 
     def holds_back(self, assignment: Assignment) -> bool:
         if not assignment.background:
             return False
         batch = max(cut.images for cut in self._background_cuts)
-        return self._progress.background() >= max(_BATCHES_AHEAD * batch, self._fetch_threads)
+        return self.progress.background() >= max(_BATCHES_AHEAD * batch, self.options.fetch_threads)
 
     def work(self) -> None:
         """Run a batch of the ready images, and a due self-test."""
         super().work()
-        for self_test in self._self_tests:
+        for self_test in self.self_tests:
             if self_test.due:
                 with self._timed():
                     self_test.annotate(())
 
     @property
     def gauges(self) -> Mapping[ObservedGauge, Reader]:
-        of_all = self._self_tests[-1]
+        of_all = self.self_tests[-1]
         return {metrics.SELF_TEST_AGE: of_all.age, metrics.SAFE_BATCH: of_all.safe_batch}
 
     @property
@@ -143,15 +134,15 @@ class AnnotateStage(QueueStage):
 
     def _annotate(self, self_test: DeviceSelfTest, cut: _Cut | None, decoded: Sequence[DecodedTask]) -> None:
         """Run a batch; its time sets the size of the next one."""
-        started = self._clock.monotonic()
+        started = self.clock.monotonic()
         most = min(self_test.most_images, cut.images) if cut else self_test.most_images
         self._annotate_current(decoded, self_test, full=len(decoded) >= most)
         if cut is not None:
-            cut.ran(len(decoded), self._clock.monotonic() - started)
+            cut.ran(len(decoded), self.clock.monotonic() - started)
 
     def _annotate_current(self, decoded: Sequence[DecodedTask], self_test: DeviceSelfTest, *, full: bool) -> None:
         """Run the models on these tasks. A suspect runs alone, ended assignments not at all."""
-        live = [each for each in decoded if self._endings.still_wanted(each.task)]
+        live = [each for each in decoded if self.endings.still_wanted(each.task)]
         with self._timed():
             if together := [each for each in live if not each.task.alone]:
                 self._run(self_test, together, "full" if full else "ready")
@@ -160,18 +151,18 @@ class AnnotateStage(QueueStage):
                     self._run(self_test, [each], "alone")
 
     def _run(self, self_test: DeviceSelfTest, batch: Sequence[DecodedTask], reason: str) -> None:
-        self._progress.move_all([decoded.task for decoded in batch], "annotate")
-        started = self._clock.monotonic()
+        self.progress.move_all([decoded.task for decoded in batch], "annotate")
+        started = self.clock.monotonic()
         annotated = self_test.annotate(batch)
         context = tracing.example(decoded.task.span.get_span_context() for decoded in batch)
-        metrics.STAGE_SECONDS.record(self._clock.monotonic() - started, context, stage="annotate")
+        metrics.STAGE_SECONDS.record(self.clock.monotonic() - started, context, stage="annotate")
         metrics.BATCH_IMAGES.record(len(batch))
         metrics.BATCHES.add(left=reason)
-        self._finish(annotated)
+        self.finish(annotated)
 
     @contextmanager
     def _timed(self) -> Iterator[None]:
-        started = self._since = self._clock.monotonic()
+        started = self._since = self.clock.monotonic()
         yield
-        self._slowest_s = max(self._slowest_s, self._clock.monotonic() - started)
+        self._slowest_s = max(self._slowest_s, self.clock.monotonic() - started)
         self._since = None

@@ -40,18 +40,13 @@ class Endings:
         crash: ends the process after an unexpected exception.
     """
 
+    done: Callable[[Done], None]
+    fetch: Callable[[Task], None]
+    """Reads the original of a task with a useless rendition."""
+
     def __init__(self, renderer: Renderer, crash: Callable[[BaseException], None]) -> None:
         self._renderer = renderer
         self._crash = crash
-
-    def then(self, *, done: Callable[[Done], None], fetch: Callable[[Task], None]) -> None:
-        """Set the next steps.
-
-        Args:
-            done: takes the outcomes of an event.
-            fetch: reads the original of a task with a useless rendition.
-        """
-        self._done, self._fetch = done, fetch
 
     def still_wanted(self, task: Task) -> bool:
         """Whether the task's assignment is current; if not, the task is dropped."""
@@ -67,7 +62,7 @@ class Endings:
         task.close("dropped")
 
     def end(self, task: Task, outcomes: tuple[Outcome, ...], write: CacheWrite = NOTHING) -> None:
-        self._done(self.ended(task, outcomes, write))
+        self.done(self.ended(task, outcomes, write))
 
     def ended(self, task: Task, outcomes: tuple[Outcome, ...], write: CacheWrite = NOTHING) -> Done:
         """As `end`, but the caller passes the outcomes on."""
@@ -85,7 +80,7 @@ class Endings:
         _log.debug("%s is done: stale", task)
         for said in removals:
             where = task.entry.where(said.index)
-            self._done(Done(task.entry, said.index, (self._renderer.skip(where, said.event, "stale"),)))
+            self.done(Done(task.entry, said.index, (self._renderer.skip(where, said.event, "stale"),)))
 
     def retract(self, task: Task, removals: Sequence[Removal], date: str | None = None) -> None:
         """End removal events with a retraction: the object is gone.
@@ -98,7 +93,7 @@ class Endings:
         record = task.entry.record
         for said in removals:
             outcome = self._renderer.retraction(task.entry.where(said.index), said.event, record.timestamp_ms, date)
-            self._done(Done(task.entry, said.index, (outcome,), said.write))
+            self.done(Done(task.entry, said.index, (outcome,), said.write))
 
     def reject(self, task: Task, error: Rejected) -> None:
         """End a task with a dead letter; one that read a rendition goes on with its original."""
@@ -113,7 +108,7 @@ class Endings:
         metrics.RENDITIONS.add(answer=why)
         _log.debug("%s goes on with the original: its rendition is of no use (%s)", task, why)
         task.begin_again()
-        self._fetch(task)
+        self.fetch(task)
 
     def when_done(self, task: Task, future: Future[Result], then: Callable[[Future[Result]], None]) -> None:
         """Call `then` when the future is done.

@@ -123,6 +123,8 @@ class FetchStage(Stage):
 
     places = (Place("wait-fetch"), Place("fetch", works=True), Place("wait-store", waits_on_others=True))
 
+    lookup: Callable[[LoadedTask], None]
+
     def __init__(
         self, intake: Intake, progress: TaskProgress, clock: Clock, options: WorkerOptions, endings: Endings
     ) -> None:
@@ -134,10 +136,6 @@ class FetchStage(Stage):
         self.bucket_breakers: BucketBreakers[StoreRequest] = BucketBreakers(options.retry_min_s, options.retry_max_s)
         self.encoded = Budget(options.encoded_bytes, options.background)
         self.slots = Budget(options.fetch_threads, options.background)
-
-    def then(self, *, lookup: Callable[[LoadedTask], None]) -> None:
-        """Set the next step: `lookup` continues with a fetched object."""
-        self._lookup = lookup
 
     @property
     def budgets(self) -> Mapping[str, Budget]:
@@ -266,7 +264,7 @@ class FetchStage(Stage):
         task.hold("bytes", lambda: self._intake.discard(fetched))
         task.reads_copy = fetched.original is not None
         reservation.shrink(fetched.size)
-        self._lookup(LoadedTask(task, Annotation.begin(task.event, task.profile, fetched), fetched))
+        self.lookup(LoadedTask(task, Annotation.begin(task.event, task.profile, fetched), fetched))
 
     def _on_head(self, request: StoreRequest, future: Future[Fetched]) -> None:
         """Handle the answer to a HEAD request for a removed object.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from workers import metrics
 from workers.pipeline import tracing
@@ -46,29 +47,28 @@ class StageTimes:
                     metrics.STAGE_SECONDS.record(milliseconds / 1000, context, stage=stage)
 
 
+@dataclass(eq=False)
 class FinishStage(QueueStage):
     """Builds outcomes and enters them into the ledger."""
 
     places = (Place("finish", works=True, in_turn=True),)
 
-    def __init__(
-        self,
-        renderer: Renderer,
-        ledger: Ledger,
-        results: KnownResults,
-        progress: TaskProgress,
-        clock: Clock,
-        options: WorkerOptions,
-        endings: Endings,
-    ) -> None:
-        super().__init__("finish", bool(options.background))
-        self._renderer = renderer
-        self._ledger = ledger
-        self._results = results
-        self._progress = progress
-        self._endings = endings
-        self._times = StageTimes(clock)
-        self._stall_timeout_s = options.stall_timeout_s
+    renderer: Renderer
+    ledger: Ledger
+    results: KnownResults
+    progress: TaskProgress
+    clock: Clock
+    options: WorkerOptions
+    endings: Endings
+    keep: Callable[[CompleteTask], None] = field(init=False)
+    """Caches the results of a task, before the task ends."""
+    annotate_again: Callable[[DecodedTask], None] = field(init=False)
+    """Runs the models again on an image with NaN scores."""
+
+    def __post_init__(self) -> None:
+        super().__init__("finish", bool(self.options.background))
+        self._times = StageTimes(self.clock)
+        self._stall_timeout_s = self.options.stall_timeout_s
         self.wait: Callable[[DecodedTask, CompleteTask], bool] = lambda *_: False
         """Takes an image that lacks results from elsewhere; False: it need not wait."""
         self._annotated: StageQueue[AnnotatedTask] = self._lane_queue(self._postprocess, _waits)
@@ -81,23 +81,14 @@ class FinishStage(QueueStage):
         )
         self._enters = MOST_ITEMS
 
-    def then(self, *, keep: Callable[[CompleteTask], None], annotate_again: Callable[[DecodedTask], None]) -> None:
-        """Set the next steps.
-
-        Args:
-            keep: caches the results of a task, before the task ends.
-            annotate_again: runs the models again on an image with NaN scores.
-        """
-        self._keep, self._annotate_again = keep, annotate_again
-
     def annotated(self, tasks: Sequence[AnnotatedTask]) -> None:
         """Build outcomes from the models' answers. Thread-safe."""
-        self._progress.move_all([annotated.task for annotated in tasks], "finish")
+        self.progress.move_all([annotated.task for annotated in tasks], "finish")
         self._annotated.put(*tasks)
 
     def begin(self, tasks: Sequence[CompleteTask]) -> None:
         """Build outcomes from results. Thread-safe."""
-        self._progress.move_all([complete.task for complete in tasks], "finish")
+        self.progress.move_all([complete.task for complete in tasks], "finish")
         self._complete.put(*tasks)
 
     def complete(self, done: Done) -> None:
@@ -117,11 +108,11 @@ class FinishStage(QueueStage):
         complete: list[CompleteTask] = []
         for annotated in tasks:
             try:
-                found = self._renderer.postprocess(annotated)
+                found = self.renderer.postprocess(annotated)
             except ValueError:
                 # NaN scores: the image runs again alone, and a self-test image runs if it fails again.
                 annotated.task.alone = True
-                self._annotate_again(annotated.decoded)
+                self.annotate_again(annotated.decoded)
                 continue
             if not self.wait(annotated.decoded, found):
                 complete.append(found)
@@ -130,9 +121,9 @@ class FinishStage(QueueStage):
     def _finish(self, tasks: Sequence[CompleteTask]) -> None:
         done: list[Done] = []
         for complete in tasks:
-            self._keep(complete)
-            outcomes = self._renderer.outcomes(complete)
-            done.append(self._endings.ended(complete.task, outcomes, self._results.arrival(complete)))
+            self.keep(complete)
+            outcomes = self.renderer.outcomes(complete)
+            done.append(self.endings.ended(complete.task, outcomes, self.results.arrival(complete)))
         self._times.record([complete.task for complete in tasks])
         self.done.put(*done)
 
@@ -141,12 +132,12 @@ class FinishStage(QueueStage):
         filled: list[tuple[Entry, Sequence[Message]]] = []
         for done in items:
             entry = done.entry
-            outcomes = self._renderer.rendered(entry, done.index, done.outcomes)
+            outcomes = self.renderer.rendered(entry, done.index, done.outcomes)
             if done.write is not NOTHING and not entry.full:
                 entry.after_commit.append(done.write)
-            if self._ledger.complete(entry, done.index, outcomes):
-                filled.append((entry, self._renderer.messages(entry)))
-        for entry in self._ledger.fill_all(filled):
+            if self.ledger.complete(entry, done.index, outcomes):
+                filled.append((entry, self.renderer.messages(entry)))
+        for entry in self.ledger.fill_all(filled):
             metrics.DROPPED_JOBS.add(len(entry.outcomes))
 
 

@@ -45,6 +45,14 @@ class LookupStage(QueueStage):
 
     places = (Place("lookup"), Place("wait-equal", waits_on_others=True))  # its leader counts, unless it waits too
 
+    fetch: Callable[[Task], None]
+    """Continues with a task that needs its object."""
+    inspect: Callable[[LoadedTask], None]
+    """Continues with a fetched image; equal images wait for it."""
+    decode: Callable[[InspectedTask], None]
+    """Continues with an image that lacks results."""
+    finish: Callable[[Sequence[CompleteTask]], None]
+
     def __init__(self, results: KnownResults, progress: TaskProgress, endings: Endings, lanes: bool = False) -> None:
         super().__init__("lookup", lanes)
         self._results = results
@@ -58,31 +66,13 @@ class LookupStage(QueueStage):
         self.events: StageQueue[Task] = self._lane_queue(self._by_source, lambda task: task.background)
         self._loaded: StageQueue[LoadedTask] = self._lane_queue(self._find_rejections, _waits)
         self._inspected: StageQueue[InspectedTask] = self._lane_queue(self._by_content, _waits)
-
-    def then(
-        self,
-        *,
-        fetch: Callable[[Task], None],
-        inspect: Callable[[LoadedTask], None],
-        decode: Callable[[InspectedTask], None],
-        finish: Callable[[Sequence[CompleteTask]], None],
-    ) -> None:
-        """Set the next steps.
-
-        Args:
-            fetch: continues with a task that needs its object.
-            inspect: continues with a fetched image; equal images wait for it.
-            decode: continues with an image that lacks results.
-            finish: continues with tasks that have all results.
-        """
-        self._fetch, self._decode, self._finish = fetch, decode, finish
         self._equal = EqualImages(
-            self._results.flight_key,
-            self._progress,
-            endings=self._endings,
-            compute=inspect,
-            fetch_again=fetch,
-            shared=lambda task: finish((task,)),
+            results.flight_key,
+            progress,
+            endings=endings,
+            compute=lambda loaded: self.inspect(loaded),
+            fetch_again=lambda task: self.fetch(task),
+            shared=lambda task: self.finish((task,)),
         )
 
     # ---- any thread -------------------------------------------------------------------------------------------
@@ -169,10 +159,10 @@ class LookupStage(QueueStage):
             task: found for task, each in described.items() if (found := self._results.completed(each)) is not None
         }
         if complete:
-            self._finish(list(complete.values()))
+            self.finish(list(complete.values()))
         for task in tasks:
             if task not in complete:
-                self._fetch(task)
+                self.fetch(task)
 
     def _find_rejections(self, loaded: Sequence[LoadedTask]) -> None:
         """Reject known bad bytes before a decoder reads them."""
@@ -190,9 +180,9 @@ class LookupStage(QueueStage):
             complete = self._results.completed(each)
             if complete is not None:
                 each.task.release("bytes", "encoded")
-                self._finish((complete,))
+                self.finish((complete,))
             else:
-                self._decode(each)
+                self.decode(each)
 
 
 def _waits(each: LoadedTask | InspectedTask) -> bool:

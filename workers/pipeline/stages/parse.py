@@ -143,6 +143,12 @@ class ParseStage(QueueStage):
     A record may contain 1,000 events, and only parsing tells how many. So records without room wait unparsed.
     """
 
+    lookup: Callable[[Sequence[Task]], None]
+    """Continues with tasks that may need their image."""
+    check_removal: Callable[[RemovalTask], None]
+    done: Callable[[Done], None]
+    """Takes the outcome of an event that needs no image."""
+
     def __init__(
         self,
         ledger: Ledger,
@@ -165,21 +171,6 @@ class ParseStage(QueueStage):
         self.unread = ByteTurns[Entry](self._has_room)
         self.entries: StageQueue[Entry] = self._lane_queue(self._add, lambda entry: entry.record.assignment.background)
 
-    def then(
-        self,
-        *,
-        lookup: Callable[[Sequence[Task]], None],
-        check_removal: Callable[[RemovalTask], None],
-        done: Callable[[Done], None],
-    ) -> None:
-        """Set the next steps.
-
-        Args:
-            lookup: continues with tasks that may need their image.
-            done: takes the outcome of an event that needs no image.
-        """
-        self._lookup, self._check_removal, self._done = lookup, check_removal, done
-
     def holds_back(self, assignment: Assignment) -> bool:
         if assignment.background and self._progress.live_waits(self._options.decoders):
             return True
@@ -191,7 +182,7 @@ class ParseStage(QueueStage):
             metrics.DROPPED_JOBS.add(dropped)
         read = [self._read(entry) for entry in self.unread.round()]
         if tasks := [task for each in read for task in each]:
-            self._lookup(tasks)
+            self.lookup(tasks)
         if read:
             self.wake()  # new records take part in the next round
 
@@ -207,7 +198,7 @@ class ParseStage(QueueStage):
         # Equal records share one dead letter if all their events failed. Otherwise each record gets its own entry.
         one_dead_letter = all(isinstance(item, Failure) for item in filtered) and not self._journal.poison
         if entry.repeats and not one_dead_letter and (rest := self._ledger.split(entry)) is not None:
-            self.unread.put_back(rest.record.assignment, rest, rest.record.size)
+            self.unread.add(rest.record.assignment, rest, rest.record.size, first=True)
         inherited = tracing.inherited(entry.record.headers)
         entry.trace, entry.tracestate = inherited[:1], inherited[1:]
         entry.input_key = input_key(entry.record.key)
@@ -225,7 +216,7 @@ class ParseStage(QueueStage):
             else:
                 self._finish_without_image(entry, index, item)
         for task, removals in removed.values():
-            self._check_removal(RemovalTask(task, removals))
+            self.check_removal(RemovalTask(task, removals))
         return tasks
 
     def _begin_removal(
@@ -260,7 +251,7 @@ class ParseStage(QueueStage):
         failure = Failure(
             index=index, stage="annotate", reason="kills-worker", detail="the process died twice with it alone in hand"
         )
-        self._done(Done(entry, index, (failure,)))
+        self.done(Done(entry, index, (failure,)))
 
     def _finish_without_image(self, entry: Entry, index: int, item: Filtered) -> None:
         where = entry.where(index)
@@ -281,4 +272,4 @@ class ParseStage(QueueStage):
             outcome = item
         tracing.end(span, "done")
         _log.debug("%s is answered without the image: %s", about, type(item).__name__)
-        self._done(Done(entry, index, (outcome,), write))
+        self.done(Done(entry, index, (outcome,), write))

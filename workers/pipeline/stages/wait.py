@@ -36,6 +36,10 @@ class WaitStage(QueueStage):
 
     places = (Place("wait-caption", waits_on_others=True),)
 
+    finish: Callable[[Sequence[CompleteTask]], None]
+    keep_late: Callable[[CompleteTask], None]
+    """Caches the results of an answer that came too late for its image."""
+
     def __init__(
         self, roles: Roles, captioning: RemoteCaptioning, progress: TaskProgress, clock: Clock, endings: Endings
     ) -> None:
@@ -53,17 +57,6 @@ class WaitStage(QueueStage):
         self._again = 0.0
         """From when on one more image may be asked about, in spite of that."""
         self._questions: StageQueue[tuple[DecodedTask, CompleteTask]] = self._queue(self._ask)
-
-    def then(
-        self, *, finish: Callable[[Sequence[CompleteTask]], None], keep_late: Callable[[CompleteTask], None]
-    ) -> None:
-        """Set the next steps.
-
-        Args:
-            finish: continues with a task that has its answer, or the reason why there is none.
-            keep_late: caches the results of an answer that came after that.
-        """
-        self._finish, self._keep_late = finish, keep_late
 
     def begin(self, decoded: DecodedTask, known: CompleteTask) -> bool:
         """Let an image wait; False: it needs no answer, or becomes a dead letter without one. Thread-safe."""
@@ -141,13 +134,13 @@ class WaitStage(QueueStage):
             Failure(index=image.event.index, stage="caption", reason=why.reason, detail=why.detail, want=role.name)
             for role in self._roles.awaited(image)
         ]
-        self._finish((replace(known, unanswered=tuple(unanswered)),))
+        self.finish((replace(known, unanswered=tuple(unanswered)),))
 
     def _came_late(self, known: CompleteTask, answer: RemoteAnswer) -> None:
         image = known.annotation.copy()
         image.hits.update(image.results)  # which are cached already
         self._take(answer, image)
-        self._keep_late(replace(known, annotation=image))
+        self.keep_late(replace(known, annotation=image))
 
     def _take(self, answer: RemoteAnswer, image: Annotation) -> None:
         """Fill in an answer's results; the unwanted ones serve the cache."""
