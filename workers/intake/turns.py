@@ -88,7 +88,6 @@ class Turns(Generic[Item]):
         return all(asked < since for other, asked in self._asked.items() if other != partition)
 
     def drain(self) -> Iterator[Item]:
-        """Take out all items."""
         queues, self._queues = self._queues, {}
         for ranked in queues.values():
             for queue in ranked:

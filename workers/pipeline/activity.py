@@ -33,7 +33,6 @@ class HeldUp:
         self._told: set[Partition] = set()
 
     def notices(self) -> list[str]:
-        """One sentence for each blocked partition."""
         return [
             f"{place} is held up for {seconds:.0f} s by an open transaction of a producer"
             for place, seconds in self._long()
@@ -90,14 +89,14 @@ class ActivityLog:
         self._before: Counter[tuple[OutcomeKind, str]] = Counter()
         self._bottlenecks: Counter[str] = Counter()
         for bound in (*_BOUNDS, "the broker", "the input", "memory"):
-            metrics.BOUND.begin(by=_label(bound))
+            metrics.BOUND.begin(by=bound.removeprefix("the "))
 
     def step(self) -> None:
         """Note the current bottleneck; log a line every `EVERY_S` seconds of work."""
         places, records = self.progress.counts(), self.ledger.records
         bound = bound_by(places, records)
         self._bottlenecks[bound] += 1
-        metrics.BOUND.add(by=_label(bound))
+        metrics.BOUND.add(by=bound.removeprefix("the "))
         seconds = self.clock.monotonic() - self._since
         if seconds < EVERY_S:
             return
@@ -128,10 +127,6 @@ def bound_by(places: Mapping[str, int], records: int) -> str:
     if waiting[most]:
         return most
     return "memory" if any(places.values()) else "the broker"
-
-
-def _label(bound: str) -> str:
-    return bound.removeprefix("the ")
 
 
 def _summary(counts: Mapping[tuple[OutcomeKind, str], int], seconds: float) -> str:
@@ -176,7 +171,7 @@ def gauges(pipeline: Pipeline, poller: Poller, source: RecordSource, clock: Cloc
 
     def budgets(read: Callable[[Budget], int]) -> Reader:
         return lambda: [
-            _value(read(budget), budget=name) for stage in pipeline.stages for name, budget in stage.budgets.items()
+            (read(budget), {"budget": name}) for stage in pipeline.stages for name, budget in stage.budgets.items()
         ]
 
     shown = {gauge: reader for stage in pipeline.stages for gauge, reader in stage.gauges.items()}
@@ -184,15 +179,15 @@ def gauges(pipeline: Pipeline, poller: Poller, source: RecordSource, clock: Cloc
     def partitions() -> list[Reading]:
         held, paused = len(pipeline.ledger.assignments()), poller.paused
         return [
-            _value(held - paused, state="reading"),
-            _value(paused, state="paused"),
-            _value(poller.opening, state="opening"),
+            (held - paused, {"state": "reading"}),
+            (paused, {"state": "paused"}),
+            (poller.opening, {"state": "opening"}),
         ]
 
     return {
         metrics.PARTITIONS: partitions,
-        metrics.LEDGER_RECORDS: lambda: [_value(pipeline.ledger.records)],
-        metrics.IN_FLIGHT: lambda: [_value(count, stage=stage) for stage, count in pipeline.progress.counts().items()],
+        metrics.LEDGER_RECORDS: lambda: [(pipeline.ledger.records, {})],
+        metrics.IN_FLIGHT: lambda: [(count, {"stage": stage}) for stage, count in pipeline.progress.counts().items()],
         metrics.BUDGET_BYTES: budgets(lambda budget: budget.used),
         metrics.BUDGET_PEAK_BYTES: budgets(lambda budget: budget.peak),
         metrics.BUDGET_LIMIT_BYTES: budgets(lambda budget: budget.limit),
@@ -237,7 +232,3 @@ def age_of(entry: Entry | None, clock: Clock) -> float:
     if entry.record.append_time and since_append >= 0:
         return since_append
     return max(0.0, clock.monotonic() - entry.taken_at)
-
-
-def _value(value: float, **labels: str) -> Reading:
-    return value, labels

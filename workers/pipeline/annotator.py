@@ -33,7 +33,6 @@ class SafeBatch:
         self._good = 0
 
     def ran(self, images: int) -> None:
-        """Count a successful batch of this size."""
         if self.size < self.largest and images >= self.size:
             self._good += 1
             if self._good >= self._quiet:
@@ -41,7 +40,6 @@ class SafeBatch:
                 self._good = 0
 
     def ran_out_of_memory(self, images: int) -> None:
-        """Halve the size after a failed batch of this size."""
         self.size = max(1, min(self.size, images // 2))
         self._good = 0
 

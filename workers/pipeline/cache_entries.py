@@ -49,8 +49,6 @@ CERTAIN: Final[tuple[Reason, ...]] = (
 
 
 class _FactsEntry(BaseModel):
-    """The stored form of `Facts`."""
-
     model_config = ConfigDict(strict=True, extra="forbid")
 
     sha256: Sha256

@@ -92,8 +92,6 @@ class GuidedRole(RoleDefaults):
 
 
 class Captioning(GuidedRole):
-    """The role of a captioner."""
-
     def __init__(self, captioner: Captioner, tagging: Tagging | None) -> None:
         super().__init__(tagging, captioner.guide)
         self.model: Model = captioner

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Final, TypeAlias
@@ -18,7 +18,6 @@ from schemas.image_event import ImageEvent
 from workers import metrics
 from workers.errors import Rejected
 from workers.pipeline import cache_entries as entries
-from workers.pipeline.annotation import Annotation
 from workers.pipeline.cache_entries import CacheWrite
 from workers.pipeline.roles import Result, Roles
 from workers.pipeline.task import CompleteTask, DescribedTask, LoadedTask, Task
@@ -73,9 +72,6 @@ class KnownResults:
         """The task, if it has all needed results; else None."""
         lacking = self.roles.lacking(task.annotation)
         return None if lacking else CompleteTask(task.task, task.annotation, task.facts, task.date)
-
-    def flight_key(self, annotation: Annotation) -> Hashable:
-        return self.roles.flight_key(annotation)
 
     def values(self, task: CompleteTask) -> dict[str, bytes]:
         """Cache entries for the computed results of a task, by key."""

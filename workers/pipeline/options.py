@@ -18,7 +18,6 @@ _DEFAULTS = Settings()
 
 
 def _setting(name: str) -> Any:
-    """A field for a setting, with its default."""
     return field(default=getattr(_DEFAULTS, name), metadata={"setting": True})
 
 
@@ -28,7 +27,6 @@ class WorkerOptions:
 
     Args:
         skipped_topic: topic of skips; empty: skips are only counted.
-        s3_endpoint: endpoint of the object store, a part of cache keys.
         background: input topics whose records wait for those of the others.
         fetch_threads: number of concurrent GETs. Partitions share them like a budget.
         decoders: number of images that are decoded at once.
@@ -36,11 +34,7 @@ class WorkerOptions:
         allows: returns whether an image with these facts is within the limits.
         scale_of: returns, for transforms, a function that returns n if an image with these facts is decoded for them at
             1/n of its size.
-        rendition: where the renditions of objects are.
         profiles: the profiles by name; an event without a profile gets `default`.
-        retry_min_s: shortest pause between two attempts, in seconds.
-        retry_max_s: longest pause between two attempts, in seconds.
-        journal: file of the journal; None: no journal.
     """
 
     group: str = _setting("group")
@@ -82,7 +76,6 @@ class WorkerOptions:
 
     @classmethod
     def of(cls, settings: Settings, **others: Any) -> Self:
-        """Create options from settings, and from further options by name."""
         named = [option.name for option in fields(cls) if option.metadata.get("setting")]
         return cls(**{name: getattr(settings, name) for name in named}, **others)
 

@@ -35,8 +35,6 @@ STAGES = (ParseStage, LookupStage, FetchStage, DecodeStage, AnnotateStage, WaitS
 
 
 class Pipeline:
-    """The stages and the ledger."""
-
     def __init__(
         self,
         *,
@@ -96,10 +94,6 @@ class Pipeline:
     # ---- poll thread ------------------------------------------------------------------------------------------
 
     def take(self, record: Record, *repeats: Record) -> bool:
-        """Admit a record and its repeats; False: their assignment has ended.
-
-        Repeats are the records right after it that differ only in their keys.
-        """
         entry = self.ledger.admit(record, self._clock.monotonic(), repeats)
         if entry is None:
             return False
@@ -108,7 +102,6 @@ class Pipeline:
         return True
 
     def open(self, assignment: Assignment, offset: int) -> int:
-        """Start an assignment at this offset, and return the offset."""
         self._journal.begins(assignment.partition, offset)
         self.ledger.open(assignment, offset)
         return offset
@@ -116,10 +109,8 @@ class Pipeline:
     # ---- publish thread ---------------------------------------------------------------------------------------
 
     def settle(self, entries: Sequence[Entry]) -> None:
-        """Update metrics and cache after the commit of these records."""
         self.progress.moved()
         self._after_commit.settle(entries)
 
     def render_again(self) -> None:
-        """Rebuild waiting messages that exceed the current limits of their topics."""
         self.ledger.refill(self._renderer.messages_again)

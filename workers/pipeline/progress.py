@@ -59,7 +59,6 @@ class TaskProgress:
         self._left_at = {place.name: 0.0 for place in places if place.in_turn}
 
     def enter(self, task: Task) -> None:
-        """Track a task until its end."""
         with self._lock:
             self._come((task,), task.stage)
             task.since = self.moved_at = self._clock.monotonic()

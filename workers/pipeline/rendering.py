@@ -47,8 +47,6 @@ _CACHED = tuple(Cache.model_fields)
 
 
 class Renderer:
-    """Builds all messages."""
-
     def __init__(
         self, roles: Roles, options: WorkerOptions, max_message_bytes: Mapping[str, int], clock: Clock
     ) -> None:

@@ -8,6 +8,7 @@ of the picture, which come with its pixels.
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias, TypedDict
 
 from schemas.dead_letter import Failure, Reason, Stage
@@ -131,6 +132,7 @@ WaitingRole: TypeAlias = RemoteCaptioning | RemoteFields
 """A role with a model that runs elsewhere: its images wait, and the device never sees them."""
 
 
+@dataclass(eq=False)
 class Roles:
     """The roles of one worker.
 
@@ -143,29 +145,25 @@ class Roles:
         fields: the role of its answers' fields.
     """
 
-    def __init__(
-        self,
-        models: Sequence[ModelRole],
-        rules: Sequence[Role] = (),
-        facts: Result | None = None,
-        lacks: Mapping[Want, str] | None = None,
-        captioning: RemoteCaptioning | None = None,
-        fields: RemoteFields | None = None,
-    ) -> None:
-        self.models = tuple(models)
-        self.captioning = captioning
-        self.waiting: tuple[WaitingRole, ...] = tuple([role for role in (captioning, fields) if role is not None])
-        self.kept: tuple[KeptRole, ...] = (*models, *self.waiting)
-        self.facts = facts
-        self.all: tuple[Role, ...] = (*self.kept, *rules)
-        self._lacks = lacks or {}
-        self.results: tuple[Result, ...] = self.kept if facts is None else (*self.kept, facts)
+    models: Sequence[ModelRole]
+    rules: Sequence[Role] = ()
+    facts: Result | None = None
+    lacks: Mapping[Want, str] = field(default_factory=dict)
+    captioning: RemoteCaptioning | None = None
+    fields: RemoteFields | None = None
+
+    def __post_init__(self) -> None:
+        elsewhere = (self.captioning, self.fields)
+        self.waiting: tuple[WaitingRole, ...] = tuple([role for role in elsewhere if role is not None])
+        self.kept: tuple[KeptRole, ...] = (*self.models, *self.waiting)
+        self.all: tuple[Role, ...] = (*self.kept, *self.rules)
+        self.results: tuple[Result, ...] = self.kept if self.facts is None else (*self.kept, self.facts)
         self._computed = frozenset(role.name for role in self.kept)
-        self._by_products = tuple(role for role in models if role.comes_with is not None)
-        self.essential = frozenset(role.name for role in models if role.essential)
+        self._by_products = tuple(role for role in self.models if role.comes_with is not None)
+        self.essential = frozenset(role.name for role in self.models if role.essential)
         """Results without which an image becomes a dead letter."""
-        self.own = tuple([role for role in models if role.name in WANTS])
-        self.added = tuple([role for role in models if role.name not in WANTS])
+        self.own = tuple([role for role in self.models if role.name in WANTS])
+        self.added = tuple([role for role in self.models if role.name not in WANTS])
         """The roles of kinds that other packages add."""
         together = tuple(dict.fromkeys(role.model.transform for role in self.own))
         alone = {role.name: (role.model.transform,) for role in (*self.added, *self.waiting)}
@@ -191,7 +189,7 @@ class Roles:
         """A failure for each wanted result that this worker can't give; one for all added kinds."""
         options = image.event.options
         refused: list[tuple[Want | None, Reason, str]] = [
-            (name, "annotate-failed", self._lacks[name]) for name in options.want if name in self._lacks
+            (name, "annotate-failed", self.lacks[name]) for name in options.want if name in self.lacks
         ]
         if absent := [name for name in options.results if name not in self._computed]:
             # One for all: a thousand events of a record may name sixteen each.
@@ -261,8 +259,6 @@ class Roles:
 
 
 class ModelsByUse(TypedDict, total=False):
-    """The models of one worker."""
-
     tagger: Tagger
     captioner: Captioner
 

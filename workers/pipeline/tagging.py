@@ -32,8 +32,6 @@ _OPTION_RULES: OptionRules = {"want": changes_nothing, "guide_tags": changes_not
 
 
 class Tagging(RoleDefaults):
-    """The role of a tagger."""
-
     name: Want = "tags"
     use = "tagger"
     essential = True

@@ -1,18 +1,6 @@
 """Tasks: each carries one event through the stages.
 
-The `Task` of an event stays the same. Each phase wraps it in another class:
-
-| class | adds | next stages |
-|---|---|---|
-| `Task` | | lookup, fetch |
-| `RemovalTask` | all removal events of one object in a record | fetch |
-| `LoadedTask` | the object's bytes | lookup, decode |
-| `InspectedTask` | format and size from the image's header | lookup, decode |
-| `DecodedTask` | the pixels | annotate, wait |
-| `AnnotatedTask` | the models' answers | finish |
-| `CompleteTask` | all results, or the reasons why some failed | finish |
-
-One thread at a time owns a task.
+The `Task` of an event stays the same. Each phase wraps it in another class. One thread at a time owns a task.
 """
 
 from __future__ import annotations

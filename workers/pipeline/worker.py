@@ -24,7 +24,7 @@ from workers.pipeline.options import WorkerOptions
 from workers.pipeline.pipeline import Pipeline
 from workers.pipeline.rendering import Renderer
 from workers.pipeline.roles import Roles
-from workers.pipeline.stages.stage import Stage, StageQueue
+from workers.pipeline.stages.stage import StageQueue
 from workers.ports import Clock, CorrectionLog, Intake, Publisher, RecordSource, ResultCache
 from workers.types import Assignment, Health
 
@@ -173,12 +173,12 @@ class Worker:
             self.clock, pipeline.tally, pipeline.progress, pipeline.ledger, source.ends, self.options.background
         )
         loops: dict[str, Callable[[], None]] = {
-            stage.thread: partial(self._run_stage, stage)
+            stage.thread: partial(self._repeat, stage.step)
             for stage in pipeline.stages
             if stage.thread is not None and stage is not pipeline.annotate  # already running
         }
         loops |= {
-            "publish": lambda: self._run_publish(pipeline, publishing),
+            "publish": partial(self._repeat, publishing.step),
             "poll": lambda: self._run_poll(source, poller, pipeline),
             "watch": lambda: self._run_watch(publisher, activity),
         }
@@ -240,15 +240,15 @@ class Worker:
             if self._stop.is_set() and deadline is None:
                 _log.info("draining: %s in progress", counted(pipeline.ledger.records, "record"))
                 self._joined = False
-                poller.stop_admitting()
+                poller.admitting = False
                 deadline = now + self.options.drain_s
             if deadline is not None and (not pipeline.ledger.records or now >= deadline):
                 _log.info("drained, %s left uncommitted", counted(pipeline.ledger.records, "record"))
                 self._drained.set()
 
-    def _run_stage(self, stage: Stage) -> None:
+    def _repeat(self, step: Callable[[], object]) -> None:
         while not self._drained.is_set():
-            stage.step()
+            step()
 
     def _run_device(self) -> None:
         self.roles.warm_up()
@@ -257,16 +257,11 @@ class Worker:
             if self._drained.is_set():
                 return
         assert self._pipeline is not None
-        self._run_stage(self._pipeline.annotate)
-
-    def _run_publish(self, pipeline: Pipeline, publishing: Publishing) -> None:
-        while not self._drained.is_set():
-            publishing.step()
+        self._repeat(self._pipeline.annotate.step)
 
     def _run_corrections(self, corrections: CorrectionLog) -> None:
         try:
-            while not self._drained.is_set():
-                corrections.follow(0.5)
+            self._repeat(partial(corrections.follow, 0.5))
         finally:
             corrections.close()
 

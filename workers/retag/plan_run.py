@@ -124,7 +124,7 @@ class PlanRun:
     def _poll(self) -> None:
         self._poller.step()
         if self._stop.is_set():
-            self._poller.stop_admitting()
+            self._poller.admitting = False
             done = self._work.ledger.ready(1, 1) is None
         else:
             self._work.remake()

@@ -219,8 +219,8 @@ class Remaker:
             return SAME
         image = Annotation(case.event, case.profile, "", word=word, word_asked=True)
         lack = _fill(image, case.roles, outcome)
-        untouched = case.by_label and word is None and shown is None
-        if untouched and self._has_labels(image, fields["tags"]) and self._agrees(fields, case.options):
+        by_label = self._tagging if case.by_label and word is None and shown is None else None
+        if by_label and by_label.has_labels_of(image, fields["tags"]) and self._agrees(fields, case.options):
             return SAME
         if fields.get("options") is None:
             return NeedsImage("no-options", case.options)
@@ -303,10 +303,6 @@ class Remaker:
         source = fields["source"]
         since = None if source.get("read") is None else source["last_modified"]
         return None if log is None else log.on(fields["subject"], source["sha256"], source["etag"], since)
-
-    def _has_labels(self, image: Annotation, tags: Sequence[Fields]) -> bool:
-        """Whether the scores select the labels of these tags."""
-        return self._tagging is not None and self._tagging.has_labels_of(image, tags)
 
     def _agrees(self, fields: Fields, options: Options) -> bool:
         """Whether the shown tags have the current translations, parents and template caption."""

@@ -303,7 +303,7 @@ def test_a_drain_drops_background_records_that_wait() -> None:
     polling.wait_in("wait-decode")
     polling.come(polling.later[0], 3)
     polling.admitted()
-    polling.poller.stop_admitting()
+    polling.poller.admitting = False
     polling.poller.step()
     assert polling.poller.idle
 

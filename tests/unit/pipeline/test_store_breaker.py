@@ -121,7 +121,7 @@ def test_one_object_that_always_fails_is_dead_lettered_and_keeps_no_other_from_a
     manual.events("bad.png")
     for key in keys(20):
         manual.turns(40, every_s=0.5)
-        assert manual.pipeline.fetch.bucket_breakers.closed(BUCKET)
+        assert manual.pipeline.fetch.bucket_breakers.may_ask(BUCKET)
         manual.events(key)
         manual.turn()
         manual.clock.advance(0.1)
@@ -194,7 +194,7 @@ def test_objects_that_fail_each_by_itself_do_not_hide_a_good_store_behind_an_ope
         manual.store.fail(BUCKET, key, Unavailable("s3", "HTTP 500"))
     manual.events(*bad)
     manual.turns(120, every_s=0.5)
-    assert not manual.pipeline.fetch.bucket_breakers.closed(BUCKET)
+    assert not manual.pipeline.fetch.bucket_breakers.may_ask(BUCKET)
     manual.events("good.png", partition=1)
     manual.turns(5.5)
     assert (1, 0, 0) in manual.done
@@ -220,14 +220,14 @@ def test_an_object_that_is_gone_is_an_answer() -> None:
 def test_whatever_a_store_answers_about_an_object_ends_its_outage(answer: TagstreamError) -> None:
     manual = in_an_outage(images=4)
     breakers = manual.pipeline.fetch.bucket_breakers
-    assert not breakers.closed(BUCKET)
+    assert not breakers.may_ask(BUCKET)
     manual.store.heal()
     manual.store.fail(BUCKET, None, answer, times=1)
     asked = len(manual.reads)
     while len(manual.reads) == asked:
         manual.clock.advance(0.1)
         manual.pipeline.fetch.poll()
-    assert breakers.closed(BUCKET)
+    assert breakers.may_ask(BUCKET)
 
 
 def test_a_probe_of_a_revoked_partition_makes_room_for_another_at_once() -> None:
@@ -289,10 +289,10 @@ def test_who_refuses_is_up(answer: Unavailable) -> None:
     manual.store.heal()
     manual.store.fail(BUCKET, None, answer)
     manual.turns(1)
-    assert manual.pipeline.fetch.bucket_breakers.closed(BUCKET)
+    assert manual.pipeline.fetch.bucket_breakers.may_ask(BUCKET)
     manual.events(*keys(50))
     manual.turn()
-    assert manual.pipeline.fetch.bucket_breakers.closed(BUCKET)
+    assert manual.pipeline.fetch.bucket_breakers.may_ask(BUCKET)
     assert manual.in_flight == {"wait-store": 54}
     assert manual.pipeline.fetch.encoded.used == manual.pipeline.fetch.slots.used == 0
 

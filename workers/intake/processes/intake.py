@@ -6,6 +6,7 @@ import pickle
 import time
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass, field
 
 from workers.errors import Rejected
 from workers.intake.decoding import Decoding
@@ -25,19 +26,11 @@ _LEAST_S, _S_A_BYTE = 2.0, 1e-7
 """Time limit of decoding an image, and its addition for each byte of the estimate: ten times the usual."""
 
 
+@dataclass(eq=False)
 class ProcessIntake:
     """`ports.Intake` with sandboxed child processes as decoders.
 
-    No image can hang it, stop it for long, or leave its child. Threads of this process fetch objects. A child gets
-    bytes and can only decode them: it has no secret, network, file or descriptor but its own socket (`sandbox.py`), and
-    its answers are checked as hostile (`wire.py`).
-
-    A child is killed if one image takes longer than `decode_s`, or `Limits.inspect_s` for a header. After a child's
-    death its image is tried again in a fresh child, and other children do its other requests. If a second child dies
-    with the image, and a child can decode the self-test image, the image is rejected as `decode-timeout` or
-    `kills-decoder`. So a child that an operator killed, or that was slow on a busy machine, costs no image. A dead or
-    lying child's answers of the last minute are doubted. An image that needs more memory than its limit is rejected as
-    `decode-memory`.
+    docs/design/intake.md says who is blamed for a child's death.
 
     The supervisor's thread or a fetching thread completes the futures, so their callbacks should be short. A call after
     `close`, or too late for it, has a cancelled future. If no child can be kept alive, `inspect` and `decode` fail with
@@ -51,41 +44,34 @@ class ProcessIntake:
             estimate.
         close_s: how long `close` waits for running requests.
         large: for images that need more than this process's part of the memory; None: it has all.
-        rendition: where the renditions of objects are.
     """
 
-    def __init__(
-        self,
-        store: ObjectStore,
-        transforms: Sequence[Transform],
-        limits: Limits | None = None,
-        *,
-        children: int = 2,
-        fetch_threads: int = 16,
-        decode_s: float = 20.0,
-        reducing_gap: float = 0.0,
-        close_s: float = 5.0,
-        prepare: Callable[[], object] | None = None,
-        large: LargeImages | None = None,
-        rendition: Rendition = NO_RENDITIONS,
-    ) -> None:
-        self._large = large
-        self._limits = limits or Limits()
-        self._decode_s = decode_s
-        self._close_s = close_s
-        self._decoding = Decoding(transforms, self._limits, reducing_gap)
-        self._fetching = Fetching(store, self._limits, self._decoding, rendition)
-        self._fetchers = Pool(fetch_threads, "tagstream-fetch")
-        layout = self._layout = Layout(tuple(dict.fromkeys(transforms)))
-        plan = ChildPlan(layout, self._limits, reducing_gap, prepare)
-        self._supervisor = Supervisor(pickle.dumps(plan), layout, self._limits, children=children, close_s=close_s)
+    store: ObjectStore
+    transforms: Sequence[Transform]
+    limits: Limits = field(default_factory=Limits)
+    children: int = 2
+    fetch_threads: int = 16
+    decode_s: float = 20.0
+    reducing_gap: float = 0.0
+    close_s: float = 5.0
+    prepare: Callable[[], object] | None = None
+    large: LargeImages | None = None
+    rendition: Rendition = NO_RENDITIONS
+
+    def __post_init__(self) -> None:
+        self._decoding = Decoding(self.transforms, self.limits, self.reducing_gap)
+        self._fetching = Fetching(self.store, self.limits, self._decoding, self.rendition)
+        self._fetchers = Pool(self.fetch_threads, "tagstream-fetch")
+        layout = self._layout = Layout(tuple(dict.fromkeys(self.transforms)))
+        plan = pickle.dumps(ChildPlan(layout, self.limits, self.reducing_gap, self.prepare))
+        self._supervisor = Supervisor(plan, layout, self.limits, children=self.children, close_s=self.close_s)
 
     def fetch(self, job: Job, max_bytes: int) -> Future[Fetched]:
         return self._fetchers.submit(lambda: self._fetching.fetch(job, max_bytes))
 
     def inspect(self, fetched: Fetched) -> Future[Facts]:
         future: Future[Facts] = Future()
-        limits = self._limits
+        limits = self.limits
         try:
             body = encoded(fetched).read()
         except RuntimeError as error:
@@ -112,9 +98,9 @@ class ProcessIntake:
         except (Rejected, RuntimeError) as error:
             future.set_exception(error)
             return future
-        most = min(self._limits.decode_address_bytes(needed), self._limits.decode_bytes)
+        most = min(self.limits.decode_address_bytes(needed), self.limits.decode_bytes)
         usual_s = FLAT_S if facts.format in FLAT else _LEAST_S + _S_A_BYTE * needed
-        limit_s = min(self._decode_s, usual_s)
+        limit_s = min(self.decode_s, usual_s)
         request = PendingRequest(
             "decode",
             future,
@@ -126,8 +112,8 @@ class ProcessIntake:
             format=facts.format,
             transforms=self._layout.bits(transforms),
         )
-        if self._large is not None and needed > self._large.above:
-            self._large.decode(future, lambda: self._supervisor.submit(request))
+        if self.large is not None and needed > self.large.above:
+            self.large.decode(future, lambda: self._supervisor.submit(request))
         else:
             self._supervisor.submit(request)
         return future
@@ -137,7 +123,7 @@ class ProcessIntake:
 
     def at_work(self) -> tuple[Job | None, float]:
         job, since = self._supervisor.longest
-        if job is None and self._large is not None and self._large.waiting:
+        if job is None and self.large is not None and self.large.waiting:
             return None, 0.0  # another process decodes a large image
         return job, time.monotonic() - since
 
@@ -147,11 +133,11 @@ class ProcessIntake:
     def check(self) -> Future[None]:
         """Decode the self-test image of every allowed format; Broken if one fails."""
         future: Future[None] = Future()
-        self._supervisor.submit(PendingRequest("check", future, self._decode_s, self._limits.decode_bytes))
+        self._supervisor.submit(PendingRequest("check", future, self.decode_s, self.limits.decode_bytes))
         return future
 
     def close(self) -> None:
-        until = time.monotonic() + self._close_s
+        until = time.monotonic() + self.close_s
         self._fetchers.stop()
         self._supervisor.close()
         self._fetchers.wait(max(0.0, until - time.monotonic()))

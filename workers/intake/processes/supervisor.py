@@ -168,14 +168,11 @@ class Supervisor:
             if isinstance(key.data, Child):
                 self._on_child_readable(key.data)
             else:
-                self._read_alarm()
+                with contextlib.suppress(BlockingIOError):
+                    os.eventfd_read(self._alarm)
 
     def _wake(self) -> None:
         os.eventfd_write(self._alarm, 1)
-
-    def _read_alarm(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            os.eventfd_read(self._alarm)
 
     def _take_submitted(self) -> None:
         with self._lock:
@@ -190,7 +187,6 @@ class Supervisor:
         self._turns.add(request.partition, request, request.rank, first=first, background=request.background)
 
     def _hand_out(self) -> None:
-        """Give the children their next requests while they have room."""
         self._hand_out_suspect()
         passed: set[Partition | None] = set()
         while request := self._turns.next(1, passed):
@@ -253,7 +249,6 @@ class Supervisor:
             spare.retiring = True
 
     def _retire(self, child: Child) -> None:
-        """End a child without requests."""
         try:
             if self._fork_server is not None:
                 self._fork_server.reap(child.pid)

@@ -199,7 +199,6 @@ class Ledger:
             self._queues[assignment] = _PartitionQueue(assignment, offset)
 
     def close_ended(self) -> list[Assignment]:
-        """Drop the queues of ended assignments; returns these assignments."""
         with self._lock:
             ended = [assignment for assignment in self._queues if not assignment.current]
             for assignment in ended:

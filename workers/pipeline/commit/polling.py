@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 from schemas.dead_letter import KEYS_BYTES_MAX, bytes_in_keys
 from workers.pipeline.commit.work import Work
@@ -27,6 +28,7 @@ _BACKGROUND, _BACKGROUND_WITH_LIVE = 8, 2
 them only once they are parsed."""
 
 
+@dataclass(eq=False)
 class Poller:
     """Polls records and admits them; starts, pauses and resumes partitions.
 
@@ -37,49 +39,40 @@ class Poller:
         opened: assignments with their committed offsets; a negative offset: the assignment has ended.
     """
 
-    def __init__(
-        self,
-        source: RecordSource,
-        pipeline: Work,
-        options: WorkerOptions,
-        opening: StageQueue[Assignment],
-        opened: StageQueue[tuple[Assignment, int]],
-    ) -> None:
-        self._source = source
-        self._pipeline = pipeline
-        self._options = options
-        self._opening = opening
-        self._opened = opened
+    source: RecordSource
+    pipeline: Work
+    options: WorkerOptions
+    to_open: StageQueue[Assignment]
+    opened: StageQueue[tuple[Assignment, int]]
+    admitting: bool = True
+    """Once it is false, the next owner of a partition reads further records."""
+    opening: int = 0
+
+    def __post_init__(self) -> None:
         self._backlog = ByteTurns[list[Record]](self._may_admit)
         self._background_left = _BACKGROUND
         self._paused: set[Partition] = set()
-        self.admitting = True
-        self.opening = 0
 
     def step(self) -> bool:
         """Poll once and admit records; True: there were records."""
         # More background records may be admitted than one turn allows.
         at_once = 0.0 if self._background_left <= 0 else 0.02
-        polled = self._source.poll(at_once if self._backlog else 0.1)
+        polled = self.source.poll(at_once if self._backlog else 0.1)
         self._leave_ended()
         self._begin(polled)
         self._open()
         for run in runs(polled.records):
             self._backlog.add(run[0].assignment, run, sum(record.size for record in run))
-        for stage in self._pipeline.stages:
+        for stage in self.pipeline.stages:
             stage.poll()
         if not self.admitting:
             self._backlog.clear()
-        quiet = not self._pipeline.ledger.records
+        quiet = not self.pipeline.ledger.records
         admitted = self._admit()
         self._hold_back()
         if quiet and admitted:
-            self._pipeline.ledger.wait_until_empty(HEAD_START_S)
+            self.pipeline.ledger.wait_until_empty(HEAD_START_S)
         return bool(polled.records) or admitted > 0
-
-    def stop_admitting(self) -> None:
-        """Stop admitting records. The next owner of the partition reads them."""
-        self.admitting = False
 
     @property
     def idle(self) -> bool:
@@ -91,43 +84,43 @@ class Poller:
 
     def _begin(self, polled: Polled) -> None:
         for assignment in polled.started:
-            assignment.background = is_background(assignment.partition, self._options.background)
+            assignment.background = is_background(assignment.partition, self.options.background)
             self.opening += 1
             self._paused.discard(assignment.partition)
-            self._opening.put(assignment)
+            self.to_open.put(assignment)
         if polled.started:
             _log.info("partitions assigned: %s", _named(polled.started))
-            self._pipeline.ledger.wake()
+            self.pipeline.ledger.wake()
 
     def _open(self) -> None:
-        for assignment, offset in self._opened.take(1_000):
+        for assignment, offset in self.opened.take(1_000):
             self.opening -= 1
             if assignment.current and offset >= 0:
-                self._source.start(assignment, self._pipeline.open(assignment, offset))
+                self.source.start(assignment, self.pipeline.open(assignment, offset))
                 self._divide()
 
     def _leave_ended(self) -> None:
-        ended = self._pipeline.ledger.close_ended()
+        ended = self.pipeline.ledger.close_ended()
         self._backlog.drop_ended()
         if ended:
             _log.info("partitions revoked: %s", _named(ended))
-            for stage in self._pipeline.stages:
+            for stage in self.pipeline.stages:
                 stage.drop_ended()
             self._divide()
 
     def _divide(self) -> None:
         lanes = self._lanes()
-        for stage in self._pipeline.stages:
+        for stage in self.pipeline.stages:
             stage.divide(lanes[False], lanes[True])
 
     def _lanes(self) -> Counter[bool]:
         """The number of live partitions, and that of background ones."""
-        return Counter(assignment.background for assignment in self._pipeline.ledger.assignments())
+        return Counter(assignment.background for assignment in self.pipeline.ledger.assignments())
 
     def _admit(self) -> int:
         admitted, self._background_left = 0, _BACKGROUND
         for run in self._backlog.rounds():
-            admitted += self._pipeline.take(*run)
+            admitted += self.pipeline.take(*run)
             if run[0].assignment.background:
                 self._background_left -= 1
             else:
@@ -135,23 +128,23 @@ class Poller:
         return admitted
 
     def _may_admit(self, run: list[Record]) -> bool:
-        assignment, ledger = run[0].assignment, self._pipeline.ledger
+        assignment, ledger = run[0].assignment, self.pipeline.ledger
         ahead = ledger.jobs_ahead(assignment)
-        if ahead >= ledger.most_jobs(assignment, self._options.jobs_ahead):
+        if ahead >= ledger.most_jobs(assignment, self.options.jobs_ahead):
             return False
         if assignment.background and self._background_left <= 0:
             return False
-        if any(stage.holds_back(assignment) for stage in self._pipeline.stages):
+        if any(stage.holds_back(assignment) for stage in self.pipeline.stages):
             return False
         # The first record of a partition is always admitted, because all its other records wait for it.
-        return ahead == 0 or not ledger.is_full(assignment, self._options.ledger_bytes)
+        return ahead == 0 or not ledger.is_full(assignment, self.options.ledger_bytes)
 
     def _hold_back(self) -> None:
         """Pause partitions whose backlog exceeds their share; resume them below half of it."""
         lanes = self._lanes()
-        part = self._options.polled_bytes / (2 if lanes[True] else 1)
+        part = self.options.polled_bytes / (2 if lanes[True] else 1)
         if not self.admitting:
-            full = {assignment.partition for assignment in self._pipeline.ledger.assignments()}
+            full = {assignment.partition for assignment in self.pipeline.ledger.assignments()}
         else:
             full = {
                 assignment.partition
@@ -159,9 +152,9 @@ class Poller:
                 if size * lanes[assignment.background] > (part / 2 if assignment.partition in self._paused else part)
             }
         if pause := full - self._paused:
-            self._source.pause(sorted(pause))
+            self.source.pause(sorted(pause))
         if resume := self._paused - full:
-            self._source.resume(sorted(resume))
+            self.source.resume(sorted(resume))
         self._paused = full
 
 

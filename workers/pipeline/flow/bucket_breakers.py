@@ -205,11 +205,11 @@ class BucketBreakers(Generic[Waiter]):
                 if each.breaker.state != "closed"
             )
 
-    def may_ask(self, bucket: str, waiter: Waiter) -> bool:
+    def may_ask(self, bucket: str, waiter: Waiter | None = None) -> bool:
         """Whether the bucket's breaker is closed, or this task is its probe."""
         with self._lock:
             found = self._buckets.get(bucket)
-            return found is None or found.breaker.state == "closed" or found.probe is waiter
+            return found is None or found.breaker.state == "closed" or (found.probe is waiter is not None)
 
     def failed(self, bucket: str, key: str, waiter: Waiter, error: Unavailable, now: float) -> None:
         """Note a failure; rejected credentials open the breaker at once."""
@@ -238,11 +238,6 @@ class BucketBreakers(Generic[Waiter]):
             if found is not None and found.probe is waiter:
                 found.probe = None
                 found.breaker.probe_lost()
-
-    def closed(self, bucket: str) -> bool:
-        with self._lock:
-            found = self._buckets.get(bucket)
-            return found is None or found.breaker.state == "closed"
 
     def has_read(self, bucket: str, *, after: float) -> bool:
         """Whether an object of this bucket, requested after that moment, was read."""

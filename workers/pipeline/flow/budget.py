@@ -108,7 +108,6 @@ class Budget:
         """Most bytes reserved at once; only an oversized reservation exceeds `limit`."""
 
     def divide(self, live: int, background: int = 0) -> None:
-        """Divide the shares among this many partitions."""
         with self._lock:
             self._partitions, self._background_partitions = live, background
         self._grants.run()

@@ -58,7 +58,6 @@ class ByteTurns(Generic[Item]):
             yield from self.round()
 
     def drop_ended(self) -> int:
-        """Drop the items of ended assignments and return their number."""
         ended = [assignment for assignment in self._queues if not assignment.current]
         return sum(len(self._queues.pop(assignment).items) for assignment in ended)
 
@@ -67,7 +66,6 @@ class ByteTurns(Generic[Item]):
 
     @property
     def sizes(self) -> dict[Assignment, int]:
-        """Waiting bytes by assignment."""
         return {assignment: queue.bytes for assignment, queue in self._queues.items()}
 
     def __len__(self) -> int:

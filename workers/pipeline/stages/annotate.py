@@ -69,7 +69,6 @@ class AnnotateStage(QueueStage):
 
     def __post_init__(self) -> None:
         super().__init__("device", bool(self.options.background))
-        self._stall_timeout_s = self.options.stall_timeout_s
         self._background_cuts: list[_Cut] = []
         self._since: float | None = None
         self._slowest_s = 0.0
@@ -107,7 +106,7 @@ class AnnotateStage(QueueStage):
 
     @property
     def limits_s(self) -> Mapping[str, float]:
-        return {"annotate": max(self._stall_timeout_s, self._batch_limit_s)}
+        return {"annotate": max(self.options.stall_timeout_s, self._batch_limit_s)}
 
     def stalled(self, now: float) -> str | None:
         since = self._since

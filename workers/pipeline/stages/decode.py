@@ -45,7 +45,6 @@ class DecodeStage(Stage):
         self.leaves: Callable[[Partition], bool] = lambda _: False
         """Whether an image goes on without pixels for its results from elsewhere."""
         self._gate = ExclusiveGate()
-        self._stall_timeout_s = self.options.stall_timeout_s
         self.budget = Budget(self.options.decoded_bytes, self.options.background)
 
     @property
@@ -63,7 +62,7 @@ class DecodeStage(Stage):
         else:
             seconds = min(seconds, self.progress.first_s("inspect", "decode"))
             what = f"no decoder has taken an image that waits for {seconds:.0f} s"
-        return what if seconds > self._stall_timeout_s else None
+        return what if seconds > self.options.stall_timeout_s else None
 
     def inspect(self, loaded: LoadedTask) -> None:
         """Read the header, unless the fetch stage has read it."""

@@ -68,7 +68,6 @@ class FinishStage(QueueStage):
     def __post_init__(self) -> None:
         super().__init__("finish", bool(self.options.background))
         self._times = StageTimes(self.clock)
-        self._stall_timeout_s = self.options.stall_timeout_s
         self.wait: Callable[[DecodedTask, CompleteTask], bool] = lambda *_: False
         """Takes an image that lacks results from elsewhere; False: it need not wait."""
         self._annotated: StageQueue[AnnotatedTask] = self._lane_queue(self._postprocess, _waits)
@@ -97,7 +96,7 @@ class FinishStage(QueueStage):
 
     @property
     def limits_s(self) -> Mapping[str, float]:
-        return {"finish": self._stall_timeout_s}
+        return {"finish": self.options.stall_timeout_s}
 
     def work(self, most: int = MOST_ITEMS) -> None:
         """Build outcomes, and enter those of at most `most` events."""

@@ -67,7 +67,7 @@ class LookupStage(QueueStage):
         self._loaded: StageQueue[LoadedTask] = self._lane_queue(self._find_rejections, _waits)
         self._inspected: StageQueue[InspectedTask] = self._lane_queue(self._by_content, _waits)
         self._equal = EqualImages(
-            results.flight_key,
+            results.roles.flight_key,
             progress,
             endings=endings,
             compute=lambda loaded: self.inspect(loaded),

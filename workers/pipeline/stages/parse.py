@@ -43,15 +43,11 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Removed:
-    """A removal event."""
-
     event: ImageEvent
 
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A skipped event, with the reason."""
-
     reason: SkipReason
     event: ImageEvent | None = None
     subject: str | None = None

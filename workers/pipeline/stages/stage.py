@@ -39,7 +39,6 @@ class StageQueue(Generic[Item]):
             self._items.append(item)
 
     def take(self, most: int) -> list[Item]:
-        """Remove and return up to `most` items."""
         with self._filled:
             return [self._items.popleft() for _ in range(min(most, len(self._items)))]
 

@@ -98,7 +98,7 @@ def test_one_object_that_fails_however_often_keeps_no_other_from_asking() -> Non
     for _ in range(100):
         breakers.failed("photos", "bad", "waiter", AWAY, 0.0)
     assert breakers.may_ask("photos", "another")
-    assert breakers.closed("photos")
+    assert breakers.may_ask("photos")
 
 
 def test_an_answer_between_them_makes_failures_no_row() -> None:
@@ -107,14 +107,14 @@ def test_an_answer_between_them_makes_failures_no_row() -> None:
         breakers.failed("photos", f"bad-{number}", "waiter", AWAY, 0.0)
         if number % 2:
             breakers.answered("photos", 0.0)
-    assert breakers.closed("photos")
+    assert breakers.may_ask("photos")
 
 
 def test_after_different_objects_failed_in_a_row_only_a_probe_may_ask() -> None:
     breakers = opened()
     assert not breakers.may_ask("photos", "fresh")
     assert breakers.may_ask("others", "fresh")
-    assert breakers.closed("others")
+    assert breakers.may_ask("others")
     assert breakers.breakers() == {"closed": 0, "open": 1, "half-open": 0}
     assert breakers.due(0.4) == [], "a pause comes first"
     [probe] = breakers.due(1.0)
@@ -213,7 +213,7 @@ def test_refusals_of_different_objects_in_a_row_are_reported_until_one_is_read()
     breakers.refused("photos", "another", saying("forbidden"))
     assert breakers.refuses_all("photos")
     assert not breakers.refuses_all("others")
-    assert breakers.closed("photos")
+    assert breakers.may_ask("photos")
     assert len(breakers.notices(0.0)) == 1
     breakers.answered("photos", 1.0)
     assert breakers.refuses_all("photos"), "what is not there is no comparison"
