@@ -28,6 +28,11 @@ class Decoded(BaseModel):
     megapixels: Annotated[float, Field(gt=0, le=10_000, allow_inf_nan=False)]
     core_s: Seconds
 
+    @property
+    def rounded(self) -> float:
+        """Megapixels, as far as images count as of one size."""
+        return round(self.megapixels, 1) or self.megapixels
+
 
 class MachineProfile(BaseModel):
     """The cost of an image on one machine.
@@ -77,7 +82,7 @@ class MachineProfile(BaseModel):
         """
         by_size: dict[float, list[float]] = defaultdict(list)
         for each in self.decoded:
-            by_size[round(each.megapixels, 1) or each.megapixels].append(each.core_s)
+            by_size[each.rounded].append(each.core_s)
         points = [(size, fmean(times)) for size, times in sorted(by_size.items())]
         smallest, least = points[0]
         if len(points) == 1:
