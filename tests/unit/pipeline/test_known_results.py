@@ -333,8 +333,8 @@ def test_each_answer_is_counted_and_one_that_can_not_be_read_twice(
 
 
 def test_equal_work_is_known_by_the_content_and_the_options(known: KnownResults) -> None:
-    assert known.roles.flight_key(finished().annotation) == known.flight_key(annotation(event={"key": "b.png"}))
-    assert known.roles.flight_key(finished().annotation) != known.flight_key(annotation(guide_tags=("red",)))
+    assert known.roles.flight_key(finished().annotation) == known.roles.flight_key(annotation(event={"key": "b.png"}))
+    assert known.roles.flight_key(finished().annotation) != known.roles.flight_key(annotation(guide_tags=("red",)))
 
 
 def test_entries_since_the_last_right_answer_are_invalidated_up_to_a_number(cache: Counting) -> None:
