@@ -80,7 +80,7 @@ class Pipeline:
         annotate.finish = finish.annotated
         finish.keep, finish.annotate_again = lookup.keep, annotate.begin
         if (captioning := roles.captioning) is not None:
-            wait = WaitStage(roles, captioning, self.progress, clock, endings)
+            wait = WaitStage(roles, captioning, self.progress, clock, endings, lanes)
             wait.finish, wait.keep_late = finish.begin, lookup.keep_late
             finish.wait, decode.leaves = wait.begin, wait.leaves
             captioning.captioner.start()

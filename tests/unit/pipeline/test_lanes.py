@@ -517,13 +517,33 @@ def test_the_last_live_outcome_ends_the_wait_for_more_whatever_is_in_progress_in
     assert time.monotonic() - began < 15
 
 
-def test_the_captioner_elsewhere_is_told_the_lane() -> None:
+def test_the_captioner_elsewhere_is_asked_about_live_images_first_and_told_the_lane() -> None:
     captioner = PlayedCaptioner()
-    manual = lanes(1, remote=captioner)
+    manual = lanes(2, remote=captioner)
+    stages = manual.pipeline.stages
+
+    def come(images: int) -> None:
+        while manual.in_flight.get("wait-caption", 0) < images:
+            for stage in stages[:-1]:
+                stage.step(0)
+
+    come(2)
     manual.put("live")
     manual.events("live")
-    manual.turn()
-    assert {asked.partition.topic: asked.background for asked in captioner.asked} == {IN: False, BEHIND: True}
+    come(3)
+    stages[-1].step(0)
+    assert [(asked.partition.topic, asked.background) for asked in captioner.asked] == [
+        (IN, False),
+        *[(BEHIND, True)] * 2,
+    ]
+
+
+def test_images_of_an_ended_partition_say_nothing_about_the_size_of_batches() -> None:
+    manual, tagger = on_device(60, 0.2)
+    manual.assignments[1].end()
+    while len(manual.pipeline.annotate):
+        manual.pipeline.annotate.work()
+    assert (tagger.batches, manual.pipeline.annotate._background_cuts[0].images) == ([], 1)
 
 
 # ---- a whole worker -------------------------------------------------------------------------------------------------

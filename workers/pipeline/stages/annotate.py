@@ -135,12 +135,15 @@ class AnnotateStage(QueueStage):
         """Run a batch; its time sets the size of the next one."""
         started = self.clock.monotonic()
         most = min(self_test.most_images, cut.images) if cut else self_test.most_images
-        self._annotate_current(decoded, self_test, full=len(decoded) >= most)
-        if cut is not None:
-            cut.ran(len(decoded), self.clock.monotonic() - started)
+        ran = self._annotate_current(decoded, self_test, full=len(decoded) >= most)
+        if cut is not None and ran:
+            cut.ran(ran, self.clock.monotonic() - started)
 
-    def _annotate_current(self, decoded: Sequence[DecodedTask], self_test: DeviceSelfTest, *, full: bool) -> None:
-        """Run the models on these tasks. A suspect runs alone, ended assignments not at all."""
+    def _annotate_current(self, decoded: Sequence[DecodedTask], self_test: DeviceSelfTest, *, full: bool) -> int:
+        """Run the models on these tasks; returns on how many.
+
+        A suspect runs alone, ended assignments not at all.
+        """
         live = [each for each in decoded if self.endings.still_wanted(each.task)]
         with self._timed():
             if together := [each for each in live if not each.task.alone]:
@@ -148,6 +151,7 @@ class AnnotateStage(QueueStage):
             for each in live:
                 if each.task.alone:
                     self._run(self_test, [each], "alone")
+        return len(live)
 
     def _run(self, self_test: DeviceSelfTest, batch: Sequence[DecodedTask], reason: str) -> None:
         self.progress.move_all([decoded.task for decoded in batch], "annotate")

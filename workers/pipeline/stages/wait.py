@@ -41,9 +41,15 @@ class WaitStage(QueueStage):
     """Caches the results of an answer that came too late for its image."""
 
     def __init__(
-        self, roles: Roles, captioning: RemoteCaptioning, progress: TaskProgress, clock: Clock, endings: Endings
+        self,
+        roles: Roles,
+        captioning: RemoteCaptioning,
+        progress: TaskProgress,
+        clock: Clock,
+        endings: Endings,
+        lanes: bool = False,
     ) -> None:
-        super().__init__("captions")
+        super().__init__("captions", lanes)
         self._roles = roles
         self._captioning = captioning
         self._captioner = captioning.captioner
@@ -56,7 +62,7 @@ class WaitStage(QueueStage):
         """When and why the last image was left at once, by partition."""
         self._again = 0.0
         """From when on one more image may be asked about, in spite of that."""
-        self._questions: StageQueue[tuple[DecodedTask, CompleteTask]] = self._queue(self._ask)
+        self._questions: StageQueue[tuple[DecodedTask, CompleteTask]] = self._lane_queue(self._ask, _waits)
 
     def begin(self, decoded: DecodedTask, known: CompleteTask) -> bool:
         """Let an image wait; False: it needs no answer, or becomes a dead letter without one. Thread-safe."""
@@ -147,3 +153,7 @@ class WaitStage(QueueStage):
         for role in self._roles.waiting:
             if role.name not in image.results and (found := role.taken(answer)) is not None:
                 image.results[role.name] = found
+
+
+def _waits(question: tuple[DecodedTask, CompleteTask]) -> bool:
+    return question[1].task.background
