@@ -135,10 +135,13 @@ def test_at_debug_level_every_image_has_a_line_at_its_beginning_and_one_at_its_e
     harness = Harness(partitions=1)
     with caplog.at_level(logging.DEBUG), harness.running():
         harness.give("sound.png", (255, 0, 0))
+        harness.store.put(BUCKET, "odd.png", b"no image")
+        harness.send(harness.event("odd.png"))
         harness.settled()
     about = [record.args[0] for record in caplog.records if isinstance(record.args, tuple) and record.args]
     subjects = [each.log_fields(keys=True).get("tagstream.subject") for each in about if isinstance(each, HasLogFields)]
-    assert subjects.count("photos/sound.png") == 2
+    assert (subjects.count("photos/sound.png"), subjects.count("photos/odd.png")) == (2, 2)
+    assert "dead letter, not-an-image in decode" in caplog.text
 
 
 def activity(manual: ManualPipeline) -> ActivityLog:
