@@ -141,7 +141,7 @@ def test_at_debug_level_every_image_has_a_line_at_its_beginning_and_one_at_its_e
     about = [record.args[0] for record in caplog.records if isinstance(record.args, tuple) and record.args]
     subjects = [each.log_fields(keys=True).get("tagstream.subject") for each in about if isinstance(each, HasLogFields)]
     assert (subjects.count("photos/sound.png"), subjects.count("photos/odd.png")) == (2, 2)
-    assert "dead letter, not-an-image in decode" in caplog.text
+    assert "is done: dead letter, not-an-image in decode" in caplog.text
 
 
 def activity(manual: ManualPipeline) -> ActivityLog:
