@@ -145,7 +145,10 @@ class Journal:
             if self._full or self._size > max(_REWRITE_BYTES, 2 * self._kept):
                 self._rewrite(self._path)
             else:
-                self._append(_line(mark, image))
+                line = _line(mark, image)
+                if os.write(self._file, line) < len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                self._size += len(line)
         except OSError as error:
             if not self._full:
                 _log.warning("the journal %s can't be written (%s): continuing without it", self._path, error.strerror)
@@ -154,12 +157,6 @@ class Journal:
                 os.ftruncate(self._file, 0)
         else:
             self._full = False
-
-    def _append(self, line: bytes) -> None:
-        assert self._file is not None
-        if os.write(self._file, line) < len(line):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        self._size += len(line)
 
     def _read(self, path: Path) -> None:
         marks: dict[Coordinates, str] = {}

@@ -215,7 +215,8 @@ class KnownResults:
         }
         with self._writing:
             if values and not self._disowned:
-                self.cache.remember(values, self._index(values) if self.purges else {})
+                index = {(entries.index_hash(entries.content_of(key)), key): b"1" for key in values if self.purges}
+                self.cache.remember(values, index)
                 self._note_unproven(values)
                 self._note_lately({key: entries.content_of(key) for key in values})
 
@@ -226,10 +227,6 @@ class KnownResults:
     def is_purged(self, content: str) -> bool:
         """Whether a removal has purged the image's results: no later one would purge what is written now."""
         return self.purges and not any(self.cache.hashes([entries.index_hash(content)]))
-
-    def _index(self, keys: Iterable[str]) -> dict[tuple[str, str], bytes]:
-        """Fields that tell the keys of a content's results, for a removal."""
-        return {(entries.index_hash(entries.content_of(key)), key): b"1" for key in keys}
 
     def doubt(self, contents: Set[str]) -> None:
         """Invalidate recent writes about these images, and make no new ones.

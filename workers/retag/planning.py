@@ -270,7 +270,9 @@ class Planning:
         self.records += 1
         value = record.value
         if value is None:
-            self._tombstone(record)
+            subject = record.key or b""
+            if b"?" not in subject.partition(b"/")[0]:  # else it is of one version
+                self.newest.tombstone(record.partition, record.offset, subject, told_version(record.headers))
             return
         document = read_document(value)
         try:
@@ -315,9 +317,3 @@ class Planning:
         self.newest.outcome(record.partition, record.offset, fields, kind)
         if self.changes is not None and isinstance(remade, New) and kind is not FILTERED:
             self.changes.take((record.partition, record.offset), remade)
-
-    def _tombstone(self, record: ReadRecord) -> None:
-        """Take a tombstone of an object. Tombstones of one version have a question mark behind the bucket's name."""
-        subject = record.key or b""
-        if b"?" not in subject.partition(b"/")[0]:
-            self.newest.tombstone(record.partition, record.offset, subject, told_version(record.headers))

@@ -210,7 +210,8 @@ class Remaker:
             return NeedsImage("partial", case.options)
         if case.settled is not None:
             return case.settled
-        if not self._has_results(fields, case.options):
+        results, wanted = fields.get("results") or {}, case.options.results
+        if any(name not in results or _digest(results[name]["model"]) != self._added[name] for name in wanted):
             return NeedsImage("results", case.options)
         if self._corrections is None and shown is not None:
             return Stays("corrections-not-read")
@@ -291,11 +292,6 @@ class Remaker:
         return tuple(use for use in other if options is None or _depends(options, use))
 
     # ---- one outcome ------------------------------------------------------------------------------------------
-
-    def _has_results(self, fields: Fields, options: Options) -> bool:
-        """Whether today's models of the added roles made all wanted results."""
-        results = fields.get("results") or {}
-        return all(name in results and _digest(results[name]["model"]) == self._added[name] for name in options.results)
 
     def _word(self, fields: Fields) -> Word | None:
         """The manual corrections of the image."""

@@ -78,7 +78,7 @@ class ForkServer:
                 stdout=subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(),),
                 start_new_session=True,  # a Ctrl-C at the terminal is for us alone: we end the children in order
-                env=_environment(),
+                env={name: os.environ[name] for name in _INHERITED if name in os.environ} | _ITS_OWN,
             )
             on_error.pop_all()
         try:
@@ -153,10 +153,6 @@ def main(control_fd: int, parent: int) -> None:
         word, number = question.decode().split()
         answer = _fork(descriptors, control, plan, decoding) if word == "fork" else _reap(int(number))
         control.send(str(answer).encode())
-
-
-def _environment() -> dict[str, str]:
-    return {name: os.environ[name] for name in _INHERITED if name in os.environ} | _ITS_OWN
 
 
 def _warm(plan: ChildPlan) -> Decoding:

@@ -123,7 +123,10 @@ class Supervisor:
             logger.exception("the intake's supervisor failed")
             self._give_up(Broken(f"the intake's supervisor failed: {type(error).__name__}: {error}"))
         finally:
-            self._end()
+            with self._lock:
+                self._closing = True
+                os.close(self._alarm)
+            self._selector.close()
 
     def _turn(self) -> None:
         """One round: start missing children, take answers, look at the clock, dispatch requests."""
@@ -291,7 +294,10 @@ class Supervisor:
             self._begun(child, answer)
             return
         if isinstance(answer, wire.Complained):
-            self._take_complaint(child, answer)
+            child.complained(answer)
+            metrics.STDERR_LINES.add(answer.lines, of="decoder")
+            lines, words = answer.lines, answer.words
+            logger.debug("a decoder's codec wrote %d lines %s, the last: %s", lines, child.at_image, words)
             return
         request, place = child.take_from(answer)
         if request is not None:
@@ -312,11 +318,6 @@ class Supervisor:
                 request.done(child.region.read(place, request.transforms, facts))
             case _:
                 self._checked(request)
-
-    def _take_complaint(self, child: Child, said: wire.Complained) -> None:
-        child.complained(said)
-        metrics.STDERR_LINES.add(said.lines, of="decoder")
-        logger.debug("a decoder's codec wrote %d lines %s, the last: %s", said.lines, child.at_image, said.words)
 
     def _begun(self, child: Child, answer: wire.Ready | wire.Failed) -> None:
         if isinstance(answer, wire.Failed):
@@ -483,9 +484,3 @@ class Supervisor:
         self._close_fork_server()
         for request in self._waiting():
             request.dropped()
-
-    def _end(self) -> None:
-        with self._lock:
-            self._closing = True
-            os.close(self._alarm)
-        self._selector.close()

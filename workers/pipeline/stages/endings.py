@@ -61,8 +61,8 @@ class Endings:
         _log.debug("%s is dropped: its partition was revoked", task)
         task.close("dropped")
 
-    def end(self, task: Task, outcomes: tuple[Outcome, ...], write: CacheWrite = NOTHING) -> None:
-        self.done(self.ended(task, outcomes, write))
+    def end(self, task: Task, outcomes: tuple[Outcome, ...]) -> None:
+        self.done(self.ended(task, outcomes))
 
     def ended(self, task: Task, outcomes: tuple[Outcome, ...], write: CacheWrite = NOTHING) -> Done:
         """As `end`, but the caller passes the outcomes on."""

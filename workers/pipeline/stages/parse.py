@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import TypeAlias
 
@@ -133,42 +133,36 @@ _BACKLOG = 1_000
 """If this many records wait in this thread's queue, no record is admitted."""
 
 
+@dataclass(eq=False)
 class ParseStage(QueueStage):
     """Parses records while the ledger has room. Partitions take turns by bytes.
 
     A record may contain 1,000 events, and only parsing tells how many. So records without room wait unparsed.
     """
 
-    lookup: Callable[[Sequence[Task]], None]
+    ledger: Ledger
+    journal: Journal
+    renderer: Renderer
+    results: KnownResults
+    progress: TaskProgress
+    options: WorkerOptions
+    lookup: Callable[[Sequence[Task]], None] = field(init=False)
     """Continues with tasks that may need their image."""
-    check_removal: Callable[[RemovalTask], None]
-    done: Callable[[Done], None]
+    check_removal: Callable[[RemovalTask], None] = field(init=False)
+    done: Callable[[Done], None] = field(init=False)
     """Takes the outcome of an event that needs no image."""
 
-    def __init__(
-        self,
-        ledger: Ledger,
-        journal: Journal,
-        renderer: Renderer,
-        results: KnownResults,
-        progress: TaskProgress,
-        options: WorkerOptions,
-    ) -> None:
+    def __post_init__(self) -> None:
+        ledger, options = self.ledger, self.options
         super().__init__("parse", bool(options.background))
-        self._ledger = ledger
-        self._journal = journal
-        self._renderer = renderer
-        self._results = results
-        self._progress = progress
-        self._options = options
         self._filter = EventFilter(
             options.buckets, options.key_globs, options.profiles, options.sample, options.want, options.rendition
         )
-        self.unread = ByteTurns[Entry](self._has_room)
+        self.unread = ByteTurns[Entry](lambda entry: ledger.has_room(entry, options.jobs_ahead, options.ledger_bytes))
         self.entries: StageQueue[Entry] = self._lane_queue(self._add, lambda entry: entry.record.assignment.background)
 
     def holds_back(self, assignment: Assignment) -> bool:
-        if assignment.background and self._progress.live_waits(self._options.decoders):
+        if assignment.background and self.progress.live_waits(self.options.decoders):
             return True
         return len(self) >= _BACKLOG
 
@@ -186,24 +180,21 @@ class ParseStage(QueueStage):
         for entry in entries:
             self.unread.add(entry.record.assignment, entry, entry.record.size)
 
-    def _has_room(self, entry: Entry) -> bool:
-        return self._ledger.has_room(entry, self._options.jobs_ahead, self._options.ledger_bytes)
-
     def _read(self, entry: Entry) -> list[Task]:
         filtered = self._filter.read(entry.record)
         # Equal records share one dead letter if all their events failed. Otherwise each record gets its own entry.
-        one_dead_letter = all(isinstance(item, Failure) for item in filtered) and not self._journal.poison
-        if entry.repeats and not one_dead_letter and (rest := self._ledger.split(entry)) is not None:
+        one_dead_letter = all(isinstance(item, Failure) for item in filtered) and not self.journal.poison
+        if entry.repeats and not one_dead_letter and (rest := self.ledger.split(entry)) is not None:
             self.unread.add(rest.record.assignment, rest, rest.record.size, first=True)
         inherited = tracing.inherited(entry.record.headers)
         entry.trace, entry.tracestate = inherited[:1], inherited[1:]
         entry.input_key = input_key(entry.record.key)
         entry.added = sum([len(item.event.options.results) for item in filtered if isinstance(item, Wanted)])
-        self._ledger.expect(entry, len(filtered))
+        self.ledger.expect(entry, len(filtered))
         tasks: list[Task] = []
         removed: dict[str, tuple[Task, list[Removal]]] = {}
         for index, item in enumerate(filtered):
-            if self._journal.poison and entry.where(index) in self._journal.poison:
+            if self.journal.poison and entry.where(index) in self.journal.poison:
                 self._dead_letter_poison(entry, index)
             elif isinstance(item, Wanted):
                 tasks.append(self._begin(entry, index, item, "annotate image"))
@@ -221,11 +212,11 @@ class ParseStage(QueueStage):
         """Add a removal event to the task of its object."""
         name = "look for the removed object"
         if event.subject not in removed:
-            wanted = Wanted(event, self._options.profiles["default"])
+            wanted = Wanted(event, self.options.profiles["default"])
             removed[event.subject] = self._begin(entry, index, wanted, name), []
         else:
             tracing.end(self._span(entry, entry.where(index), name), "done")
-        removed[event.subject][1].append(Removal(index, event, self._results.removal(event)))
+        removed[event.subject][1].append(Removal(index, event, self.results.removal(event)))
 
     def _begin(self, entry: Entry, index: int, wanted: Wanted, name: str) -> Task:
         job = Job(entry.where(index), entry.record.assignment, wanted.event)
@@ -233,7 +224,7 @@ class ParseStage(QueueStage):
         tracing.tell_event(task.span, wanted.event)
         _log.debug("%s is admitted", task)
         task.hold("span", lambda: tracing.end(task.span, task.ending))
-        self._progress.enter(task)
+        self.progress.enter(task)
         return task
 
     def _span(self, entry: Entry, where: Coordinates, name: str) -> Span:
@@ -259,10 +250,10 @@ class ParseStage(QueueStage):
             tracing.tell_event(span, item.event)
             about = Job(where, entry.record.assignment, item.event)
         if isinstance(item, Removed):
-            outcome = self._renderer.retraction(where, item.event, entry.record.timestamp_ms)
-            write = self._results.removal(item.event)
+            outcome = self.renderer.retraction(where, item.event, entry.record.timestamp_ms)
+            write = self.results.removal(item.event)
         elif isinstance(item, Skipped):
-            outcome = self._renderer.skip(where, item.event, item.reason, item.subject)
+            outcome = self.renderer.skip(where, item.event, item.reason, item.subject)
         else:
             assert isinstance(item, Failure)
             outcome = item
