@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final
 
@@ -31,31 +31,25 @@ _FOR_ALL: Final[tuple[Reason, ...]] = ("caption-unavailable", "caption-budget")
 """Reasons that an image has in common with the next ones."""
 
 
+@dataclass(eq=False)
 class WaitStage(QueueStage):
     """Asks about images, each with its own deadline. Answers come on the captioner's threads."""
 
     places = (Place("wait-caption", waits_on_others=True),)
 
-    finish: Callable[[Sequence[CompleteTask]], None]
-    keep_late: Callable[[CompleteTask], None]
+    roles: Roles
+    captioning: RemoteCaptioning
+    progress: TaskProgress
+    clock: Clock
+    endings: Endings
+    lanes: bool = False
+    finish: Callable[[Sequence[CompleteTask]], None] = field(init=False)
+    keep_late: Callable[[CompleteTask], None] = field(init=False)
     """Caches the results of an answer that came too late for its image."""
 
-    def __init__(
-        self,
-        roles: Roles,
-        captioning: RemoteCaptioning,
-        progress: TaskProgress,
-        clock: Clock,
-        endings: Endings,
-        lanes: bool = False,
-    ) -> None:
-        super().__init__("captions", lanes)
-        self._roles = roles
-        self._captioning = captioning
-        self._captioner = captioning.captioner
-        self._progress = progress
-        self._clock = clock
-        self._endings = endings
+    def __post_init__(self) -> None:
+        super().__init__("captions", self.lanes)
+        self._captioner = self.captioning.captioner
         self._lock = threading.Lock()
         self._asked: dict[Task, Future[RemoteAnswer]] = {}
         self._left: dict[Partition, tuple[float, Unanswered]] = {}
@@ -66,10 +60,10 @@ class WaitStage(QueueStage):
 
     def begin(self, decoded: DecodedTask, known: CompleteTask) -> bool:
         """Let an image wait; False: it needs no answer, or becomes a dead letter without one. Thread-safe."""
-        lost = any(failure.want in self._roles.essential for failure in known.failures)
-        if lost or not self._roles.awaited(known.annotation):
+        lost = any(failure.want in self.roles.essential for failure in known.failures)
+        if lost or not self.roles.awaited(known.annotation):
             return False
-        self._progress.move(known.task, "wait-caption")
+        self.progress.move(known.task, "wait-caption")
         self._questions.put((decoded, known))
         return True
 
@@ -78,7 +72,7 @@ class WaitStage(QueueStage):
 
         While images are left at once, one a second is asked about. The others cost neither larger pixels nor a JPEG.
         """
-        now = self._clock.monotonic()
+        now = self.clock.monotonic()
         with self._lock:
             if partition not in self._left or now < self._again:
                 return partition in self._left
@@ -98,9 +92,9 @@ class WaitStage(QueueStage):
     def _ask(self, questions: Sequence[tuple[DecodedTask, CompleteTask]]) -> None:
         for decoded, known in questions:
             task = known.task
-            if not self._endings.still_wanted(task):
+            if not self.endings.still_wanted(task):
                 continue
-            partition, now = task.job.assignment.partition, self._clock.monotonic()
+            partition, now = task.job.assignment.partition, self.clock.monotonic()
             pixels, left = decoded.images.get(self._captioner.transform), self._left.get(partition)
             if pixels is None or (left is not None and now < left[0] + _LEFT_S):
                 why = left[1] if left else Unanswered("caption-unavailable", "the service was away at the decoding")
@@ -109,7 +103,7 @@ class WaitStage(QueueStage):
                 continue
             jpeg = self._captioner.encode(pixels, decoded.about)
             decoded.give_pixels_back(kept_bytes=len(jpeg))
-            names = self._captioning.names(known.annotation)
+            names = self.captioning.names(known.annotation)
             late = partial(self._came_late, known)
             future = self._captioner.ask(jpeg, names, partition, late, background=task.background)
             refused = future.exception() if future.done() and not future.cancelled() else None
@@ -119,7 +113,7 @@ class WaitStage(QueueStage):
                     self._left[partition], self._again = (now, refused), now + _LEFT_S
                 else:
                     self._left.clear()
-            self._endings.when_done(task, future, partial(self._answered, known))
+            self.endings.when_done(task, future, partial(self._answered, known))
             if not task.current:  # it has ended since the look above, unseen by `drop_ended`
                 future.cancel()
 
@@ -138,7 +132,7 @@ class WaitStage(QueueStage):
         image = known.annotation
         unanswered = [
             Failure(index=image.event.index, stage="caption", reason=why.reason, detail=why.detail, want=role.name)
-            for role in self._roles.awaited(image)
+            for role in self.roles.awaited(image)
         ]
         self.finish((replace(known, unanswered=tuple(unanswered)),))
 
@@ -150,7 +144,7 @@ class WaitStage(QueueStage):
 
     def _take(self, answer: RemoteAnswer, image: Annotation) -> None:
         """Fill in an answer's results; the unwanted ones serve the cache."""
-        for role in self._roles.waiting:
+        for role in self.roles.waiting:
             if role.name not in image.results and (found := role.taken(answer)) is not None:
                 image.results[role.name] = found
 
