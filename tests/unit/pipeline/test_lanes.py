@@ -288,22 +288,16 @@ def test_background_records_take_half_of_the_ledger_and_of_the_polled_bytes() ->
     assert len(polling.pipeline.parse.entries) == 3
 
 
-def test_what_waits_of_an_ended_background_partition_is_dropped_at_once() -> None:
+@pytest.mark.parametrize("drains", [False, True])
+def test_background_records_that_wait_are_dropped_with_their_partition_and_by_a_drain(drains: bool) -> None:
     polling = Polling()
     polling.wait_in("wait-decode")
     polling.come(polling.later[0], 3)
     polling.admitted()
-    polling.later[0].end()
-    polling.poller.step()
-    assert polling.poller.idle
-
-
-def test_a_drain_drops_background_records_that_wait() -> None:
-    polling = Polling()
-    polling.wait_in("wait-decode")
-    polling.come(polling.later[0], 3)
-    polling.admitted()
-    polling.poller.admitting = False
+    if drains:
+        polling.poller.admitting = False
+    else:
+        polling.later[0].end()
     polling.poller.step()
     assert polling.poller.idle
 
@@ -400,18 +394,6 @@ def test_a_background_batch_holds_the_device_for_fifty_milliseconds_or_one_image
         manual.pipeline.annotate.work()
     assert max(tagger.batches) == most
     assert tagger.batches[-2] == most
-
-
-def test_live_images_have_the_device_after_each_background_batch_and_full_batches() -> None:
-    manual, tagger = on_device(40)
-    for number in range(3):
-        keys = [f"live{'x' * number}{each}" for each in range(20)]
-        manual.put(*keys)
-        manual.events(*keys)
-        manual.pipeline.parse.work()
-        manual.pipeline.lookup.work()
-        manual.pipeline.annotate.work()
-    assert tagger.batches == [20, 1, 20, 2, 20, 2]
 
 
 def test_while_live_images_wait_for_the_device_every_ninth_batch_is_a_background_one() -> None:
