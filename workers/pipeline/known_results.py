@@ -75,7 +75,7 @@ class KnownResults:
 
     def values(self, task: CompleteTask) -> dict[str, bytes]:
         """Cache entries for the computed results of a task, by key."""
-        results, computed = task.annotation.results, _computed(task, self.roles.results)
+        results, computed = task.annotation.results, computed_for(task, self.roles.results)
         return {self._keys(role, task)[0]: role.pack(results[role.name]) for role in computed}
 
     def _keys(self, role: Result, task: DescribedTask) -> Sequence[str]:
@@ -220,10 +220,6 @@ class KnownResults:
                 self._note_unproven(values)
                 self._note_lately({key: entries.content_of(key) for key in values})
 
-    def is_paid(self, task: CompleteTask) -> bool:
-        """Whether one of the results comes from a service, for this task."""
-        return bool(_computed(task, self.roles.waiting))
-
     def is_purged(self, content: str) -> bool:
         """Whether a removal has purged the image's results: no later one would purge what is written now."""
         return self.purges and not any(self.cache.hashes([entries.index_hash(content)]))
@@ -308,7 +304,7 @@ class KnownResults:
             yield from (key for key in keys if entries.content_of(key) == content)
 
 
-def _computed(task: CompleteTask, roles: Sequence[Result]) -> list[Result]:
+def computed_for(task: CompleteTask, roles: Sequence[Result]) -> list[Result]:
     """The roles whose result was computed for this task."""
     results, hits = task.annotation.results, task.annotation.hits
     return [role for role in roles if role.name in results and role.name not in hits]

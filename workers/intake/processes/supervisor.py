@@ -424,7 +424,10 @@ class Supervisor:
             self._lose_fork_server(error)
         except OSError as error:
             if error.errno in _NO_ROOM:
-                self._wait_for_room(error)
+                self._no_room_until = time.monotonic() + _NO_ROOM_S
+                if not self._room_warned:
+                    self._room_warned = True
+                    logger.warning("can't start a decoder process (%s); trying again", error.strerror)
             else:
                 self._give_up(
                     Broken(
@@ -432,13 +435,6 @@ class Supervisor:
                         " in the sandbox around it, such as a container's seccomp profile"
                     )
                 )
-
-    def _wait_for_room(self, error: OSError) -> None:
-        """Pause starts until the system has descriptors, processes or memory again."""
-        self._no_room_until = time.monotonic() + _NO_ROOM_S
-        if not self._room_warned:
-            self._room_warned = True
-            logger.warning("can't start a decoder process (%s); trying again", error.strerror)
 
     def _lose_fork_server(self, error: ForkServerLost) -> None:
         if not self._closing:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from workers.errors import Rejected
 from workers.pipeline.annotation import Annotation
 from workers.pipeline.cache_entries import CacheWrite
-from workers.pipeline.known_results import KnownResults
+from workers.pipeline.known_results import KnownResults, computed_for
 from workers.pipeline.progress import Place, TaskProgress
 from workers.pipeline.stages.endings import Endings
 from workers.pipeline.stages.equal import EqualImages
@@ -101,7 +101,7 @@ class LookupStage(QueueStage):
         flight = None if complete.failures else self._equal.hand_over(complete.task)
         if values or flight is not None:
             self._computed.add(Computed(values, flight, complete))
-            if self._equal.awaited(flight) or self._results.is_paid(complete):
+            if self._equal.awaited(flight) or computed_for(complete, self._results.roles.waiting):
                 self.wake()
 
     def keep_late(self, complete: CompleteTask) -> None:
