@@ -20,7 +20,13 @@ if TYPE_CHECKING:
     from workers.models.ram.importer import Lists
 
 
-RandomWord = Literal["ram", "ram-plus", "tag2text", "siglip", "clip"]
+def _random_words() -> list[str]:
+    from workers.models.dual.config import KINDS
+    from workers.models.ram.config import PUBLISHED
+
+    return [*(kind.replace("_", "-") for kind in PUBLISHED), *KINDS]  # packages may add some
+
+
 DualWord = Literal["siglip2-b16-224", "siglip2-b16-384", "siglip2-so400m14-384", "clip-b32", "clip-b16", "clip-l14"]
 AnyWord = Literal["ram", "ram-plus", "tag2text", DualWord]
 Dtype = Literal["bf16", "fp32", "fp16"]
@@ -180,7 +186,12 @@ def pull(
 
 
 def random(
-    model: Annotated[RandomWord, typer.Argument(metavar="MODEL", help="The model whose sizes it has.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL", autocompletion=_random_words, help="ram, ram-plus, tag2text, siglip or clip: its sizes."
+        ),
+    ],
     out: Out,
     seed: Annotated[int, typer.Option(help="The same seed gives the same weights.")] = 0,
     vocab: Vocab = None,
@@ -200,6 +211,8 @@ def random(
     from workers.models.ram.importer import random_bundle
     from workers.models.ram.wordpiece import WordPiece
 
+    if model not in _random_words():
+        raise typer.BadParameter(f"{model!r} is not one of {', '.join(_random_words())}.", param_hint="MODEL")
     check_free(out, replace)
     if model in KINDS:
         if vocab is not None:

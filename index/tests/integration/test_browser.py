@@ -42,7 +42,7 @@ from tests.support.proxy import FaultProxy
 from workers.backends.kafka import ensure_topics
 from workers.backends.s3.store import MinioObjectStore
 from workers.retag.changes import Changed, ChangesWriter, LabelNumbers
-from workers.settings import SecretUrl
+from workers.settings import InputTopic, SecretUrl
 
 pytestmark = [pytest.mark.servers, pytest.mark.slow]
 
@@ -582,7 +582,7 @@ def corrected(world: Album, kafka: ApacheKafka) -> Iterator[str]:
     settings = world.settings.model_copy(
         update={
             "kafka_servers": (kafka.servers,),
-            "input_topics": ("browser.in",),
+            "input_topics": (InputTopic("browser.in"),),
             "output_topic": "browser.out",
             "corrections_topic": "browser.corrections",
             "index_page_token": SecretUrl(TOKEN),

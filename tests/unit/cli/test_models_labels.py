@@ -13,7 +13,7 @@ from tests.unit.cli.conftest import Told
 from tests.unit.models.small import small_bundle
 from tests.unit.models.small_dual import small_dual
 from workers.cli.app import run_command
-from workers.cli.models import AnyWord, DualWord, RandomWord
+from workers.cli.models import AnyWord, DualWord
 from workers.errors import MISCONFIGURED
 from workers.models.bundle import Bundle
 from workers.models.dual.config import KINDS, Kind
@@ -207,7 +207,6 @@ def test_available_models_are_listed_with_their_cost(told: Told) -> None:
     assert run("list", "--known", "--json") == 0
     found = {each["word"]: each for each in map(json.loads, told()[0].splitlines())}
     assert {*get_args(AnyWord), "compact"} == found.keys()
-    assert {*get_args(AnyWord)} - {*get_args(DualWord)} == {*get_args(RandomWord)} - {*KINDS}
     assert {*get_args(DualWord)} == PUBLISHED.keys()
     assert (found["ram"]["languages"], found["ram"]["answers"]) == ("en, zh", "tags, embeddings")
     assert found["siglip2-b16-224"]["bytes"] > 1.5e9

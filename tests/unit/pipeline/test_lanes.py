@@ -396,6 +396,18 @@ def test_a_background_batch_holds_the_device_for_fifty_milliseconds_or_one_image
     assert tagger.batches[-2] == most
 
 
+def test_after_a_slow_batch_the_next_ones_are_as_small_as_it_should_have_been() -> None:
+    manual, tagger = on_device(60, 0.01)
+    while not tagger.batches or tagger.batches[-1] < 5:
+        manual.pipeline.annotate.work()
+    tagger.each_s = 0.05
+    manual.pipeline.annotate.work()
+    tagger.each_s, before = 0.01, len(tagger.batches)
+    while manual.in_flight.get("wait-device"):
+        manual.pipeline.annotate.work()
+    assert tagger.batches[before : before + 22] == [1] * 20 + [2, 4]
+
+
 def test_while_live_images_wait_for_the_device_every_ninth_batch_is_a_background_one() -> None:
     manual, tagger = on_device(3)
     for safe in manual.pipeline.annotate.self_tests[0].annotator.safe.values():

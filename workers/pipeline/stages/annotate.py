@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,22 +25,28 @@ _BATCH_S = 15.0
 """Least time limit of a batch, in seconds."""
 _ADDED_S = 0.25
 """Batches for added roles have so many images that they take about as long; others wait for it."""
-_BACKGROUND_S = 0.05
-"""So do background batches; live images wait for them."""
+_BACKGROUND_S, _SLOW_OF = 0.05, 20
+"""Background batches take so long at most, by the slowest of so many; live images wait for them."""
 _BATCHES_AHEAD = 8
 """No background record is admitted while background images fill so many batches, and there are as many as GETs: to
 fetch and decode more takes processors from live images, and each is a suspect after a crash."""
 
 
-@dataclass(slots=True)
 class _Cut:
-    """The size of batches that are to take this long: one image at first, then by the time of the last batch."""
+    """The size of batches that are to take this long: one image at first, then by the slowest of the last batches.
 
-    seconds: float
-    images: int = 1
+    Args:
+        batches: how many of them.
+    """
+
+    def __init__(self, seconds: float, batches: int = 1) -> None:
+        self.images = 1
+        self._seconds = seconds
+        self._of_an_image = deque[float](maxlen=batches)
 
     def ran(self, images: int, seconds: float) -> None:
-        self.images = max(1, int(images * min(2.0, self.seconds / max(1e-3, seconds))))
+        self._of_an_image.append(max(1e-3, seconds) / images)
+        self.images = max(1, min(2 * images, int(self._seconds / max(self._of_an_image))))
 
 
 @dataclass(eq=False)
@@ -120,7 +127,7 @@ class AnnotateStage(QueueStage):
 
     def _line(self, self_test: DeviceSelfTest, cut: _Cut | None) -> StageQueue[DecodedTask]:
         """A queue for each lane; its images have batches of their own."""
-        behind = _Cut(_BACKGROUND_S)
+        behind = _Cut(_BACKGROUND_S, batches=_SLOW_OF)
         self._background_cuts.append(behind)
         return self._lane_queue(
             partial(self._annotate, self_test, cut),
