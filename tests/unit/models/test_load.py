@@ -33,6 +33,7 @@ def _tiny_kind(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(load, "entry_points", entry_points)
 
 
+@pytest.mark.slow
 def test_a_pinned_bundle_is_loaded_and_another_refused(compact: Bundle, cache_dir: Path) -> None:
     pinned = load_tagger("compact", device="cpu", precision="fp32", cache_dir=cache_dir, digest=compact.digest)
     assert pinned.digest == compact.digest
