@@ -25,7 +25,7 @@ from workers import metrics
 from workers.breaker import Breaker
 from workers.errors import TagstreamError, Unanswered, Unavailable
 from workers.intake.geometry import unpadded
-from workers.pipeline.flow.lanes import Precedence
+from workers.lanes import Precedence
 from workers.types import DecodedImage, ImageAbout, Partition, Pixels, RemoteAnswer, TokenUsage, Transform
 
 logger = logging.getLogger(__name__)

@@ -12,6 +12,7 @@ from typing import get_args
 from workers.assembly.clients import security, servers
 from workers.backends.kafka import Extent, GroupState, GroupWatch, Reach, extents, first_times, group_watch
 from workers.errors import TagstreamError, Unavailable
+from workers.lanes import lane_of
 from workers.settings import Settings
 from workers.types import Lane, Partition
 
@@ -46,7 +47,7 @@ class Look:
     def of_lane(self, lane: Lane, background: Collection[str]) -> Look:
         """The look at the partitions of a lane alone; `background`: the topics of that lane."""
         whole = self.group.partitions.items()
-        kept = {place: reach for place, reach in whole if (place.topic in background) == (lane == "background")}
+        kept = {place: reach for place, reach in whole if lane_of(place, background) == lane}
         ages = {place: age for place, age in self.ages.items() if place in kept}
         return replace(self, group=replace(self.group, partitions=kept), ages=ages)
 

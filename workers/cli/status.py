@@ -15,6 +15,7 @@ from schemas.printable import counted
 from workers.assembly.needs import needed
 from workers.cli import terminal
 from workers.cli.terminal import duration
+from workers.lanes import lane_of
 
 if TYPE_CHECKING:
     from workers.assembly.group_status import Look, Snapshot
@@ -75,7 +76,7 @@ def document(settings: Settings, snapshot: Snapshot) -> dict[str, Any]:
             {
                 "topic": place.topic,
                 "partition": place.number,
-                "lane": "background" if place.topic in settings.background_topics else "live",
+                "lane": lane_of(place, settings.background_topics),
                 "committed": reach.committed,
                 "first": reach.first,
                 "end": reach.end,

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Collection, Iterator
 from typing import Generic, TypeVar
 
+from workers.lanes import Precedence
 from workers.types import Partition
 
 Item = TypeVar("Item")
@@ -18,8 +19,6 @@ Item = TypeVar("Item")
 _LATELY_S = 60.0
 _LEAST_S = 0.005
 """Least seconds of an item, and the estimate for a partition's first one."""
-_LIVE_IN_A_ROW = 8
-"""After so many live items in a row, a waiting background one is next, because its partition must not wait for ever."""
 
 
 class Turns(Generic[Item]):
@@ -40,7 +39,7 @@ class Turns(Generic[Item]):
         self._asked: dict[Partition | None, float] = {}
         self._now = 0.0
         self._background: set[Partition | None] = set()
-        self._live_in_a_row = 0
+        self._precedence = Precedence()
 
     def add(
         self, partition: Partition | None, item: Item, rank: int = 0, *, first: bool = False, background: bool = False
@@ -67,8 +66,9 @@ class Turns(Generic[Item]):
         partition, queue = found
         self._now = max(self._now, self._turns[partition])
         self._turns[partition] += self.expected_s(partition)
-        waits = partition not in self._background and not self._background.isdisjoint(self._queues)
-        self._live_in_a_row = self._live_in_a_row + 1 if waits else 0
+        self._precedence.had_turn(
+            background=partition in self._background, background_waits=not self._background.isdisjoint(self._queues)
+        )
         item = queue.popleft()
         if not any(self._queues[partition]):
             del self._queues[partition]
@@ -104,6 +104,6 @@ class Turns(Generic[Item]):
         ]
         if not ready:
             return None
-        background = self._live_in_a_row >= _LIVE_IN_A_ROW
+        background = self._precedence.background_is_next
         _, partition, queue = min(ready, key=lambda each: ((each[1] in self._background) is not background, each[0]))
         return partition, queue

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 from schemas.printable import counted
 from workers import metrics
+from workers.lanes import is_background
 from workers.metrics import ObservedGauge, Reader, Reading
 from workers.pipeline.commit.after_commit import Tally
 from workers.pipeline.commit.ledger import Entry, Ledger
 from workers.pipeline.commit.polling import Poller
 from workers.pipeline.flow.budget import Budget
-from workers.pipeline.flow.lanes import is_background
 from workers.pipeline.pipeline import Pipeline
 from workers.pipeline.progress import TaskProgress
 from workers.ports import Clock, RecordSource

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from schemas.options import Want
-from workers.pipeline.flow.lanes import is_background
+from workers.lanes import lane_of
 from workers.pipeline.profiles import Profile, default_profiles
 from workers.rendition import NO_RENDITIONS, Rendition
 from workers.settings import Settings
@@ -80,4 +80,4 @@ class WorkerOptions:
         return cls(**{name: getattr(settings, name) for name in named}, **others)
 
     def lane(self, partition: Partition) -> Lane:
-        return "background" if is_background(partition, self.background) else "live"
+        return lane_of(partition, self.background)

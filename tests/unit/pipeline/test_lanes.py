@@ -19,11 +19,11 @@ from tests.support.waiting import asleep, eventually
 from tests.unit.pipeline.commit.test_ledger import admit, finish, taken
 from tests.unit.pipeline.commit.test_polling import _NoPublisher, _Source
 from tests.unit.pipeline.test_commit_pace import _World
+from workers.lanes import LIVE_IN_A_ROW
 from workers.pipeline.commit.ledger import Ledger
 from workers.pipeline.commit.polling import Poller
 from workers.pipeline.flow.budget import Budget, ExclusiveGate, Reservation
 from workers.pipeline.flow.byte_turns import ByteTurns
-from workers.pipeline.flow.lanes import LIVE_IN_A_ROW
 from workers.pipeline.options import WorkerOptions
 from workers.pipeline.stages.stage import LaneQueue, StageQueue
 from workers.types import Assignment, Partition, Polled

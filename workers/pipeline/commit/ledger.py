@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from schemas.dead_letter import Failure
+from workers.lanes import Precedence
 from workers.pipeline.cache_entries import CacheWrite
-from workers.pipeline.flow.lanes import Precedence
 from workers.types import (
     Assignment,
     Content,

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from schemas.dead_letter import KEYS_BYTES_MAX, bytes_in_keys
+from workers.lanes import is_background
 from workers.pipeline.commit.work import Work
 from workers.pipeline.flow.byte_turns import ByteTurns
-from workers.pipeline.flow.lanes import is_background
 from workers.pipeline.options import WorkerOptions
 from workers.pipeline.stages.stage import StageQueue
 from workers.ports import RecordSource

@@ -22,7 +22,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from functools import partial
 
-from workers.pipeline.flow.lanes import Precedence, is_background
+from workers.lanes import Precedence, is_background
 from workers.types import Partition
 
 

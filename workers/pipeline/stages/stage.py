@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, Generic, TypeVar
 
+from workers.lanes import Precedence
 from workers.metrics import ObservedGauge, Reader
 from workers.pipeline.flow.budget import Budget
-from workers.pipeline.flow.lanes import Precedence
 from workers.pipeline.progress import Place
 from workers.types import Assignment
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from workers.types import Partition
+from workers.types import Lane, Partition
 
 LIVE_IN_A_ROW = 8
 """After so many live turns in a row, waiting background work has one: what is begun must end under any live load."""
@@ -13,6 +13,11 @@ LIVE_IN_A_ROW = 8
 def is_background(partition: Partition, topics: Collection[str]) -> bool:
     """Whether the partition is of one of these background topics."""
     return partition.topic in topics
+
+
+def lane_of(partition: Partition, topics: Collection[str]) -> Lane:
+    """The partition's lane, where these topics are background."""
+    return "background" if is_background(partition, topics) else "live"
 
 
 class Precedence:
