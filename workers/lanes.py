@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import TYPE_CHECKING
 
-from workers.types import Lane, Partition
+if TYPE_CHECKING:
+    from workers.types import Lane, Partition
 
 LIVE_IN_A_ROW = 8
 """After so many live turns in a row, waiting background work has one: what is begun must end under any live load."""
