@@ -148,7 +148,6 @@ class Asking:
         *,
         background: bool = False,
     ) -> Future[RemoteAnswer]:
-        self.start()
         now = time.monotonic()
         image = AskedImage(jpeg, self._file.text(tags), partition, late, now + self._wait_s, background)
         with self._changed:
@@ -161,6 +160,7 @@ class Asking:
                 self._waiting[image] = None
                 self._changed.notify()
                 self._waiting_changed.notify()
+        self.start()
         if refusal is not None:
             image.leave(refusal)
         image.future.add_done_callback(partial(self._left, image))
