@@ -74,6 +74,22 @@ class InlineIntake:
         return future
 
 
+class HeldIntake(InlineIntake):
+    """Its downloads end when the test says so."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        super().__init__(store, [Transform(8)])
+        self.asked: list[tuple[Job, int, Future[Fetched]]] = []
+
+    def fetch(self, job: Job, max_bytes: int) -> Future[Fetched]:
+        self.asked.append((job, max_bytes, Future()))
+        return self.asked[-1][-1]
+
+    def succeed(self, number: int) -> None:
+        job, _, future = self.asked[number]
+        future.set_result(super().fetch(job, 1_000_000).result())
+
+
 class ThreadedIntake(InlineIntake):
     """The same in a few threads of this process."""
 

@@ -71,11 +71,13 @@ class ManualPipeline:
         transforms = [tagger.transform, *(role.model.transform for role in roles.kept)]
         if make_intake is not None:
             intake = make_intake(self.store)
+        self.intake: Any = intake or InlineIntake(
+            self.store, transforms, Limits(facts=facts), rendition=self.options.rendition
+        )
         self.worker = Worker(
             source=none_of_this,
             publisher=none_of_this,
-            intake=intake
-            or InlineIntake(self.store, transforms, Limits(facts=facts), rendition=self.options.rendition),
+            intake=self.intake,
             cache=self.cache,
             roles=roles,
             clock=self.clock,
@@ -101,6 +103,16 @@ class ManualPipeline:
         for key in keys:
             event = {"schema": "image-event/1", "id": key, "bucket": bucket, "key": key, **more}
             self.send(json.dumps(event).encode(), partition, timestamp_ms)
+
+    def give(self, *keys: str, partition: int = 0, **more: Any) -> None:
+        """Put images and send their events."""
+        self.put(*keys)
+        self.events(*keys, partition=partition, **more)
+
+    def handle(self, *keys: str, **more: Any) -> None:
+        """Send events and let them proceed."""
+        self.events(*keys, **more)
+        self.turn()
 
     def send(
         self,
@@ -142,6 +154,15 @@ class ManualPipeline:
         while ready := self.pipeline.ledger.ready(1_000, 1_000_000):
             self.pipeline.ledger.settle(ready)
             self.pipeline.settle(ready.entries)
+        self.pipeline.lookup.work()
+
+    def remove(self, key: str) -> None:
+        """Remove an object, and commit what its event leads to."""
+        self.store.remove(BUCKET, key)
+        gone = {"eventName": "ObjectRemoved:Delete", "s3": {"bucket": {"name": BUCKET}, "object": {"key": key}}}
+        self.send(json.dumps({"Records": [gone]}).encode())
+        self.turn()
+        self.commit_all()
 
     def turns(self, seconds: float, every_s: float = 0.1) -> None:
         """Turns as the poll thread takes them, while this time passes."""

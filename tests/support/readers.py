@@ -16,6 +16,12 @@ def read(outcome: Outcome) -> Told:
     return outcome if isinstance(outcome, Failure) else read_output(outcome.value)
 
 
+def image_of(outcome: Outcome) -> EnrichedImage:
+    told = read(outcome)
+    assert isinstance(told, EnrichedImage), told
+    return told
+
+
 PACKAGE = Path(schemas.__file__).parent
 
 

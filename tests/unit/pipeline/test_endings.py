@@ -16,8 +16,7 @@ from workers.types import Assignment, Headers, Message, Partition, Record, Unrea
 
 def task() -> Task:
     manual = ManualPipeline()
-    manual.put("a")
-    manual.events("a")
+    manual.give("a")
     manual.pipeline.parse.work()
     (found,) = manual.pipeline.lookup.events.take(9)
     return found
@@ -96,8 +95,7 @@ def test_a_task_that_is_done_holds_nothing_any_more(body: bytes, error: Exceptio
         manual.store.put(BUCKET, key, body)
         if error is not None:
             manual.store.fail(BUCKET, key, error)  # type: ignore[arg-type]
-    manual.events("a", "b")
-    manual.turn()
+    manual.handle("a", "b")
     assert len(manual.done) == 2
     assert held(manual) == NOTHING
 
@@ -132,8 +130,7 @@ def test_a_task_that_waits_for_the_store_holds_only_its_place() -> None:
     manual = ManualPipeline()
     manual.put("a")
     manual.store.fail(BUCKET, None, Unavailable("s3", "away"))
-    manual.events("a")
-    manual.turn()
+    manual.handle("a")
     assert held(manual) == {**NOTHING, "places": 1}
     manual.assignments[0].end()
     manual.pipeline.fetch.drop_ended()

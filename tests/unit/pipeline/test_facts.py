@@ -9,11 +9,12 @@ import orjson
 import pytest
 from PIL import Image
 
-from schemas.enriched_image import EnrichedImage, ImageFacts, read_output
+from schemas.enriched_image import EnrichedImage, ImageFacts
 from tagstream_testing.memory import MemoryResultCache
 from tests.support.exif import EXIF, PARIS, TAKEN, whole
 from tests.support.harness import BUCKET, ColourTagger
 from tests.support.manual_pipeline import ManualPipeline
+from tests.support.readers import image_of
 from workers.facts import pack_facts, unpack_facts
 from workers.pipeline.cache_entries import content_of
 from workers.pipeline.facts import fields_of
@@ -51,15 +52,10 @@ def seen(manual: ManualPipeline, body: bytes | None = None) -> EnrichedImage:
 
 
 def again(manual: ManualPipeline, etag: str) -> EnrichedImage:
-    manual.events("a", etag=etag)
-    manual.turn()
+    manual.handle("a", etag=etag)
     (outcome,) = manual.done[max(manual.done)]
-    assert isinstance(outcome, Document), outcome
     manual.commit_all()
-    manual.pipeline.lookup.work()
-    read = read_output(outcome.value)
-    assert isinstance(read, EnrichedImage)
-    return read
+    return image_of(outcome)
 
 
 def begun(facts: FactsMode = "on") -> tuple[ManualPipeline, Counting, EnrichedImage]:
@@ -101,12 +97,7 @@ def test_the_removal_of_an_object_drops_its_facts_where_it_drops_results() -> No
     manual = ManualPipeline(cache=cache, facts="on", forget_on_remove=True)
     first = seen(manual)
     assert [content_of(key) for key in cache.facts()] == [first.source.sha256]
-    manual.store.remove(BUCKET, "a")
-    removed = {"eventName": "ObjectRemoved:Delete", "s3": {"bucket": {"name": BUCKET}, "object": {"key": "a"}}}
-    manual.send(orjson.dumps({"Records": [removed]}))
-    manual.turn()
-    manual.commit_all()
-    manual.pipeline.lookup.work()
+    manual.remove("a")
     assert cache.facts() == {}
 
 

@@ -303,8 +303,7 @@ def journal(tmp_path: Path) -> Path:
 
 def three(journal: Path) -> ManualPipeline:
     manual = ManualPipeline(journal=journal)
-    manual.put("0", "1", "2")
-    manual.events("0", "1", "2")
+    manual.give("0", "1", "2")
     return manual
 
 
@@ -356,23 +355,15 @@ class Decodes(InlineIntake):
 
 def test_an_image_of_an_ended_assignment_is_not_decoded_after_its_wait_for_room() -> None:
     """Guard: the second check after the wait; otherwise a decoder works on a dropped image."""
-    intakes: list[Decodes] = []
-
-    def make(store: MemoryObjectStore) -> Decodes:
-        intakes.append(Decodes(store))
-        return intakes[0]
-
-    manual = ManualPipeline(partitions=2, make_intake=make, decoded_bytes=1)
+    manual = ManualPipeline(partitions=2, make_intake=Decodes, decoded_bytes=1)
     manual.put("a", "b")
     manual.events("a", partition=0)
-    manual.events("b", partition=1)
-    manual.turn()
+    manual.handle("b", partition=1)
     assert manual.in_flight == {"decode": 1, "wait-decode": 1}
     manual.assignments[1].end()
-    [intake] = intakes
-    intake.go_on()
+    manual.intake.go_on()
     manual.turn()
-    assert intake.held == []
+    assert manual.intake.held == []
     assert sorted(manual.done) == [(0, 0, 0)]
     assert (manual.in_flight, manual.pipeline.decode.budget.used) == ({}, 0)
 

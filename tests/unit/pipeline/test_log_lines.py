@@ -149,13 +149,6 @@ def activity(manual: ManualPipeline) -> ActivityLog:
     return ActivityLog(manual.clock, pipeline.tally, pipeline.progress, pipeline.ledger)
 
 
-def commit(manual: ManualPipeline) -> None:
-    ready = manual.pipeline.ledger.ready(1_000, 1_000_000)
-    assert ready is not None
-    manual.pipeline.ledger.settle(ready)
-    manual.pipeline.settle(ready.entries)
-
-
 def pass_time(manual: ManualPipeline, log: ActivityLog, seconds: int) -> None:
     for _ in range(seconds):
         manual.clock.advance(1)
@@ -172,14 +165,12 @@ def test_a_line_tells_rate_outcomes_and_reasons_of_its_own_half_minute(caplog: p
     manual.put("0.png", "1.png", "2.png")
     manual.events("0.png", "1.png", "2.png", "gone.png")
     manual.store.put(BUCKET, "text.png", b"no image at all")
-    manual.events("text.png")
-    manual.turn()
+    manual.handle("text.png")
     with caplog.at_level(logging.INFO):
-        commit(manual)
+        manual.commit_all()
         pass_time(manual, log, 30)
-        manual.events("0.png")
-        manual.turn()
-        commit(manual)
+        manual.handle("0.png")
+        manual.commit_all()
         pass_time(manual, log, 30)
     first, second = said(caplog)
     assert first.startswith(
@@ -198,10 +189,9 @@ def test_a_line_tells_how_far_committed_offsets_are_behind_known_ends(caplog: py
     pipeline.ledger.open(Assignment(old, "m"), 0)
     log = ActivityLog(manual.clock, pipeline.tally, pipeline.progress, pipeline.ledger, lambda: ends, ["old"])
     manual.put("0.png")
-    manual.events("0.png")
-    manual.turn()
+    manual.handle("0.png")
     with caplog.at_level(logging.INFO):
-        commit(manual)
+        manual.commit_all()
         pass_time(manual, log, 30)
     [line] = said(caplog)
     assert ", 0 records not committed, lag 6,234 offsets in 2 partitions (5,000 in the background); bounded by " in line
@@ -219,8 +209,7 @@ def test_images_that_get_nowhere_are_work_too_and_their_store_is_named(caplog: p
     log = activity(manual)
     manual.put("0.png", "1.png")
     manual.store.fail(BUCKET, None, Unavailable("s3", "away"))
-    manual.events("0.png", "1.png")
-    manual.turn()
+    manual.handle("0.png", "1.png")
     with caplog.at_level(logging.INFO):
         pass_time(manual, log, 30)
     [line] = said(caplog)
@@ -251,8 +240,7 @@ def test_each_look_counts_one_bottleneck_and_all_bottlenecks_are_shown_from_the_
         pass_time(manual, log, 2)
         manual.put("0.png")
         manual.store.fail(BUCKET, None, Unavailable("s3", "away"))
-        manual.events("0.png")
-        manual.turn()
+        manual.handle("0.png")
         pass_time(manual, log, 3)
         assert measured.by("by", metrics.BOUND) == none | {"input": 2, "store": 3}
 

@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-from tagstream_testing.memory import MemoryObjectStore, MemoryResultCache
+from tagstream_testing.memory import MemoryResultCache
 from tests.support.harness import BUCKET, ColourTagger, png
 from tests.support.inline_intake import InlineIntake
 from tests.support.manual_pipeline import ManualPipeline
@@ -18,18 +18,11 @@ def send_event(manual: ManualPipeline, key: str, body: bytes) -> None:
     manual.events(key, etag=manual.store.put(BUCKET, key, body).etag)
 
 
-def commit(manual: ManualPipeline) -> None:
-    ready = manual.pipeline.ledger.ready(1_000, 1_000_000)
-    assert ready is not None
-    manual.pipeline.lookup.committed([write for entry in ready.entries for write in entry.after_commit])
-    manual.pipeline.lookup.work()
-
-
 def after_a_red_image() -> ManualPipeline:
     manual = ManualPipeline()
     send_event(manual, "red", RED)
     manual.turn()
-    commit(manual)
+    manual.commit_all()
     return manual
 
 
@@ -59,8 +52,7 @@ def test_an_object_with_known_facts_and_unknown_results_is_read() -> None:
 def red_twice(manual: ManualPipeline) -> None:
     for key in ("a", "b"):
         manual.store.put(BUCKET, key, RED)
-    manual.events("a", "b")
-    manual.turn()
+    manual.handle("a", "b")
     assert sorted(manual.done) == [(0, 0, 0), (0, 1, 0)]
     assert not manual.in_flight
 
@@ -97,27 +89,20 @@ class Counting(ColourTagger):
 
 def test_a_doubted_image_is_computed_again_and_its_pending_entries_are_dropped() -> None:
     """Guard: otherwise a hijacked decoder decides the outcomes of all equal images."""
-    intakes: list[Doubting] = []
-
-    def make(store: MemoryObjectStore) -> Doubting:
-        intakes.append(Doubting(store, [ColourTagger.transform]))
-        return intakes[0]
-
     tagger = Counting()
-    manual = ManualPipeline(make_intake=make, tagger=tagger)
+    manual = ManualPipeline(make_intake=lambda store: Doubting(store, [ColourTagger.transform]), tagger=tagger)
     manual.put("a")
     content = hashlib.sha256(png((0, 1, 9))).hexdigest()
 
     def computed() -> int:
         before = tagger.images
-        manual.events("a")
-        manual.turn()
+        manual.handle("a")
         return tagger.images - before
 
     assert [computed(), computed()] == [1, 0]
-    intakes[0].doubted({"b" * 64})
+    manual.intake.doubted({"b" * 64})
     assert computed() == 0
-    intakes[0].doubted({content})
+    manual.intake.doubted({content})
     assert [computed(), computed()] == [1, 1]
 
 
@@ -135,8 +120,7 @@ def alone(body: bytes) -> dict[str, Any]:
     """As an image of these bytes comes out that meets no other."""
     manual = ManualPipeline()
     manual.store.put(BUCKET, "a", body)
-    manual.events("a")
-    manual.turn()
+    manual.handle("a")
     return content_and_tags(manual, 0)
 
 

@@ -3,7 +3,6 @@
 import math
 import random
 from collections.abc import Sequence
-from concurrent.futures import Future
 from typing import get_args
 
 import pytest
@@ -12,9 +11,8 @@ from hypothesis import strategies as st
 
 from schemas.dead_letter import Failure
 from schemas.enriched_image import EnrichedImage, Skip
-from tagstream_testing.memory import MemoryObjectStore
-from tests.support.harness import BUCKET, png
-from tests.support.inline_intake import InlineIntake
+from tests.support.harness import BUCKET
+from tests.support.inline_intake import HeldIntake
 from tests.support.manual_pipeline import ManualPipeline
 from tests.support.readers import read
 from workers.backends.s3.client import MEANINGS, S3Answer, meaning
@@ -23,7 +21,7 @@ from workers.errors import Fault, Gone, Superseded, TagstreamError, Unavailable
 from workers.pipeline.flow.bucket_breakers import REFUSES_ALL, TELL_AFTER_S
 from workers.pipeline.options import WorkerOptions
 from workers.pipeline.stages.fetch import REFUSALS
-from workers.types import Fetched, Job, Outcome, Transform
+from workers.types import Outcome
 
 UNREADABLE_S = 60.0
 ANSWERS = [
@@ -174,8 +172,7 @@ def test_an_outage_of_any_kind_dead_letters_no_object(fault: Fault, in_hand: int
     """A single object that fails after others were read looks like an odd one in a quiet hour."""
     good = keys(5 + in_hand, "good")
     manual = prepared(good, [], [])
-    manual.events(*good[:5])
-    manual.turn()
+    manual.handle(*good[:5])
     manual.clock.advance(0.01)
     manual.store.fail(BUCKET, None, failing(fault))
     manual.events(*good[5:])
@@ -186,36 +183,18 @@ def test_an_outage_of_any_kind_dead_letters_no_object(fault: Fault, in_hand: int
     assert number_enriched(manual) == len(good)
 
 
-class _Hanging(InlineIntake):
-    """Its GETs come to their end when the test says so."""
-
-    def __init__(self, store: MemoryObjectStore) -> None:
-        super().__init__(store, [Transform(8)])
-        self.asked: list[tuple[Job, Future[Fetched]]] = []
-
-    def fetch(self, job: Job, max_bytes: int) -> Future[Fetched]:
-        self.asked.append((job, Future()))
-        return self.asked[-1][1]
-
-    def succeed(self, number: int) -> None:
-        job, future = self.asked[number]
-        future.set_result(super().fetch(job, 1_000_000).result())
-
-
 def test_a_read_that_began_before_the_outage_does_not_count_as_a_comparison() -> None:
     """Guard: a read counts from its request. The first refusal came before a slow answer to an earlier request."""
-    store = MemoryObjectStore()
-    store.put(BUCKET, "slow.png", png((1, 2, 3)))
-    intake = _Hanging(store)
-    manual = ManualPipeline(intake=intake)
-    manual.events("slow.png", "good.png")
-    manual.turn()
-    intake.asked[1][1].set_exception(failing("forbidden"))
+    manual = ManualPipeline(make_intake=HeldIntake)
+    manual.put("slow.png")
+    manual.handle("slow.png", "good.png")
+    asked = manual.intake.asked
+    asked[1][-1].set_exception(failing("forbidden"))
     manual.clock.advance(0.01)
-    intake.succeed(0)
+    manual.intake.succeed(0)
     manual.turns(1.0)
-    assert [job.event.key for job, _ in intake.asked[2:]] == ["good.png"]
-    intake.asked[2][1].set_exception(failing("forbidden"))
+    assert [job.event.key for job, *_ in asked[2:]] == ["good.png"]
+    asked[2][-1].set_exception(failing("forbidden"))
     manual.turn()
     assert dead(manual) == []
 
@@ -223,18 +202,14 @@ def test_a_read_that_began_before_the_outage_does_not_count_as_a_comparison() ->
 @pytest.mark.slow
 def test_an_object_that_takes_all_its_time_at_every_try_is_answered_in_time() -> None:
     """Guard: the time of the next answer counts, and a GET's clock is below half of the time: two tries fit."""
-    store = MemoryObjectStore()
-    store.put(BUCKET, "good.png", png((1, 2, 3)))
-    intake = _Hanging(store)
-    manual = ManualPipeline(partitions=2, intake=intake, unreadable_s=UNREADABLE_S)
-    began = manual.clock.monotonic()
-    manual.events("drips.png")
-    manual.turn()
+    manual = ManualPipeline(partitions=2, make_intake=HeldIntake, unreadable_s=UNREADABLE_S)
+    manual.put("good.png")
+    intake, began = manual.intake, manual.clock.monotonic()
+    manual.handle("drips.png")
     drips, seen = (0, began), 1
     while not dead(manual) and manual.clock.monotonic() - began < 3 * UNREADABLE_S:
         manual.clock.advance(0.1)
-        manual.events("good.png", partition=1)
-        manual.turn()
+        manual.handle("good.png", partition=1)
         now = manual.clock.monotonic()
         for number in range(seen, len(intake.asked)):
             if intake.asked[number][0].event.key == "good.png":
@@ -243,7 +218,7 @@ def test_an_object_that_takes_all_its_time_at_every_try_is_answered_in_time() ->
                 drips = number, now
         seen = len(intake.asked)
         if now - drips[1] >= WorkerOptions(output_topic="o", dead_letter_topic="d").get_timeout_s:
-            intake.asked[drips[0]][1].set_exception(failing("too-slow"))
+            intake.asked[drips[0]][-1].set_exception(failing("too-slow"))
             drips = drips[0], math.inf
     assert [failure.reason for failure in dead(manual)] == ["fetch-too-slow"]
     assert manual.clock.monotonic() - began < UNREADABLE_S
@@ -287,8 +262,7 @@ def test_credentials_that_are_refused_make_the_worker_unready_at_once_until_they
 ) -> None:
     manual = prepared(keys(20, "good"), [], [])
     manual.store.fail(BUCKET, None, failing("access"))
-    manual.events(*keys(20, "good"))
-    manual.turn()
+    manual.handle(*keys(20, "good"))
     assert manual.pipeline.fetch.unready() == ["correct TAGSTREAM_S3_SECRET_KEY"]
     assert len(manual.reads) == 1, "no other is requested"
     manual.turns(60.0)
@@ -318,8 +292,7 @@ def test_a_bucket_that_refuses_all_objects_is_reported_and_makes_no_dead_letter(
     assert manual.pipeline.fetch.unready() == []
     assert sum("TAGSTREAM_S3_SECRET_KEY" in record.getMessage() for record in caplog.records) == 1, "the advice"
     assert dead(manual) == []
-    manual.events("one.png", partition=1)
-    manual.turn()
+    manual.handle("one.png", partition=1)
     assert manual.pipeline.fetch.notices() == []
     manual.turns(1.0)
     assert len(dead(manual)) == REFUSES_ALL, "those that are refused again after another was given"
@@ -331,11 +304,9 @@ def test_refusals_in_a_row_blame_no_object_even_if_another_was_read_after_the_fi
     good = keys(REFUSES_ALL + 2, "good")
     manual = prepared(good, [], [])
     manual.store.fail(BUCKET, good[0], failing("forbidden"), times=1)
-    manual.events(good[0])
-    manual.turn()
+    manual.handle(good[0])
     manual.clock.advance(0.01)
-    manual.events(good[1], partition=1)
-    manual.turn()
+    manual.handle(good[1], partition=1)
     manual.store.fail(BUCKET, None, failing("forbidden"))
     manual.events(*good[2:])
     manual.turns(600.0)
@@ -355,8 +326,7 @@ def test_a_thousand_odd_objects_of_one_partition_keep_no_other_from_being_answer
     for key in bad:
         manual.store.fail(BUCKET, key, failing(fault))
     manual.put(*keys(3, "good"))
-    manual.events(*bad)
-    manual.turn()
+    manual.handle(*bad)
     for partition, key in enumerate(keys(3, "good"), start=1):
         manual.events(key, partition=partition)
     manual.turns(5.0)

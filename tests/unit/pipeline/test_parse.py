@@ -25,29 +25,14 @@ def send_event(manual: ManualPipeline, value: Any, *, key: bytes | None = None, 
 
 
 def notification(name: str, key: str, **more: str) -> dict[str, Any]:
-    return {
-        "Records": [
-            {
-                "eventSource": "minio:s3",
-                "eventName": f"s3:{name}",
-                "eventTime": "2026-01-02T03:04:05Z",
-                "s3": {"bucket": {"name": BUCKET}, "object": {"key": key, **more}},
-            }
-        ]
-    }
+    event = of_s3(key, f"s3:{name}")
+    event["s3"]["object"] |= more
+    return {"Records": [event | {"eventTime": "2026-01-02T03:04:05Z"}]}
 
 
 def event(manual: ManualPipeline, key: str) -> dict[str, Any]:
     etag = manual.store.put(BUCKET, key, RED).etag
     return {"schema": "image-event/1", "id": key, "bucket": BUCKET, "key": key, "etag": etag}
-
-
-def commit(manual: ManualPipeline) -> None:
-    ready = manual.pipeline.ledger.ready(1_000, 1_000_000)
-    assert ready is not None
-    manual.pipeline.ledger.settle(ready)
-    manual.pipeline.lookup.committed([write for entry in ready.entries for write in entry.after_commit])
-    manual.pipeline.lookup.work()
 
 
 def test_every_answer_takes_the_records_key_and_trace_along() -> None:
@@ -89,12 +74,12 @@ def test_an_object_that_was_removed_is_read_again_when_it_is_back_though_its_res
     """Guard: `removal`; an object under the name of one that was deleted may differ in more than its etag tells."""
     manual = ManualPipeline()
     send_event(manual, event(manual, "red"))
-    commit(manual)
+    manual.commit_all()
     send_event(manual, event(manual, "red"))
     assert manual.reads == ["red"]
     manual.store.remove(BUCKET, "red")
     send_event(manual, notification("ObjectRemoved:Delete", "red"))
-    commit(manual)
+    manual.commit_all()
     send_event(manual, event(manual, "red"))
     assert manual.reads == ["red", "red", "red"], "read, looked at, read"
 

@@ -2,16 +2,16 @@
 
 from collections.abc import Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
 import pytest
 
-from schemas.enriched_image import EnrichedImage
 from tagstream_testing.memory import ManualClock, MemoryObjectStore, MemoryResultCache
 from tests.support.harness import ColourTagger
 from tests.support.inline_intake import InlineIntake
 from tests.support.manual_pipeline import ManualPipeline
-from tests.support.readers import read
+from tests.support.readers import image_of
 from workers.errors import Unavailable
 from workers.pipeline.progress import Place, TaskProgress
 from workers.pipeline.task import Task
@@ -56,23 +56,15 @@ class Hanging(InlineIntake):
 
 
 def with_a_hanging(stage: str) -> tuple[ManualPipeline, Hanging]:
-    made: list[Hanging] = []
-
-    def make(store: MemoryObjectStore) -> Hanging:
-        made.append(Hanging(stage, store))
-        return made[0]
-
-    manual = ManualPipeline(partitions=2, make_intake=make, stall_timeout_s=60.0, get_timeout_s=30.0)
+    manual = ManualPipeline(2, make_intake=partial(Hanging, stage), stall_timeout_s=60.0, get_timeout_s=30.0)
     manual.put("bad.png", *[f"{number}.png" for number in range(200)])
-    manual.events("bad.png", partition=1)
-    manual.turn()
-    return manual, made[0]
+    manual.handle("bad.png", partition=1)
+    return manual, manual.intake
 
 
 def others_flow(manual: ManualPipeline, seconds: int) -> None:
     for _ in range(seconds):
-        manual.events(f"{len(manual.done)}.png")
-        manual.turn()
+        manual.handle(f"{len(manual.done)}.png")
         manual.clock.advance(1)
 
 
@@ -115,15 +107,12 @@ def test_a_get_after_a_comparison_has_a_clock_of_its_own() -> None:
                 found.set_exception(Unavailable("s3", "away"))
             return found
 
-    def make(store: MemoryObjectStore) -> SlowStore:
-        return SlowStore(store, [ColourTagger.transform])
-
-    manual = ManualPipeline(make_intake=make, stall_timeout_s=60.0, get_timeout_s=30.0)
+    manual = ManualPipeline(
+        make_intake=lambda store: SlowStore(store, [ColourTagger.transform]), stall_timeout_s=60.0, get_timeout_s=30.0
+    )
     manual.put("read", "odd")
-    manual.events("read")
-    manual.turn()
-    manual.events("odd")
-    manual.turn()
+    manual.handle("read")
+    manual.handle("odd")
     manual.clock.advance(1)
     manual.turn()
     assert manual.in_flight == {"fetch": 1}
@@ -148,13 +137,11 @@ def test_each_stage_reports_its_time_and_waiting_counts_as_a_stage() -> None:
     manual = ManualPipeline()
     manual.put("a.png")
     manual.store.fail("photos", "a.png", Unavailable("s3", "away"), times=1)
-    manual.events("a.png")
-    manual.turn()
+    manual.handle("a.png")
     manual.clock.advance(1.5)
     manual.turn()
     [[outcome]] = manual.done.values()
-    image = read(outcome)
-    assert isinstance(image, EnrichedImage)
+    image = image_of(outcome)
     assert {stage: ms for stage, ms in image.timings_ms.items() if ms} == {"wait-store": 1500.0}
     before = ["lookup", "wait-fetch", "fetch", "wait-store", "wait-equal"]
     assert [*image.timings_ms] == [
@@ -188,13 +175,10 @@ def test_the_time_of_a_cache_call_belongs_to_the_lookup_alone() -> None:
     cache = SlowCache()
     manual = cache.pipeline = ManualPipeline(cache=cache, judge="these limits")
     manual.put("a.png")
-    manual.events("a.png", etag=manual.store.head("photos", "a.png", deadline_s=1).etag)
-    manual.turn()
+    manual.handle("a.png", etag=manual.store.head("photos", "a.png", deadline_s=1).etag)
     [[outcome]] = manual.done.values()
-    image = read(outcome)
-    assert isinstance(image, EnrichedImage)
     assert cache.asked == 3, "by its event, by its bytes, by its content"
-    assert {stage: ms for stage, ms in image.timings_ms.items() if ms} == {"lookup": 3000.0}
+    assert {stage: ms for stage, ms in image_of(outcome).timings_ms.items() if ms} == {"lookup": 3000.0}
 
 
 def test_a_stage_that_is_entered_again_adds_up_to_the_thousandth() -> None:

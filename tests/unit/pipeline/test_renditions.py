@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -55,8 +54,7 @@ def limited(max_object_bytes: int, fetch_s: float = 25.0) -> ManualPipeline:
 def told(manual: ManualPipeline, key: str = "a", **event: Any) -> Told:
     """The outcome of one more event, a second after what was stored."""
     manual.clock.advance(1)
-    manual.events(key, **event)
-    manual.turn()
+    manual.handle(key, **event)
     assert not manual.in_flight, "nothing waits"
     (outcome,) = manual.done[max(manual.done)]
     manual.commit_all()
@@ -146,8 +144,7 @@ def test_a_rendition_that_does_not_come_leaves_its_original_time() -> None:
         assert image_of(told(manual)).source.read is None
         assert measured.by("answer", metrics.RENDITIONS) == {"failed": 1}
     manual.store.delay(BUCKET, "a", 0.25)
-    manual.events("a")
-    manual.turn()
+    manual.handle("a")
     assert manual.in_flight == {"wait-store": 1}, "both requests for the original share one time"
 
 
@@ -287,12 +284,7 @@ def test_the_removal_of_an_original_purges_what_is_known_of_its_rendition() -> N
     content = image_of(told(manual, etag=etag)).source.sha256
 
     def kept(removed: str) -> list[str]:
-        manual.store.remove(BUCKET, removed)
-        event = {"eventName": "ObjectRemoved:Delete", "s3": {"bucket": {"name": BUCKET}, "object": {"key": removed}}}
-        manual.send(json.dumps({"Records": [event]}).encode())
-        manual.turn()
-        manual.commit_all()
-        manual.pipeline.lookup.work()
+        manual.remove(removed)
         return [name for name in (*cache._values, *cache._hashes) if content in name]
 
     assert kept(COPY)
@@ -306,8 +298,7 @@ def test_equal_renditions_share_results_and_not_their_originals_facts() -> None:
     manual.store.put(BUCKET, "b", jpeg(RED, (48, 64)) + MORE)
     for key in "ab":
         manual.store.put(BUCKET, f"web/{key}.jpg", GOOD)
-    manual.events("a", "b")
-    manual.turn()
+    manual.handle("a", "b")
     one, other = (image_of(read(outcome)) for (outcome,) in (manual.done[number] for number in sorted(manual.done)))
     assert len(manual.tagger.batches) == 1
     assert (one.image.taken_at, one.image.width, one.image.orientation) == (TAKEN, 64, 6)
@@ -324,8 +315,7 @@ def test_of_equal_renditions_that_are_broken_each_original_is_read() -> None:
     for key, colour in colours.items():
         manual.store.put(BUCKET, key, jpeg(colour, exif=whole("<"), note=key) + MORE)
         manual.store.put(BUCKET, f"web/{key}.jpg", b"no image")
-    manual.events(*colours)
-    manual.turn()
+    manual.handle(*colours)
     outcomes = [image_of(read(manual.done[number][0])) for number in sorted(manual.done)]
     assert [outcome.tags[0].name for outcome in outcomes] == ["red", "green", "red"]
     assert [outcome.source.read for outcome in outcomes] == [None] * 3
@@ -338,8 +328,7 @@ def test_a_rendition_of_another_shape_is_not_used_though_an_equal_one_was() -> N
     for key, size in (("a", (48, 64)), ("b", (64, 48)), ("c", (48, 64))):
         manual.store.put(BUCKET, key, jpeg(RED, size, note=key) + MORE)
         manual.store.put(BUCKET, f"web/{key}.jpg", GOOD)  # as one picture for all that a converter can't read
-    manual.events(*"abc")
-    manual.turn()
+    manual.handle(*"abc")
     outcomes = [image_of(read(manual.done[number][0])) for number in sorted(manual.done)]
     assert [outcome.tags[0].name for outcome in outcomes] == ["blue", "red", "blue"]
 

@@ -42,8 +42,7 @@ def test_a_decode_reserves_the_copy_that_it_works_on() -> None:
     lines = []
     for more_bytes in (0, 5_000):
         manual = ManualPipeline(intake=_Copying(more_bytes))
-        manual.events("a")
-        manual.turn()
+        manual.handle("a")
         assert len(manual.done) == 1
         lines.append(manual.pipeline)
     assert lines[1].decode.budget.peak == lines[0].decode.budget.peak + 5_000
@@ -54,8 +53,7 @@ def hanging_in(stage: str) -> ManualPipeline:
     """The GET of an image without a size in its event hangs."""
     manual = ManualPipeline(make_intake=partial(Hanging, stage))
     manual.put("bad.png")
-    manual.events("bad.png")
-    manual.turn()
+    manual.handle("bad.png")
     assert manual.in_flight == {stage: 1}
     return manual
 
@@ -73,8 +71,7 @@ def test_an_image_of_unknown_size_reserves_the_largest_until_it_is_there_and_the
 def test_pixels_reserve_what_decoding_takes_until_they_are_there_and_then_their_own() -> None:
     decoding = hanging_in("decode").pipeline
     manual = ManualPipeline()
-    manual.put("bad.png")
-    manual.events("bad.png")
+    manual.give("bad.png")
     manual.pipeline.parse.work()
     manual.pipeline.lookup.work()
     [decoded] = manual.pipeline.annotate._with_own.take(1)
@@ -89,12 +86,10 @@ def test_an_image_with_known_results_releases_its_bytes_at_once() -> None:
     """Guard: it waits for the finish stage, and others for the room."""
     first = ManualPipeline()
     first.put("a")
-    first.events("a")
-    first.turn()
+    first.handle("a")
     first.pipeline.lookup.work()
     again = ManualPipeline(cache=first.cache)
-    again.put("a")
-    again.events("a")
+    again.give("a")
     again.pipeline.parse.work()
     again.pipeline.lookup.work()
     assert again.in_flight == {"finish": 1}
@@ -141,8 +136,7 @@ def test_no_event_gets_more_bytes_read_than_are_reserved_however_small_it_says_t
     for number in range(40):
         store.put(BUCKET, f"{number}", body + number.to_bytes(2, "big") + bytes(1 << 20))
     manual = ManualPipeline(intake=_Counting(store), encoded_bytes=8 << 20, decoded_bytes=33 << 20)
-    manual.events(*[f"{number}" for number in range(40)], size=1)
-    manual.turn()
+    manual.handle(*[f"{number}" for number in range(40)], size=1)
     assert len(manual.done) == 40
     assert all(isinstance(read(outcome), EnrichedImage) for outcomes in manual.done.values() for outcome in outcomes)
     assert (manual.pipeline.fetch.encoded.used, manual.pipeline.fetch.slots.used, store.held) == (0, 0, 0)
@@ -161,8 +155,7 @@ def test_a_store_that_announces_too_little_as_well_is_asked_three_times_and_no_m
     store = Understating()
     store.put(BUCKET, "a", png((1, 2, 3)))
     manual = ManualPipeline(intake=_Counting(store), max_object_bytes=20 << 20)
-    manual.events("a", size=5)
-    manual.turn()
+    manual.handle("a", size=5)
     assert store.asked == [5, 6, 20 << 20]
     assert len(manual.done) == 1
 
@@ -170,8 +163,7 @@ def test_a_store_that_announces_too_little_as_well_is_asked_three_times_and_no_m
 def test_an_event_that_overstates_the_size_reserves_no_more_than_an_object_may_have() -> None:
     manual = ManualPipeline(max_object_bytes=1 << 20)
     manual.put("a")
-    manual.events("a", size=1 << 60)
-    manual.turn()
+    manual.handle("a", size=1 << 60)
     assert manual.pipeline.fetch.encoded.peak == 1 << 20
     (failure,) = manual.done[0, 0, 0]
     assert isinstance(failure, Failure)
@@ -184,8 +176,7 @@ def test_an_equal_image_that_waits_gives_its_bytes_back_to_the_intake() -> None:
     for key in ("a", "b"):
         store.put(BUCKET, key, png((1, 2, 3)))
     manual = ManualPipeline(intake=_Counting(store))
-    manual.events("a", "b")
-    manual.turn()
+    manual.handle("a", "b")
     assert len(manual.done) == 2
     assert store.held == 0
 
@@ -195,15 +186,13 @@ def test_what_waits_for_its_commit_holds_no_more_memory_than_its_ledger_counts()
     """Guard: an outcome kept as a document takes three times the memory that is counted for its message."""
     manual = ManualPipeline()
     manual.put("a")
-    manual.events(*["a"] * 50)
-    manual.turn()
+    manual.handle(*["a"] * 50)
     gc.collect()
     tracemalloc.start()
     try:
         held, counted = tracemalloc.get_traced_memory()[0], manual.pipeline.ledger.bytes
         manual.done.clear()
-        manual.events(*["a"] * 300)
-        manual.turn()
+        manual.handle(*["a"] * 300)
         assert len(manual.done) == 300
         manual.done.clear()
         gc.collect()

@@ -68,8 +68,7 @@ def manual(tagger: Rotting) -> ManualPipeline:
 
 
 def come(manual: ManualPipeline, *keys: str) -> None:
-    manual.put(*keys)
-    manual.events(*keys)
+    manual.give(*keys)
 
 
 def tags(manual: ManualPipeline, offset: int) -> dict[str, float]:

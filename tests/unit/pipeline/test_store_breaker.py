@@ -2,14 +2,13 @@
 
 import threading
 import time
-from concurrent.futures import Future
 from typing import Any
 
 import pytest
 
 from schemas.dead_letter import Failure
 from tests.support.harness import BUCKET, Harness
-from tests.support.inline_intake import InlineIntake
+from tests.support.inline_intake import HeldIntake
 from tests.support.manual_pipeline import ManualPipeline
 from tests.support.measured import measuring
 from tests.support.waiting import eventually
@@ -17,7 +16,6 @@ from workers import metrics
 from workers.breaker import OPENS_AFTER
 from workers.errors import Gone, Superseded, TagstreamError, Unavailable
 from workers.pipeline.flow.bucket_breakers import HOLDS_BACK
-from workers.types import Fetched, Job
 
 AWAY = Unavailable("s3", "no connection")
 
@@ -34,8 +32,7 @@ def in_an_outage(images: int = 50, **options: Any) -> ManualPipeline:
     manual = ManualPipeline(**options)
     manual.put(*keys(images))
     manual.store.fail(BUCKET, None, AWAY)
-    manual.events(*keys(images))
-    manual.turn()
+    manual.handle(*keys(images))
     return manual
 
 
@@ -95,12 +92,10 @@ def test_an_outage_blames_no_object() -> None:
 def test_new_images_wait_for_an_open_breaker_and_a_partition_with_many_waiting_ones_takes_no_more() -> None:
     manual = ManualPipeline(partitions=2)
     manual.store.fail(BUCKET, None, AWAY)
-    manual.events(*keys(HOLDS_BACK - 1))
-    manual.turn()
+    manual.handle(*keys(HOLDS_BACK - 1))
     assert not manual.pipeline.fetch.holds_back(manual.assignments[0]), "one of the next may be answered"
     asked = len(manual.reads)
-    manual.events("other.png")
-    manual.turn()
+    manual.handle("other.png")
     assert len(manual.reads) == asked
     assert manual.pipeline.fetch.holds_back(manual.assignments[0])
     assert not manual.pipeline.fetch.holds_back(manual.assignments[1])
@@ -109,8 +104,7 @@ def test_new_images_wait_for_an_open_breaker_and_a_partition_with_many_waiting_o
 def test_the_buckets_of_a_store_are_judged_one_by_one() -> None:
     manual = in_an_outage(images=5)
     manual.store.put("drawings", "a.png", b"not an image")
-    manual.events("a.png", bucket="drawings")
-    manual.turn()
+    manual.handle("a.png", bucket="drawings")
     assert reasons(manual) == ["not-an-image"]
 
 
@@ -122,8 +116,7 @@ def test_one_object_that_always_fails_is_dead_lettered_and_keeps_no_other_from_a
     for key in keys(20):
         manual.turns(40, every_s=0.5)
         assert manual.pipeline.fetch.bucket_breakers.may_ask(BUCKET)
-        manual.events(key)
-        manual.turn()
+        manual.handle(key)
         manual.clock.advance(0.1)
     assert reasons(manual) == ["unreadable"]
 
@@ -147,8 +140,7 @@ def test_an_object_that_is_refused_twice_while_others_were_given_is_forbidden() 
     manual.events("bad.png")
     manual.turns(60)
     assert reasons(manual) == [], "it may be everything that is refused"
-    manual.events("good.png")
-    manual.turn()
+    manual.handle("good.png")
     assert reasons(manual) == []
     manual.turns(10)
     assert reasons(manual) == ["forbidden"]
@@ -158,8 +150,7 @@ def test_credentials_that_expire_under_load_dead_letter_no_image() -> None:
     """Guard: the second refusal, and the breaker. A bucket that gave others a moment ago is not giving any now."""
     manual = ManualPipeline()
     manual.put("good.png", *keys(50))
-    manual.events("good.png")
-    manual.turn()
+    manual.handle("good.png")
     manual.store.fail(BUCKET, None, Unavailable("s3", "HTTP 403", fault="forbidden"))
     manual.events(*keys(50))
     manual.turns(60)
@@ -235,10 +226,8 @@ def test_a_probe_of_a_revoked_partition_makes_room_for_another_at_once() -> None
     manual = ManualPipeline(partitions=2)
     manual.put(*keys(4))
     manual.store.fail(BUCKET, None, AWAY)
-    manual.events(*keys(3), partition=0)
-    manual.turn()
-    manual.events("key-3.png", partition=1)
-    manual.turn()
+    manual.handle(*keys(3), partition=0)
+    manual.handle("key-3.png", partition=1)
     assert manual.in_flight == {"wait-store": 4}
     manual.store.heal()
     manual.assignments[1].end()  # the next attempt of the only untried object, which therefore asks first
@@ -250,10 +239,8 @@ def test_a_probe_of_a_revoked_partition_takes_nothing_along() -> None:
     manual = ManualPipeline(partitions=2)
     manual.put(*keys(6))
     manual.store.fail(BUCKET, None, AWAY)
-    manual.events(*keys(3), partition=0)
-    manual.turn()
-    manual.events("key-3.png", "key-4.png", partition=1)
-    manual.turn()
+    manual.handle(*keys(3), partition=0)
+    manual.handle("key-3.png", "key-4.png", partition=1)
     manual.assignments[0].end()
     manual.pipeline.ledger.close_ended()
     manual.pipeline.fetch.drop_ended()
@@ -290,8 +277,7 @@ def test_who_refuses_is_up(answer: Unavailable) -> None:
     manual.store.fail(BUCKET, None, answer)
     manual.turns(1)
     assert manual.pipeline.fetch.bucket_breakers.may_ask(BUCKET)
-    manual.events(*keys(50))
-    manual.turn()
+    manual.handle(*keys(50))
     assert manual.pipeline.fetch.bucket_breakers.may_ask(BUCKET)
     assert manual.in_flight == {"wait-store": 54}
     assert manual.pipeline.fetch.encoded.used == manual.pipeline.fetch.slots.used == 0
@@ -302,8 +288,7 @@ def test_an_absent_object_is_asked_for_three_times_while_its_event_is_young_and_
     age_s: float, asked: int
 ) -> None:
     manual = ManualPipeline()
-    manual.events("absent.png", timestamp_ms=int((manual.clock.wall() - age_s) * 1000))
-    manual.turn()
+    manual.handle("absent.png", timestamp_ms=int((manual.clock.wall() - age_s) * 1000))
     assert manual.pipeline.fetch.encoded.used == manual.pipeline.fetch.slots.used == 0
     manual.turns(1)
     assert manual.reads == ["absent.png"] * asked
@@ -312,36 +297,23 @@ def test_an_absent_object_is_asked_for_three_times_while_its_event_is_young_and_
 
 def test_an_object_that_a_store_shows_late_is_read() -> None:
     manual = ManualPipeline()
-    manual.events("late.png", timestamp_ms=int(manual.clock.wall() * 1000))
-    manual.turn()
+    manual.handle("late.png", timestamp_ms=int(manual.clock.wall() * 1000))
     manual.put("late.png")
     manual.turns(1)
     assert manual.reads == ["late.png"] * 2
     assert reasons(manual) == []
 
 
-class _Hanging(InlineIntake):
-    """Its GETs come to their end when the test says so."""
-
-    def __init__(self) -> None:
-        self.asked: list[Future[Fetched]] = []
-
-    def fetch(self, job: Job, max_bytes: int) -> Future[Fetched]:
-        self.asked.append(Future())
-        return self.asked[-1]
-
-
 def test_an_intake_starts_only_the_gets_that_it_can_make_at_once_so_that_few_fail() -> None:
     """Guard: the slots. Images that wait within the intake would be requested although the breaker is open."""
-    intake = _Hanging()
-    manual = ManualPipeline(intake=intake, fetch_threads=8)
-    manual.events(*keys(50))
-    manual.turn()
-    assert len(intake.asked) == 8
-    for future in list(intake.asked):
+    manual = ManualPipeline(make_intake=HeldIntake, fetch_threads=8)
+    manual.handle(*keys(50))
+    asked = manual.intake.asked
+    assert len(asked) == 8
+    for *_, future in list(asked):
         future.set_exception(AWAY)
-    assert len(intake.asked) == 8 + OPENS_AFTER - 1, "one more for each that failed before it opened"
-    for future in intake.asked[8:]:
+    assert len(asked) == 8 + OPENS_AFTER - 1, "one more for each that failed before it opened"
+    for *_, future in asked[8:]:
         future.set_exception(AWAY)
     assert manual.in_flight == {"wait-store": 50}
 

@@ -203,23 +203,18 @@ class Asked(InlineIntake):
 
 def test_an_image_is_decoded_for_the_results_that_it_lacks_and_takes_no_more_memory(tagger: Seeing) -> None:
     model = Shades(960)
-    intakes: list[Asked] = []
-
-    def make(store: MemoryObjectStore) -> Asked:
-        intakes.append(Asked(store, (tagger.transform, model.transform)))
-        return intakes[0]
-
-    manual = pipeline(tagger, model, make_intake=make, facts="on")
-    [intake] = intakes
-    intake.used = lambda: manual.pipeline.decode.budget.used
+    transforms = tagger.transform, model.transform
+    manual = pipeline(tagger, model, make_intake=lambda store: Asked(store, transforms), facts="on")
+    manual.intake.used = lambda: manual.pipeline.decode.budget.used
     for level, want in ((1, TAGS), (2, BOTH), (3, ALONE), (1, TAGS), (1, ALONE)):
         come(manual, level, want=want)
         manual.turn()
         manual.commit_all()
-    small, large = tagger.transform, model.transform
+    small, large = transforms
     # Facts are cached under the tagger's scale, so they are read at that.
-    assert intake.asked == [{small}, {small, large}, {small, large}, {large}]
-    assert intake.reserved[0] < 4 * 960**2 < intake.reserved[3] < intake.reserved[1]
+    assert manual.intake.asked == [{small}, {small, large}, {small, large}, {large}]
+    first, second, _, fourth = manual.intake.reserved
+    assert first < 4 * 960**2 < fourth < second
 
 
 def test_the_keys_of_tags_are_those_of_a_worker_without_the_added_role() -> None:

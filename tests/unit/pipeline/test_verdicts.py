@@ -142,8 +142,7 @@ def test_equal_images_in_flight_keep_their_own_facts() -> None:
     for name in "ab":
         manual.store.put(BUCKET, name, png((9, 9, 9)))
         manual.clock.advance(60)
-    manual.events("a", "b")
-    manual.turn()
+    manual.handle("a", "b")
     assert tagger.batches == [1]
     outcomes = [read(outcome) for (outcome,) in manual.done.values()]
     images = [outcome for outcome in outcomes if isinstance(outcome, EnrichedImage)]

@@ -3,7 +3,6 @@
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from concurrent.futures import Future
 from dataclasses import replace
 from itertools import groupby
 from random import Random
@@ -16,12 +15,12 @@ from schemas.dead_letter import Failure
 from schemas.enriched_image import EnrichedImage, Retraction, Skip
 from tests.support.harness import BUCKET, Harness, png
 from tests.support.histories import UNDECIDABLE, Copy, Delivery, History, histories, moment, own, value
-from tests.support.inline_intake import InlineIntake
+from tests.support.inline_intake import HeldIntake
 from tests.support.manual_pipeline import ManualPipeline
 from tests.support.readers import read, readme_reader
 from tests.support.waiting import eventually
 from workers.errors import Fault, Rejected, TagstreamError, Unavailable
-from workers.types import Document, Fetched, Job
+from workers.types import Document
 
 KEY = "a.png"
 START = 1_800_000_000_000
@@ -90,8 +89,7 @@ def test_a_stale_removal_leaves_the_cache_unchanged() -> None:
     manual.put(KEY)
     etag = manual.store.head(BUCKET, KEY, deadline_s=1).etag
     for _ in range(2):
-        manual.events(KEY, etag=etag, sequencer="0A")
-        manual.turn()
+        manual.handle(KEY, etag=etag, sequencer="0A")
         manual.commit_all()
         removal_outcomes(manual, sequencer="0B")
         manual.commit_all()
@@ -149,8 +147,7 @@ def test_a_look_that_fails_while_others_are_given_ends_with_the_events_word_and_
     manual = failing(Unavailable("s3", "HTTP 500 InternalError"))
     removal_outcomes(manual)
     for number in range(200):
-        manual.put(f"{number}.png")
-        manual.events(f"{number}.png")
+        manual.give(f"{number}.png")
         manual.turns(1.0, every_s=0.2)
     results = told(manual)
     assert not any(isinstance(item, Failure | Skip) for item in results)
@@ -191,28 +188,10 @@ def test_each_object_of_a_message_is_looked_for_once() -> None:
     assert [item.event.index for item in told(manual)] == [*range(1_000), 0]
 
 
-class _Hanging(InlineIntake):
-    """Never answers, and counts."""
-
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self.began: list[int] = []
-
-    def fetch(self, job: Job, max_bytes: int) -> Future[Fetched]:
-        self.began.append(max_bytes)
-        return Future()
-
-
 def test_looks_have_their_places_among_the_reads_and_next_to_no_memory() -> None:
-    made: list[_Hanging] = []
-
-    def make(store: Any) -> _Hanging:
-        made.append(_Hanging(store, []))
-        return made[0]
-
-    manual = ManualPipeline(make_intake=make, fetch_threads=2)
+    manual = ManualPipeline(make_intake=HeldIntake, fetch_threads=2)
     removal_outcomes(manual, *(f"{number}.png" for number in range(50)))
-    assert made[0].began == [1, 1]
+    assert [max_bytes for _, max_bytes, _ in manual.intake.asked] == [1, 1]
     assert manual.pipeline.fetch.slots.used == 2
     assert manual.pipeline.fetch.encoded.used <= 50
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from schemas.dead_letter import Failure
 from schemas.enriched_image import EnrichedImage, PaidTokens
-from tagstream_testing.memory import MemoryObjectStore, MemoryResultCache
+from tagstream_testing.memory import MemoryResultCache
 from tests.support.harness import BUCKET, POISON, Harness, png
 from tests.support.inline_intake import InlineIntake
 from tests.support.manual_pipeline import ManualPipeline
@@ -32,8 +32,7 @@ RED, BLUE = (255, 0, 0), (0, 0, 255)
 
 def send(manual: ManualPipeline, key: str, colour: tuple[int, int, int] = RED, partition: int = 0, **more: Any) -> None:
     manual.store.put(BUCKET, key, png(colour))
-    manual.events(key, partition=partition, **more)
-    manual.turn()
+    manual.handle(key, partition=partition, **more)
 
 
 def played(
@@ -162,10 +161,8 @@ def noting(captioner: PlayedCaptioner) -> tuple[ManualPipeline, list[Sequence[Tr
             decoded.append(transforms)
             return super().decode(fetched, facts, transforms)
 
-    def make(store: MemoryObjectStore) -> Noting:
-        return Noting(store, [Transform(8), captioner.transform])
-
-    return ManualPipeline(partitions=2, make_intake=make, remote=captioner), decoded
+    transforms = [Transform(8), captioner.transform]
+    return ManualPipeline(2, make_intake=lambda store: Noting(store, transforms), remote=captioner), decoded
 
 
 def test_of_many_images_in_hand_one_is_asked_about_when_the_service_is_found_away() -> None:
@@ -177,8 +174,7 @@ def test_of_many_images_in_hand_one_is_asked_about_when_the_service_is_found_awa
         keys = [f"{pixels} {number}" for number in range(5)]
         for number, key in enumerate(keys):
             manual.store.put(BUCKET, key, png((number, pixels, 1)))
-        manual.events(*keys)
-        manual.turn()
+        manual.handle(*keys)
         assert (len(captioner.asked), decoded.count((Transform(8), captioner.transform))) == (1, pixels)
         manual.clock.advance(1)
 
@@ -301,12 +297,7 @@ def test_an_answer_after_the_removal_that_purges_is_not_cached(removed: bool) ->
     manual.commit_all()
     manual.turn()
     if removed:
-        manual.store.remove(BUCKET, "a")
-        gone = {"eventName": "ObjectRemoved:Delete", "s3": {"bucket": {"name": BUCKET}, "object": {"key": "a"}}}
-        manual.send(json.dumps({"Records": [gone]}).encode())
-        manual.turn()
-        manual.commit_all()
-        manual.pipeline.lookup.work()
+        manual.remove("a")
     captioner.asked[0].late(an_answer())
     manual.turn()
     assert ("caption" in cache.written) is not removed
