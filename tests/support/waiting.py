@@ -34,6 +34,19 @@ def asleep(thread: threading.Thread) -> bool:
     return frame is not None and frame.f_code.co_filename == threading.__file__
 
 
+def waiting(wait: Callable[..., object], *arguments: object) -> threading.Thread:
+    """A thread that has begun to wait in this call."""
+    thread = threading.Thread(target=wait, args=arguments, daemon=True)
+    thread.start()
+    eventually(lambda: asleep(thread), BOUNDED_S)
+    return thread
+
+
+def ends(thread: threading.Thread, within_s: float = BOUNDED_S) -> bool:
+    thread.join(within_s)
+    return not thread.is_alive()
+
+
 @contextmanager
 def bounded() -> Iterator[None]:
     """Fails if the body took `BOUNDED_S`: for work that takes far longer, or for ever, without its limit."""

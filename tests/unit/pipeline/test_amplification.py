@@ -19,6 +19,7 @@ from tests.support.harness import BUCKET, DEAD, IN, OUT, SKIPPED, ColourTagger, 
 from tests.support.manual_pipeline import ManualPipeline
 from tests.support.raw_kafka import ZSTD, batch
 from tests.support.raw_kafka import record as raw
+from tests.support.waiting import ends
 from workers.backends.kafka.batches.batch import Batch
 from workers.backends.kafka.types import record_of
 from workers.pipeline.commit.polling import runs
@@ -336,8 +337,7 @@ def test_a_commit_makes_room_at_once_for_the_next_record_to_be_read() -> None:
     manual.commit()
     thread = threading.Thread(target=manual.pipeline.parse.step, args=(600.0,), daemon=True)
     thread.start()
-    thread.join(30)
-    assert not thread.is_alive()
+    assert ends(thread)
     manual.turn()
     assert manual.read() == 10
 

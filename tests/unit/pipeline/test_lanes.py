@@ -1,31 +1,27 @@
 """Lanes: live work goes first, background work gets what is left, and what is begun is finished."""
 
 import json
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from tests.support.harness import BUCKET, GROUP, IN, ColourTagger, Harness, png
 from tests.support.manual_pipeline import BEHIND, ManualPipeline
 from tests.support.remote import PlayedCaptioner
 from tests.support.tasks import record_at
-from tests.support.waiting import asleep, eventually
-from tests.unit.pipeline.commit.test_ledger import admit, finish, taken
-from tests.unit.pipeline.commit.test_polling import _NoPublisher, _Source
+from tests.support.waiting import ends, eventually, waiting
+from tests.unit.pipeline.commit.test_ledger import FOR_EVER, admit, finish, taken
+from tests.unit.pipeline.commit.test_polling import Polling as AnyPolling
 from tests.unit.pipeline.test_commit_pace import _World
 from workers.lanes import LIVE_IN_A_ROW
 from workers.pipeline.commit.ledger import Ledger
-from workers.pipeline.commit.polling import Poller
 from workers.pipeline.flow.budget import Budget, ExclusiveGate, Reservation
 from workers.pipeline.flow.byte_turns import ByteTurns
-from workers.pipeline.options import WorkerOptions
-from workers.pipeline.stages.stage import LaneQueue, StageQueue
+from workers.pipeline.stages.stage import LaneQueue
 from workers.types import Assignment, Partition, Polled
 
 LIVE, LATER = Partition(IN, 0), Partition(BEHIND, 0)
@@ -125,28 +121,6 @@ def test_small_images_of_another_background_partition_do_not_starve_a_large_one(
     assert large
 
 
-SIZES = st.sampled_from((1, 7, 12, 25, 26, 50, 51, 200))
-
-
-@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 3), st.integers(0, 3), SIZES, st.booleans()), max_size=60))
-def test_everything_is_granted_in_the_end_and_the_limit_holds(asked: list[tuple[int, int, int, int, bool]]) -> None:
-    budget, granted = divided(), list[Reservation]()
-    for live, background, number, size, release in asked:
-        budget.divide(live, background)
-        partition = Partition(BEHIND if number % 2 else IN, number)
-        budget.reserve(partition, size, granted.append)
-        if release and granted:
-            granted[0].release()
-        largest = max((each.size for each in granted), default=0)
-        assert budget.used <= 100 + max(0, largest - 50)
-    while budget.waiting:
-        before = budget.waiting
-        for reservation in list(granted):
-            reservation.release()
-        assert budget.waiting < before
-    assert len(granted) == len(asked)
-
-
 def test_live_images_enter_before_background_suspects_and_every_ninth_is_one() -> None:
     gate, entered, left = ExclusiveGate(), list[str](), 0
     gate.enter(lambda: entered.append("first"), alone=True)
@@ -163,29 +137,12 @@ def test_live_images_enter_before_background_suspects_and_every_ninth_is_one() -
 # ---- admission ------------------------------------------------------------------------------------------------------
 
 
-class Polling:
+class Polling(AnyPolling):
     """A poll thread with one live and some background partitions."""
 
     def __init__(self, background: int = 1, **bounds: Any) -> None:
-        self.source = _Source()
-        opening, opened = StageQueue[Assignment](), StageQueue[tuple[Assignment, int]]()
-        bounds["background"] = LANES
-        options = WorkerOptions(output_topic="out", dead_letter_topic="dead", **bounds)
-        self.pipeline: Any = Harness().worker(**bounds).make_pipeline(_NoPublisher())  # type: ignore[arg-type]
-        self.poller = Poller(self.source, self.pipeline, options, opening, opened)  # type: ignore[arg-type]
-        self.live = Assignment(LIVE, "m")
         self.later = [Assignment(Partition(BEHIND, number), "m") for number in range(background)]
-        self.source.next.append(Polled((), (self.live, *self.later)))
-        self.poller.step()
-        opened.put(*((assignment, 0) for assignment in opening.take(99)))
-        self.poller.step()
-        self._offsets = dict.fromkeys([self.live, *self.later], 0)
-
-    def come(self, assignment: Assignment, count: int, size: int = 2) -> None:
-        first = self._offsets[assignment]
-        self._offsets[assignment] += count
-        records = [record_at(assignment, offset, b"x" * size) for offset in range(first, first + count)]
-        self.source.next.append(Polled(tuple(records), ()))
+        super().__init__(*self.later, background=LANES, **bounds)
 
     def admitted(self, turns: int = 1) -> int:
         """Background records that so many turns of the thread admit."""
@@ -413,8 +370,7 @@ def test_while_live_images_wait_for_the_device_every_ninth_batch_is_a_background
     for safe in manual.pipeline.annotate.self_tests[0].annotator.safe.values():
         safe.size = 5
     keys = [f"live{each}" for each in range(100)]
-    manual.put(*keys)
-    manual.events(*keys)
+    manual.give(*keys)
     while manual.pipeline.progress.counts()["wait-device"] < 103:
         manual.pipeline.parse.work()
         manual.pipeline.lookup.work()
@@ -485,13 +441,9 @@ def test_live_outcomes_wait_for_no_background_record_in_progress_and_end_the_wai
     world.done(behind[0])
     assert world.step() == [1]
     world.done(behind[1])
-    began, ledger = time.monotonic(), world.pipeline.ledger
-    waiting = threading.Thread(target=lambda: ledger.wait_for_more(20, 99, background=True))
-    waiting.start()
-    eventually(lambda: asleep(waiting))
+    thread = waiting(partial(world.pipeline.ledger.wait_for_more, background=True), FOR_EVER, 99)
     world.done(*world.begin())
-    waiting.join(20)
-    assert time.monotonic() - began < 15
+    assert ends(thread)
     assert world.step() == [1]
 
 
@@ -502,13 +454,9 @@ def test_the_last_live_outcome_ends_the_wait_for_more_whatever_is_in_progress_in
     first, last = (admit(ledger, live, offset) for offset in range(2))
     admit(ledger, later, 0)
     finish(ledger, first)
-    began = time.monotonic()
-    waiting = threading.Thread(target=lambda: ledger.wait_for_more(20, 99))
-    waiting.start()
-    eventually(lambda: asleep(waiting))
+    thread = waiting(ledger.wait_for_more, FOR_EVER, 99)
     finish(ledger, last)
-    waiting.join(20)
-    assert time.monotonic() - began < 15
+    assert ends(thread)
 
 
 def test_the_captioner_elsewhere_is_asked_about_live_images_first_and_told_the_lane() -> None:
@@ -522,8 +470,7 @@ def test_the_captioner_elsewhere_is_asked_about_live_images_first_and_told_the_l
                 stage.step(0)
 
     come(2)
-    manual.put("live")
-    manual.events("live")
+    manual.give("live")
     come(3)
     stages[-1].step(0)
     assert [(asked.partition.topic, asked.background) for asked in captioner.asked] == [

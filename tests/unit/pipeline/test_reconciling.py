@@ -11,7 +11,7 @@ from tagstream_testing.memory_broker import Fault
 from tagstream_testing.memory_kafka import MemoryPublisher
 from tests.support.harness import BUCKET, GROUP, IN, Harness
 from tests.support.measured import measuring
-from tests.support.waiting import eventually
+from tests.support.waiting import ends, eventually
 from workers import metrics
 from workers.errors import Unpublished
 from workers.pipeline.commit.publishing import Publishing
@@ -105,8 +105,7 @@ def test_at_the_end_no_thread_waits_for_an_answer_that_does_not_come() -> None:
     thread.start()
     eventually(lambda: bool(publisher.asked))
     ending.set()
-    thread.join(30)
-    assert not thread.is_alive()
+    assert ends(thread)
     assert pipeline.ledger.records == 1
 
 

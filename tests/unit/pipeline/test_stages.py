@@ -1,6 +1,5 @@
 """A stage's answers to the worker: its limits, and whether it stalls."""
 
-import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ from tests.support.manual_pipeline import ManualPipeline
 from tests.support.measured import measuring
 from tests.support.readers import read
 from tests.support.tasks import FACTS, TAGGER, a_task, annotation, complete
-from tests.support.waiting import asleep, eventually
+from tests.support.waiting import ends, waiting
 from workers import metrics
 from workers.pipeline.cache_entries import CacheWrite
 from workers.pipeline.known_results import KnownResults
@@ -64,14 +63,11 @@ def test_a_stage_takes_ready_items_from_each_of_its_queues_up_to_its_number() ->
 def test_a_stage_that_waits_is_woken_by_an_item_in_any_of_its_queues_and_by_the_worker() -> None:
     """Guard: a queue with a condition of its own would leave the stage asleep."""
     stage = _Two()
-    waits_for_ever = 600.0
     wakes: list[Callable[[], None]] = [lambda: stage.words.put("a"), lambda: stage.numbers.put(1), stage.wake]
     for wake in wakes:
-        thread = threading.Thread(target=stage.step, args=(waits_for_ever,), daemon=True)
-        thread.start()
+        thread = waiting(stage.step, 600.0)
         wake()
-        thread.join(30)
-        assert not thread.is_alive()
+        assert ends(thread)
     assert stage.seen == [["a"], [1]]
 
 
@@ -111,8 +107,7 @@ def test_a_batch_may_take_five_times_the_slowest_so_far_and_at_least_fifteen_sec
     stage = manual.pipeline.annotate
     for key in ("a", "bb"):
         manual.put(key)
-        manual.events(key)
-        manual.turn()
+        manual.handle(key)
         assert stage.stalled(manual.clock.monotonic() + 1_000) is None, "it is idle"
     assert told == [
         (None, "the device has worked on one batch for 16 s", 15.0),
@@ -165,15 +160,11 @@ def test_a_computed_result_wakes_the_thread_only_if_an_equal_image_waits() -> No
         equal._flights[task.task] = flight
         assert equal._leads(flight)
     assert not equal._leads("of two", loaded())
-    thread = threading.Thread(target=lookup.step, args=(600.0,), daemon=True)
-    thread.start()
-    eventually(lambda: asleep(thread))
+    thread = waiting(lookup.step, 600.0)
     lookup.keep(lone)
-    thread.join(0.05)
-    assert thread.is_alive()
+    assert not ends(thread, 0.05)
     lookup.keep(leader)
-    thread.join(30)
-    assert not thread.is_alive()
+    assert ends(thread)
 
 
 def test_a_batch_is_counted_by_why_it_left() -> None:
@@ -182,8 +173,7 @@ def test_a_batch_is_counted_by_why_it_left() -> None:
         manual = ManualPipeline()
         keys = [f"{number}.png" for number in range(19)]
         manual.put(*keys)
-        manual.events(*keys)
-        manual.turn()
+        manual.handle(*keys)
         assert measured.by("left", metrics.BATCHES) == {"full": 2, "ready": 1}
         suspect = DecodedTask(a_task(), annotation(), FACTS, None, {TAGGER.transform: np.zeros((8, 8, 3), np.uint8)})
         suspect.task.alone = True
@@ -205,8 +195,7 @@ def test_images_with_invalid_answers_run_again_alone_and_others_keep_their_place
     manual = ManualPipeline(tagger=Glitching())
     keys = [f"{number}.png" for number in range(4)]
     manual.put(*keys)
-    manual.events(*keys)
-    manual.turn()
+    manual.handle(*keys)
     assert manual.tagger.batches == [4, 1, 1]
     assert sorted(manual.done) == [(0, offset, 0) for offset in range(4)]
     assert all(isinstance(read(outcome), EnrichedImage) for [outcome] in manual.done.values())

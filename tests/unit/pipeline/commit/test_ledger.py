@@ -1,6 +1,5 @@
 """The ledger: whatever finishes when, what leaves is a prefix in record order, once."""
 
-import threading
 import time
 
 import pytest
@@ -10,11 +9,12 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from schemas.dead_letter import Failure
 from tests.support.tasks import record_at
-from tests.support.waiting import asleep, eventually
+from tests.support.waiting import ends, waiting
 from workers.pipeline.commit.ledger import _JOB_BYTES, Entry, Ledger, Publishable, Rendered
 from workers.types import Assignment, Message, Partition, Record, Unreadable
 
 OUTCOME = (Failure(index=0, stage="parse", reason="schema", detail="x"),)
+FOR_EVER = 600.0
 
 
 def message(partition: Partition, offset: int) -> Message:
@@ -122,31 +122,21 @@ def test_entries_filled_together_leave_together_and_those_of_an_ended_assignment
 
 def test_who_waits_until_it_is_empty_waits_no_longer_than_for_the_commit_or_the_end_of_the_assignment() -> None:
     ledger, assignment = opened(0)
-    for_ever = 600.0
-    ledger.wait_until_empty(for_ever)
+    ledger.wait_until_empty(FOR_EVER)
     entries = [admit(ledger, assignment, offset) for offset in range(2)]
     ledger.wait_until_empty(0.001)
-
-    def waiting() -> threading.Thread:
-        thread = threading.Thread(target=ledger.wait_until_empty, args=(for_ever,), daemon=True)
-        thread.start()
-        eventually(lambda: asleep(thread), 30)
-        return thread
-
-    thread = waiting()
+    thread = waiting(ledger.wait_until_empty, FOR_EVER)
     for entry in entries:
         finish(ledger, entry)
         ready = taken(ledger)
         assert thread.is_alive()
         ledger.settle(ready)
-    thread.join(30)
-    assert not thread.is_alive()
+    assert ends(thread)
     admit(ledger, assignment, 2)
-    thread = waiting()
+    thread = waiting(ledger.wait_until_empty, FOR_EVER)
     assignment.end()
     ledger.close_ended()
-    thread.join(30)
-    assert not thread.is_alive()
+    assert ends(thread)
 
 
 def test_a_held_ledger_hands_out_nothing_and_its_caller_keeps_waiting() -> None:
@@ -155,13 +145,9 @@ def test_a_held_ledger_hands_out_nothing_and_its_caller_keeps_waiting() -> None:
     finish(ledger, admit(ledger, assignment, 5))
     ledger.hold()
     assert ledger.ready(500, 10_000) is None
-    waits_for_ever = 600.0
-    thread = threading.Thread(target=ledger.wait, args=(waits_for_ever,), daemon=True)
-    thread.start()
-    eventually(lambda: asleep(thread), 30)
+    thread = waiting(ledger.wait, FOR_EVER)
     ledger.release()
-    thread.join(30)
-    assert not thread.is_alive()
+    assert ends(thread)
     assert values(ledger.ready(500, 10_000)) == [b"in:0@5"]
 
 
@@ -378,38 +364,27 @@ TestLedgerMachine = pytest.mark.slow(LedgerMachine.TestCase)
 TestLedgerMachine.settings = settings(max_examples=2 * settings().max_examples, stateful_step_count=40)
 
 
-def waiting_for_more(ledger: Ledger, messages: int) -> threading.Thread:
-    thread = threading.Thread(target=ledger.wait_for_more, args=(300.0, messages), daemon=True)
-    thread.start()
-    eventually(lambda: asleep(thread))
-    return thread
-
-
 def test_the_last_record_wakes_a_waiting_thread_and_no_earlier_one_does() -> None:
     ledger, assignment = opened(0)
     first, second, last = [admit(ledger, assignment, offset) for offset in range(3)]
     finish(ledger, first)
-    thread = waiting_for_more(ledger, 500)
+    thread = waiting(ledger.wait_for_more, FOR_EVER, 500)
     finish(ledger, second)
-    thread.join(0.05)
-    assert thread.is_alive()
+    assert not ends(thread, 0.05)
     assert ledger.under_way == 1
     finish(ledger, last)
-    thread.join(30)
-    assert not thread.is_alive()
+    assert ends(thread)
     assert ledger.under_way == 0
 
 
 def test_a_thread_that_waits_for_more_is_woken_once_a_transaction_is_full() -> None:
     ledger, assignment = opened(0)
     entries = [admit(ledger, assignment, offset) for offset in range(4)]
-    thread = waiting_for_more(ledger, 2)
+    thread = waiting(ledger.wait_for_more, FOR_EVER, 2)
     finish(ledger, entries[0])
-    thread.join(0.05)
-    assert thread.is_alive()
+    assert not ends(thread, 0.05)
     finish(ledger, entries[1])
-    thread.join(30)
-    assert not thread.is_alive()
+    assert ends(thread)
 
 
 def test_no_thread_waits_for_more_where_nothing_is_under_way() -> None:
@@ -430,12 +405,8 @@ def test_no_thread_waits_for_more_where_nothing_is_under_way() -> None:
 def test_a_record_behind_one_that_is_under_way_wakes_no_thread() -> None:
     ledger, assignment = opened(0)
     first, second = admit(ledger, assignment, 0), admit(ledger, assignment, 1)
-    thread = threading.Thread(target=ledger.wait, args=(300.0,), daemon=True)
-    thread.start()
-    eventually(lambda: asleep(thread))
+    thread = waiting(ledger.wait, FOR_EVER)
     finish(ledger, second)
-    thread.join(0.05)
-    assert thread.is_alive()
+    assert not ends(thread, 0.05)
     finish(ledger, first)
-    thread.join(30)
-    assert not thread.is_alive()
+    assert ends(thread)

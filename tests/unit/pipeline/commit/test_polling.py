@@ -1,12 +1,13 @@
 """The poll thread: what finds no room waits with us, counted, and in order."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from tests.support.harness import Harness
+from tests.support.manual_pipeline import NoPublisher
 from tests.support.tasks import record_at
 from workers.pipeline.commit.polling import HEAD_START_S, Poller
 from workers.pipeline.options import WorkerOptions
@@ -33,23 +34,35 @@ class _Source:
         self.paused.difference_update(partitions)
 
 
-class _NoPublisher:
-    max_message_bytes: Mapping[str, int] = {}
+class Polling:
+    """A poll thread with one live partition, and others."""
+
+    def __init__(self, *others: Assignment, **bounds: Any) -> None:
+        self.source = _Source()
+        opening, opened = StageQueue[Assignment](), StageQueue[tuple[Assignment, int]]()
+        options = WorkerOptions(output_topic="out", dead_letter_topic="dead", **bounds)
+        self.pipeline: Any = Harness().worker(**bounds).make_pipeline(NoPublisher())  # type: ignore[arg-type]
+        self.poller = Poller(self.source, self.pipeline, options, opening, opened)  # type: ignore[arg-type]
+        self.live = Assignment(HERE, "m")
+        self.source.next.append(Polled((), (self.live, *others)))
+        self.poller.step()
+        begun = opening.take(99)
+        assert begun == [self.live, *others]
+        opened.put(*((assignment, 0) for assignment in begun))
+        self.poller.step()
+        self._offsets = dict.fromkeys(begun, 0)
+
+    def come(self, assignment: Assignment, count: int, size: int = 2) -> None:
+        """Records of one partition for the next poll."""
+        first = self._offsets[assignment]
+        self._offsets[assignment] += count
+        records = [record_at(assignment, offset, b"x" * size) for offset in range(first, first + count)]
+        self.source.next.append(Polled(tuple(records), ()))
 
 
 def polling(**bounds: Any) -> tuple[_Source, Poller, Any, Assignment]:
-    source, opening = _Source(), StageQueue[Assignment]()
-    opened: StageQueue[tuple[Assignment, int]] = StageQueue()
-    options = WorkerOptions(output_topic="out", dead_letter_topic="dead", **bounds)
-    pipeline = Harness().worker(**bounds).make_pipeline(_NoPublisher())  # type: ignore[arg-type]
-    poller = Poller(source, pipeline, options, opening, opened)  # type: ignore[arg-type]
-    assignment = Assignment(HERE, "m")
-    source.next.append(Polled((), (assignment,)))
-    poller.step()
-    assert opening.take(9) == [assignment]
-    opened.put((assignment, 0))
-    poller.step()
-    return source, poller, pipeline, assignment
+    made = Polling(**bounds)
+    return made.source, made.poller, made.pipeline, made.live
 
 
 def test_records_beyond_the_bound_wait_and_come_in_order_as_room_is_made() -> None:

@@ -1,5 +1,6 @@
 """The budget grants bytes in order and fairly, and never above the limit except to a lone large reservation."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -129,16 +130,23 @@ def test_thousands_that_give_back_at_once_do_not_recurse() -> None:
     assert count == 5_000
 
 
-SIZES = st.sampled_from((1, 7, 25, 50, 51, 200))
+SIZES = st.sampled_from((1, 7, 12, 25, 26, 50, 51, 200))
+ASKED = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 3), st.integers(0, 3), SIZES, st.booleans()), max_size=60)
 
 
-@given(st.lists(st.tuples(st.integers(1, 4), st.integers(0, 3), SIZES, st.booleans()), max_size=60))
-def test_everything_is_granted_in_the_end_and_the_limit_holds(asked: list[tuple[int, int, int, bool]]) -> None:
-    budget = Budget(100)
-    granted: list[Reservation] = []
-    for partitions, number, size, release in asked:
-        budget.divide(partitions)
-        reserve(budget, Partition("in", number % partitions), size, granted)
+@pytest.mark.parametrize("lanes", [False, True])
+@given(asked=ASKED)
+def test_everything_is_granted_in_the_end_and_the_limit_holds(
+    lanes: bool, asked: list[tuple[int, int, int, int, bool]]
+) -> None:
+    budget, granted = Budget(100, ["behind"] if lanes else ()), list[Reservation]()
+    for live, background, number, size, release in asked:
+        if lanes:
+            budget.divide(live, background)
+            reserve(budget, Partition("behind" if number % 2 else "in", number), size, granted)
+        else:
+            budget.divide(1 + background)
+            reserve(budget, Partition("in", number % (1 + background)), size, granted)
         if release and granted:
             granted[0].release()
         largest = max((t.size for t in granted), default=0)
