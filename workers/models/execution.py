@@ -19,7 +19,6 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -109,18 +108,6 @@ def call_again(function: Function, given: Tensor) -> Replay:
     return partial(function, given)
 
 
-@dataclass(frozen=True, slots=True)
-class CudaRecording:
-    """A captured CUDA graph."""
-
-    graph: Any
-    output: Tensor
-
-    def __call__(self) -> Tensor:
-        self.graph.replay()
-        return self.output
-
-
 class CudaRecorder:
     """Captures CUDA graphs. All of one recorder share their memory, so they must not run at the same time.
 
@@ -131,24 +118,26 @@ class CudaRecorder:
         self._pool: Any = None
         self._stream: Any = None
 
-    def __call__(self, function: Function, given: Tensor) -> CudaRecording:
+    def __call__(self, function: Function, given: Tensor) -> Replay:
         if self._stream is None:
             self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        self._warm_up(function, given)
-        graph = torch.cuda.CUDAGraph()
-        # thread_local: other threads may go on using CUDA meanwhile
-        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
-            output = function(given)
-        self._pool = graph.pool()
-        return CudaRecording(graph, output)
-
-    def _warm_up(self, function: Function, given: Tensor) -> None:
         current = torch.cuda.current_stream()
         self._stream.wait_stream(current)
         with torch.cuda.stream(self._stream):
             for _ in range(WARM_UPS):
                 function(given)
         current.wait_stream(self._stream)
+        graph = torch.cuda.CUDAGraph()
+        # thread_local: other threads may go on using CUDA meanwhile
+        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+            output = function(given)
+        self._pool = graph.pool()
+
+        def replay() -> Tensor:
+            graph.replay()
+            return output
+
+        return replay
 
 
 SHAPES = 256

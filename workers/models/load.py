@@ -125,14 +125,13 @@ def tune_model(
     *,
     use: str = "tagger",
     device: str = "auto",
-    cache_dir: Path | None = None,
     threads: int | None = None,
     share: float = 1.0,
     report: Callable[[Trial], None] = lambda _: None,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Tuned:
     """Find and store what `precision="tuned"` means here (see `tune`; `threads` and `share` as of `load`)."""
-    bundle = open_bundle(name_or_folder, cache_dir)
+    bundle = open_bundle(name_or_folder)
     build = _builder(bundle, use)
     place = choose_device(device, threads=threads, share=share)
 

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,40 +47,25 @@ class Tuned:
     execution: Execution
 
 
-class Chosen(NamedTuple):
-    """How a model is to run.
-
-    Args:
-        max_batch: the largest safe batch; 0 where that is still to be found out.
-    """
-
-    precision: Precision
-    max_batch: int
-    execution: Execution
-
-
-def resolve(wanted: str, digest: str, use: str, device: Device, state_dir: Path | None) -> Chosen:
+def resolve(wanted: str, digest: str, use: str, device: Device, state_dir: Path | None) -> Tuned:
     """The precision for TAGSTREAM_PRECISION, with its stored batch size and execution.
 
-    A stored batch size and execution count only for the precision that they were measured in; else the execution is the
-    device's. Raises Misconfigured: an unknown word.
+    These count only for the precision that they were measured in; else the execution is the device's, and the batch
+    size 0: still to be found out. Raises Misconfigured: an unknown word.
     """
     if wanted != "tuned" and wanted not in PRECISIONS:
         raise Misconfigured(f"TAGSTREAM_PRECISION is {wanted!r}; it may be tuned, {', '.join(PRECISIONS)}.")
     tuned = stored_tuning(digest, use, device, state_dir)
-    if wanted != "tuned":
-        precision: Precision = wanted  # type: ignore[assignment] # one of PRECISIONS, just checked
-        if not tuned or tuned.precision != precision:
-            return Chosen(precision, 0, device.execution)
-    if tuned:
-        return Chosen(tuned.precision, tuned.max_batch, tuned.execution)
-    fallback: Precision = "bf16" if device.kind == "cuda" else "fp32"
-    logger.warning(
-        "the model is not tuned for %s: running in %s; `tagstream models tune` finds the fastest precision",
-        device.name,
-        fallback,
-    )
-    return Chosen(fallback, 0, device.execution)
+    if tuned and wanted in ("tuned", tuned.precision):
+        return tuned
+    if wanted == "tuned":
+        wanted = "bf16" if device.kind == "cuda" else "fp32"
+        logger.warning(
+            "the model is not tuned for %s: running in %s; `tagstream models tune` finds the fastest precision",
+            device.name,
+            wanted,
+        )
+    return Tuned(digest, use, device.name, cast("Precision", wanted), 0, device.execution)
 
 
 def stored_tuning(digest: str, use: str, device: Device, state_dir: Path | None) -> Tuned | None:
@@ -118,21 +103,16 @@ def settle_batch(forward: Callable[[int], object], *, clock: Callable[[], float]
     Raises:
         Broken: not even one image fits.
     """
-    largest, took_s = _largest_that_fits(forward, clock)
-    quick = [size for size in BATCHES if size <= largest and size * took_s / largest < LONGEST_BATCH_S]
-    return max(quick, default=1)
-
-
-def _largest_that_fits(forward: Callable[[int], object], clock: Callable[[], float]) -> tuple[int, float]:
-    """The largest batch that fits, and its seconds."""
-    for size in reversed(BATCHES):
+    for largest in reversed(BATCHES):
         started = clock()
         try:
-            forward(size)
+            forward(largest)
         except MemoryError as error:
             why = str(error)  # the error itself would keep what did fit
         else:
-            return size, clock() - started
+            took_s = clock() - started
+            quick = [size for size in BATCHES if size <= largest and size * took_s / largest < LONGEST_BATCH_S]
+            return max(quick, default=1)
     raise Broken(f"The device has no memory for a single image: {why}")
 
 

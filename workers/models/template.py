@@ -85,9 +85,4 @@ def _phrase(name: str) -> tuple[str, str]:
 
 
 def _is_plural(word: str) -> bool:
-    return (
-        word.endswith("s")
-        and not word.endswith(("ss", "us", "is"))
-        and word not in _SINGULAR_S
-        and word != "triceratops"
-    )
+    return word.endswith("s") and not word.endswith(("ss", "us", "is")) and word not in _SINGULAR_S

@@ -186,31 +186,26 @@ def tune(
     plain, *others = device.executions
     done, total = 0, len(PRECISIONS) + len(others)
 
-    def attempt(trial: Trial, best: Trial | None) -> Trial:
+    def better(best: Trial | None, precision: Precision, execution: Execution) -> Trial | None:
+        """The best so far, this trial included."""
         nonlocal done
-        trial = _try(trial, build, timed, judge, best)
+        trial = _try(Trial(precision, execution), build, timed, judge, best)
         report(trial)
         progress(done := done + 1, total)
-        return trial
+        worth = not trial.refusal and (best is None or trial.images_per_s >= WORTH * best.images_per_s)
+        return trial if worth else best
 
     progress(done, total)
     best: Trial | None = None
     for precision in PRECISIONS:
-        trial = attempt(Trial(precision, plain), best)
-        best = trial if _better(best, trial) else best
+        best = better(best, precision, plain)
     if best is None:
         raise Broken(f"No precision gives the golden answers on {device.name}: damaged weights, or a broken device.")
-    precision = best.precision
     for execution in others:
-        trial = attempt(Trial(precision, execution), best)
-        best = trial if _better(best, trial) else best
+        best = better(best, best.precision, execution) or best
     tuned = Tuned(digest, use, device.name, best.precision, best.max_batch, best.execution)
     remember_tuned(tuned, device, state_dir)
     return tuned
-
-
-def _better(best: Trial | None, trial: Trial) -> bool:
-    return not trial.refusal and (best is None or trial.images_per_s >= WORTH * best.images_per_s)
 
 
 def _try(

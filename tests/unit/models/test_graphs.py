@@ -206,6 +206,9 @@ def test_cuda_warms_up_on_a_stream_of_its_own_before_it_records_and_all_recordin
         def pool(self) -> str:
             return "memory"
 
+        def replay(self) -> None:
+            did.append("replay")
+
     current = Stream("current")
     for name, made in (("Stream", Stream), ("stream", on), ("graph", graph), ("CUDAGraph", Graph)):
         monkeypatch.setattr(torch.cuda, name, made)
@@ -216,9 +219,11 @@ def test_cuda_warms_up_on_a_stream_of_its_own_before_it_records_and_all_recordin
         did.append("run")
         return given + 1
 
-    assert record(function, torch.zeros(2)).output.tolist() == [1.0, 1.0]
+    replay = record(function, torch.zeros(2))
     before = ["side waits for current", "on side", *["run"] * WARM_UPS, "off side", "current waits for side"]
     assert did == [*before, "record on side with None, thread_local", "run", "recorded"]
+    assert replay().tolist() == [1.0, 1.0]
+    assert did[-1] == "replay"
     did.clear()
     record(function, torch.zeros(4))
     assert did == [*before, "record on side with memory, thread_local", "run", "recorded"]
@@ -319,10 +324,13 @@ class TestCuda:
     def test_recordings_of_one_recorder_share_their_memory(self) -> None:
         record = CudaRecorder()
         with torch.inference_mode():
-            made = [record(lambda x: (x @ x).relu(), torch.ones(size, size, device="cuda")) for size in (64, 32)]
-            assert made[0].graph.pool() == made[1].graph.pool()
-            for each, size in zip(made, (64, 32), strict=True):
-                assert float(each()[0, 0]) == size
+            made = {}
+            for size in (64, 32):
+                made[record(lambda x: (x @ x).relu(), torch.ones(size, size, device="cuda"))] = size, record._pool
+            (_, one), (_, other) = made.values()
+            assert one == other
+            for replay, (size, _) in made.items():
+                assert float(replay()[0, 0]) == size
 
     def test_ram_with_graphs_gives_the_golden_answers(self, tmp_path: Path) -> None:
         bundle = small_bundle("ram", tmp_path / "ram")

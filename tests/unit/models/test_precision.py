@@ -35,7 +35,8 @@ def test_without_a_stored_answer_it_falls_back_with_one_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, device: Device, precision: str
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        assert resolve("tuned", DIGEST, "tagger", device, tmp_path) == (precision, 0, device.execution)
+        found = resolve("tuned", DIGEST, "tagger", device, tmp_path)
+    assert (found.precision, found.max_batch, found.execution) == (precision, 0, device.execution)
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert device.name in caplog.text
     assert "tagstream models tune" in caplog.text
@@ -44,10 +45,12 @@ def test_without_a_stored_answer_it_falls_back_with_one_warning(
 def test_a_stored_answer_is_taken_without_a_warning_and_its_execution_counts_for_its_precision(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    remember_tuned(Tuned(DIGEST, "tagger", CUDA.name, "bf16", 8, "compiled"), CUDA, tmp_path)
-    assert resolve("tuned", DIGEST, "tagger", CUDA, tmp_path) == ("bf16", 8, "compiled")
-    assert resolve("bf16", DIGEST, "tagger", CUDA, tmp_path) == ("bf16", 8, "compiled")
-    assert resolve("fp16", DIGEST, "tagger", CUDA, tmp_path) == ("fp16", 0, "graphs")
+    tuned = Tuned(DIGEST, "tagger", CUDA.name, "bf16", 8, "compiled")
+    remember_tuned(tuned, CUDA, tmp_path)
+    assert resolve("tuned", DIGEST, "tagger", CUDA, tmp_path) == tuned
+    assert resolve("bf16", DIGEST, "tagger", CUDA, tmp_path) == tuned
+    plain = Tuned(DIGEST, "tagger", CUDA.name, "fp16", 0, "graphs")
+    assert resolve("fp16", DIGEST, "tagger", CUDA, tmp_path) == plain
     assert caplog.records == []
 
 
@@ -58,7 +61,8 @@ def test_an_answer_without_an_execution_belongs_to_the_devices_own(device: Devic
     stored = json.loads(path.read_text())
     del stored["execution"]
     path.write_text(json.dumps(stored))
-    assert resolve("tuned", DIGEST, "tagger", device, tmp_path) == ("bf16", 8, device.execution)
+    tuned = Tuned(DIGEST, "tagger", device.name, "bf16", 8, device.execution)
+    assert resolve("tuned", DIGEST, "tagger", device, tmp_path) == tuned
 
 
 def test_an_answer_for_another_bundle_or_device_is_not_taken(tmp_path: Path) -> None:
