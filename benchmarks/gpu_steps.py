@@ -43,11 +43,12 @@ from workers.models.precision import check_golden
 from workers.models.ram.adapters import RamTagger, build_tagger
 from workers.models.ram.config import Kind, RamConfig
 from workers.models.ram.decoding import CaptionDecoding, decode
-from workers.models.ram.engine import PIECE, engine_of
+from workers.models.ram.engine import engine_of
 from workers.models.ram.importer import DEFAULT_THRESHOLD, made_up_vocabulary, manifest_of
 from workers.models.ram.keys import translate
 from workers.models.ram.networks import Tag2Text
 from workers.models.ram.wordpiece import PROMPT_IDS, SEP
+from workers.models.tagger import PIECE
 from workers.models.tune import shown_labels
 from workers.pipeline.annotator import Annotator
 from workers.pipeline.commit.ledger import Ledger

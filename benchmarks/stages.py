@@ -19,8 +19,9 @@ from workers.models.load import uses_of
 from workers.models.ram.adapters import build_captioner, build_tagger
 from workers.models.ram.config import from_json
 from workers.models.ram.decoding import decode
-from workers.models.ram.engine import PIECE, engine_of
+from workers.models.ram.engine import engine_of
 from workers.models.ram.wordpiece import PROMPT_IDS, SEP, WordPiece
+from workers.models.tagger import PIECE
 from workers.types import Pixels, Subset
 
 Made = TypeVar("Made")

@@ -166,7 +166,10 @@ def read_label_file(path: Path) -> LabelFile:
         line = content.count(b"\n", 0, error.start) + 1
         raise Misconfigured(f"{path}, line {line}: it is not text in UTF-8; save the file as UTF-8.") from None
     if path.suffix == ".toml":
-        document = _toml(path, text)
+        try:
+            document = tomllib.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise Misconfigured(f"{path} is not TOML: {error}.") from None
     else:
         document = {"label": [{"name": line} for line in text.split("\n") if line.strip()]}
     read = _checked(path, document)
@@ -174,13 +177,6 @@ def read_label_file(path: Path) -> LabelFile:
         if times > 1:
             raise Misconfigured(f"{path} has {times} labels {name!r}; join their descriptions, or rename all but one.")
     return LabelFile(read.label, read.templates, read.background, hashlib.sha256(content).hexdigest())
-
-
-def _toml(path: Path, text: str) -> dict[str, Any]:
-    try:
-        return tomllib.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise Misconfigured(f"{path} is not TOML: {error}.") from None
 
 
 def _checked(path: Path, document: dict[str, Any]) -> _Document:

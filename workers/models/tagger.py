@@ -38,6 +38,10 @@ class SeenRows(Generic[Row]):
         """Replace all rows."""
         self._rows = {id(image): (ref(image), row) for image, row in zip(images, rows, strict=True)}
 
+    def drop(self, images: Sequence[Pixels]) -> None:
+        for image in images:
+            self._rows.pop(id(image), None)
+
     def row(self, image: Pixels) -> Row | None:
         """The row of this very array, or None. The id of an array that is gone may be another's."""
         seen, row = self._rows.get(id(image), (None, None))
@@ -156,7 +160,8 @@ class TorchTagger:
         if not self._exclusive:
             return sigmoid(logits)
         first, others = logits[: self._exclusive], logits[self._exclusive :]
-        return np.concatenate((_softmax(first), sigmoid(others)))
+        powers = np.exp(first - first.max())
+        return np.concatenate((powers / powers.sum(), sigmoid(others)))
 
     def _above_floor(self, ids: NDArray[np.int32], scores: NDArray[np.float32]) -> LabelScores:
         kept = scores >= self.floor
@@ -179,9 +184,3 @@ def sample_image(side: int, seed: int = 0) -> Pixels:
     squares = ((np.floor(x * 6) + np.floor(y * 6)) % 2)[..., None]
     image: Pixels = np.rint(np.clip(128 + 90 * waves + 35 * (squares - 0.5), 0, 255)).astype(np.uint8)
     return image
-
-
-def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    powers = np.exp(logits - logits.max())
-    scores: NDArray[np.float32] = (powers / powers.sum()).astype(np.float32)
-    return scores

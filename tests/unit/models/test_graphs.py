@@ -28,8 +28,8 @@ from workers.models.execution import (
     sizes_up_to,
 )
 from workers.models.ram.adapters import build_captioner, build_tagger
-from workers.models.ram.engine import PIECE, Engine, engine_of
-from workers.models.tagger import sample_image
+from workers.models.ram.engine import Engine, engine_of
+from workers.models.tagger import PIECE, sample_image
 
 
 @dataclass

@@ -105,7 +105,8 @@ def import_dual(
         found = read(read_tensors(weights), space, side=image_size, convert=convert)
     except Misconfigured as error:
         raise error if str(weights) in str(error) else Misconfigured(f"{weights}: {error}") from None
-    content = _tokenizer(tokenizer, found.config)
+    content = bytes_of(tokenizer, MAX_TOKENIZER_BYTES)
+    TokenIds(content, found.config, tokenizer)([SENTENCE])  # fits the text tower
     drawn = RANDOM in metadata_of(weights)
     provenance = Provenance(source=origin.source or weights.name, sha256=digest, licence=origin.licence, random=drawn)
     progress("writing the bundle and its golden answers", 0, 1)
@@ -170,13 +171,6 @@ def with_labels(
         golden=lambda made: golden_answers(build_tagger(made, choose_device("cpu"), "fp32")),
         replace_existing=replace_existing,
     )
-
-
-def _tokenizer(path: Path, config: DualConfig) -> bytes:
-    """The content of a tokenizer.json that fits the text tower."""
-    content = bytes_of(path, MAX_TOKENIZER_BYTES)
-    TokenIds(content, config, path)([SENTENCE])
-    return content
 
 
 def _copied(source: Path, path: Path) -> None:

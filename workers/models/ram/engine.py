@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from weakref import WeakValueDictionary
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,18 +16,14 @@ from workers.models.device import Device, Precision, normaliser
 from workers.models.ram.config import from_json
 from workers.models.ram.networks import LabelScorer, filled_model
 from workers.models.ram.text import TextBranch
+from workers.models.tagger import PIECE, SeenRows
 from workers.types import Pixels
-
-PIECE = 16
-"""Images that travel to the device together."""
-
 
 class Engine:
     """From images to image tokens, and from these to logits. Belongs to the device thread.
 
     A captioner asks for the images that the tagger of the same bundle has just seen, so while there is one, the
-    tagger's last tokens are kept for it, by the content of the pixels: the memory of images is used again, and
-    addresses say nothing.
+    tagger's last tokens are kept for it.
     """
 
     def __init__(self, model: LabelScorer, bundle: Bundle, device: Device, precision: Precision) -> None:
@@ -40,22 +34,22 @@ class Engine:
         made = device.functions()
         self._tokens = made(lambda images: model.encode(normalise(images)))
         self._logits = made(model.score)
-        self._kept: dict[bytes, Tensor] = {}
+        self._kept = SeenRows[Tensor]()
 
     def encode(self, images: Sequence[Pixels]) -> Tensor:
         """Image tokens (images, 1 + tokens, width); at least one image, inside `Device.run`."""
-        tokens = self._encode(images)
+        tokens = self.tokens(self.device.stream(images, PIECE))
         if self.has_captioner:
-            self._kept = dict(zip(map(_content, images), tokens, strict=True))
+            self._kept.keep(images, tokens)
         return tokens
 
     def encode_again(self, images: Sequence[Pixels]) -> Tensor:
         """Image tokens (images, 1 + tokens, width); reuses (once) those of the last `encode`."""
-        keys = [_content(image) for image in images]
-        found = {key: self._kept.pop(key) for key in set(keys) if key in self._kept}
-        new = [image for key, image in zip(keys, images, strict=True) if key not in found]
-        rest = iter(self._encode(new)) if new else iter(())
-        return torch.stack([found[key] if key in found else next(rest) for key in keys])
+        rows = [self._kept.row(image) for image in images]
+        self._kept.drop(images)
+        new = [image for image, row in zip(images, rows, strict=True) if row is None]
+        rest = iter(self.tokens(self.device.stream(new, PIECE)) if new else ())
+        return torch.stack([next(rest) if row is None else row for row in rows])
 
     def score(self, embeds: Tensor, subset: Tensor | None = None) -> Tensor:
         """Logits (images, n) of n subset ids, or (images, labels).
@@ -72,13 +66,6 @@ class Engine:
         """
         found = [self._tokens(piece) for piece in pieces]
         return found[0] if len(found) == 1 else torch.cat(found)
-
-    def _encode(self, images: Sequence[Pixels]) -> Tensor:
-        return self.tokens(self.device.stream(images, PIECE))
-
-
-def _content(image: Pixels) -> bytes:
-    return hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest()
 
 
 _engines: WeakValueDictionary[tuple[str, Device, Precision], Engine] = WeakValueDictionary()

@@ -97,7 +97,8 @@ def import_checkpoint(
     """
     tensors = read_checkpoint(checkpoint)
     found = config or _sizes(checkpoint, tensors, image_size)
-    labels, translations = _names(lists, found.labels)
+    labels = _lines(lists.tags, found.labels)
+    translations = {language: _lines(path, found.labels) for language, path in (lists.translations or {}).items()}
     thresholds = _thresholds(lists, found)
     vocabulary = _vocabulary(lists, found)
     digest = require_sha256(checkpoint, sha256, partial(progress, "reading the checkpoint"))
@@ -170,11 +171,6 @@ def _sizes(path: Path, tensors: Mapping[str, Tensor], image_size: int | None) ->
         return from_json(found.facts.kind, to_json(found))  # with its bounds checked
     except Misconfigured as error:
         raise Misconfigured(f"{path}: {error}") from None
-
-
-def _names(lists: Lists, labels: int) -> tuple[list[str], dict[str, list[str]]]:
-    translations = {language: _lines(path, labels) for language, path in (lists.translations or {}).items()}
-    return _lines(lists.tags, labels), translations
 
 
 def _thresholds(lists: Lists, config: AnyConfig) -> float | tuple[float, ...]:

@@ -175,10 +175,7 @@ class RamPlus(_OpenSet):
 
         The weighted sum over descriptions is one batched product, label by label, for all images together.
         """
-        return self.queries_of(embeds, self.label_embed.view(self.labels, self.config.descriptions, -1)[labels])
-
-    def queries_of(self, embeds: Tensor, descriptions: Tensor) -> Tensor:
-        """As `label_queries`, of any labels: (n, descriptions, embedding)."""
+        descriptions = self.label_embed.view(self.labels, self.config.descriptions, -1)[labels]
         mean = torch.bmm(self.description_weights(embeds, descriptions), descriptions)
         queries: Tensor = self.label_proj(mean.transpose(0, 1)).relu()
         return queries

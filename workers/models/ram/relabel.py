@@ -10,13 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from workers.errors import Misconfigured
-from workers.models.bundle import Bundle
+from workers.models.bundle import Bundle, read_tensors
 from workers.models.device import choose_device
-from workers.models.files import reading_safetensors
 from workers.models.manifest import Thresholds
 from workers.models.ram.adapters import golden_of
 from workers.models.ram.config import PUBLISHED, AnyConfig, RamPlusConfig, Tag2TextConfig, from_json, to_json
@@ -50,7 +48,12 @@ def with_matrix(
     Raises:
         Misconfigured: a bundle of another kind, a matrix that does not fit it or the labels, a folder that exists.
     """
-    _require_open(bundle)
+    known = PUBLISHED.get(bundle.manifest.kind)
+    if known is None or not known.facts.clip:
+        raise Misconfigured(
+            f"{bundle.folder} is a bundle of the kind {bundle.manifest.kind!r}, whose labels are learnt one by one: "
+            f"only {' and '.join(each.facts.name for each in PUBLISHED.values() if each.facts.clip)} take others."
+        )
     config = with_embedding(from_json(bundle.manifest.kind, bundle.manifest.architecture), matrix, len(labels), source)
     weights = bundle.weights()
     weights["label_embed"] = matrix.to(weights["label_embed"].dtype)
@@ -75,20 +78,9 @@ def with_matrix(
     )
 
 
-def _require_open(bundle: Bundle) -> None:
-    """Raises Misconfigured: the bundle's labels are learnt one by one."""
-    kind = PUBLISHED.get(bundle.manifest.kind)
-    if kind is None or not kind.facts.clip:
-        raise Misconfigured(
-            f"{bundle.folder} is a bundle of the kind {bundle.manifest.kind!r}, whose labels are learnt one by one: "
-            f"only {' and '.join(each.facts.name for each in PUBLISHED.values() if each.facts.clip)} take others."
-        )
-
-
 def label_matrix(path: Path) -> Tensor:
     """The only matrix in a safetensors file, checked as a person's own."""
-    with reading_safetensors(path):
-        tensors = load_file(path)
+    tensors = read_tensors(path)
     if len(tensors) != 1:
         raise Misconfigured(f"{path} has {len(tensors)} tensors ({', '.join(sorted(tensors)[:3])}); it must have one.")
     (matrix,) = tensors.values()
