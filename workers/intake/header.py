@@ -123,7 +123,7 @@ def read_header(body: bytes, limits: Limits) -> Header:
         _check_size(size, limits)
         return Header(name, *size, mode, min(limits.decode_bytes, flat_bytes(size, len(body))))
     copied_bytes = 0 if essence.body is body else len(essence.body)
-    return _checked(name, size, mode, essence, copied_bytes, limits)
+    return _checked(name, size, mode, essence, limits, copied_bytes)
 
 
 def header_at_a_glance(body: bytes, limits: Limits) -> Header | None:
@@ -138,9 +138,9 @@ def header_at_a_glance(body: bytes, limits: Limits) -> Header | None:
             plain = plain_jpeg(body)
             if plain is None:
                 return None
-            size = plain.width, plain.height
-            essence = Essence(b"", size, plain.held_bytes, scalable=True)
-            return _checked("jpeg", size, _MODES[plain.components], essence, plain.copied_bytes, limits)
+            width, height, components, held_bytes = plain
+            essence = Essence(b"", (width, height), held_bytes, scalable=True)
+            return _checked("jpeg", (width, height), _MODES[components], essence, limits)
     except Rejected:
         return None
 
@@ -158,7 +158,7 @@ def opened(essence: Essence, name: str) -> Image.Image:
 
 
 def _checked(
-    name: str, size: tuple[int, int], mode: str, essence: Essence, copied_bytes: int, limits: Limits
+    name: str, size: tuple[int, int], mode: str, essence: Essence, limits: Limits, copied_bytes: int = 0
 ) -> Header:
     """The header of an image of this size and mode.
 

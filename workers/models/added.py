@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -92,6 +93,14 @@ def columns_of(bundle: Bundle, *, exclusive: bool = False, subset: Sequence[int]
         raise Misconfigured(f"{bundle.folder}: its option `rooted` names labels that are not among the added ones.")
     kept = tuple(range(total) if subset is None else subset)
     return Columns(own, tuple(ids), kept, exclusive, frozenset(few), options.get("own_rooted") is True)
+
+
+def keep_labels(classifier: Any, ids: Sequence[int]) -> None:
+    """Compute the logits of these labels alone from now on. Raises Misconfigured: the classifier is not linear."""
+    if type(classifier) is not nn.Linear:
+        raise Misconfigured("this network's classifier is not linear: it can't score some labels alone.")
+    classifier.weight, classifier.bias = nn.Parameter(classifier.weight[ids]), nn.Parameter(classifier.bias[ids])
+    classifier.out_features = len(ids)
 
 
 class AddedLayer(nn.Linear):

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
 from workers.errors import Misconfigured, not_installed
-from workers.models.added import columns_of, parted, rooted
+from workers.models.added import columns_of, keep_labels, parted, rooted
 from workers.models.bundle import Bundle, compact_folder
 from workers.models.cpu_layers import leave_file, replace_layers
 from workers.models.device import Device, Precision, choose_device
@@ -211,13 +211,6 @@ class EfficientNetLite0(nn.Module):
         if given.left:
             raise Misconfigured(f"these are not EfficientNet-Lite0's weights alone: {min(given.left)} is left over.")
 
-    def keep(self, labels: Sequence[int]) -> None:
-        """Give the logits of these labels alone from now on."""
-        ids = list(labels)
-        kept = nn.Linear(FEATURES, len(ids), device="meta")
-        kept.weight, kept.bias = (nn.Parameter(each[ids]) for each in (self.classifier.weight, self.classifier.bias))
-        self.classifier = kept
-
     def fuse(self) -> None:
         """Run convolutions as `Device.fuses` allows, from now on. The network can then no longer be trained."""
         replace_layers(self, lambda _, layer: _FusedConv(layer) if isinstance(layer, _Conv) else None)
@@ -333,7 +326,7 @@ def build_tagger(
     network = EfficientNetLite0(own, columns.own)
     network.added, network.own_rooted = added, columns.own_rooted
     if len(columns.own_ids) < columns.own:
-        network.keep(columns.own_ids)
+        keep_labels(network.classifier, columns.own_ids)
     make = TorchTagger
     if space_of(bundle.manifest) is not None:
         network.projection, make = projection_of(own["classifier.weight"]).to(device.where), CompactTagger

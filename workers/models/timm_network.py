@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from workers.errors import Misconfigured, nearest, not_installed
-from workers.models.added import columns_of, parted, rooted
+from workers.models.added import columns_of, keep_labels, parted, rooted
 from workers.models.bundle import Bundle
 from workers.models.device import Device, Precision
 from workers.models.execution import leave_triton_out
@@ -35,7 +35,7 @@ def build_tagger(
     own, added = parted(bundle.weights(), columns)
     network = network_of(bundle, own, columns.own)
     if len(columns.own_ids) < columns.own:
-        _keep(network, columns.own_ids)
+        keep_labels(network.get_classifier(), columns.own_ids)
     whole = device.place(_Extended(network, added, columns.own_rooted), precision)
     return TorchTagger(bundle, device, precision, whole, columns=columns, features=whole.features, subset=subset)
 
@@ -102,13 +102,3 @@ def fill(network: Any, weights: Mapping[str, Tensor], where: Path) -> None:
     except RuntimeError as error:
         detail = str(error).splitlines()[-1].strip()
         raise Misconfigured(f"{where}: the weights do not fit the architecture: {detail}") from None
-
-
-def _keep(network: Any, ids: list[int]) -> None:
-    """Compute the logits of these labels alone from now on."""
-    classifier = network.get_classifier()
-    if type(classifier) is not nn.Linear:
-        raise Misconfigured("this network's classifier is not linear: it can't score some labels alone.")
-    weight, bias = classifier.weight[ids], classifier.bias[ids]
-    classifier.weight, classifier.bias = nn.Parameter(weight), nn.Parameter(bias)
-    classifier.out_features = len(ids)

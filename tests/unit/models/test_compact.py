@@ -17,6 +17,7 @@ from tests.support.tasks import annotation
 from tests.unit.models.photographs import photograph
 from workers.errors import MISCONFIGURED, Misconfigured
 from workers.models import compact as compact_module
+from workers.models.added import keep_labels
 from workers.models.bundle import EDITION, WEIGHTS, Bundle
 from workers.models.compact import CompactTagger, EfficientNetLite0, build_tagger, compact_bundle, parameter_names
 from workers.models.device import Device, Precision, choose_device
@@ -237,7 +238,7 @@ def test_a_missing_a_left_over_and_a_misshapen_parameter_are_refused(compact: Bu
 def test_a_network_draws_no_weights_that_it_is_given(compact: Bundle) -> None:
     """Guard: torch's layers begin with random ones, which takes a quarter of the time that a network is made in."""
     before = torch.get_rng_state()
-    EfficientNetLite0(compact.weights(), 1000).keep([1, 2])
+    keep_labels(EfficientNetLite0(compact.weights(), 1000).classifier, [1, 2])
     assert torch.equal(torch.get_rng_state(), before)
 
 

@@ -258,8 +258,7 @@ class Child:
         self.in_hand[request.request_id] = request
         place = next(number for number in range(PLACES) if number not in self._places.values())
         self._places[request.request_id] = place
-        follows = len(request.body) > PLACE_BYTES
-        self.region.put(place, b"" if follows else request.body)
+        self.region.put(place, request.body if len(request.body) <= PLACE_BYTES else b"")
         self.channel.put(
             wire.Request(
                 request.kind,
@@ -268,7 +267,6 @@ class Child:
                 place,
                 request.memory_bytes,
                 request.body,
-                follows,
                 request.transforms,
             )
         )

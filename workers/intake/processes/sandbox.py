@@ -107,10 +107,8 @@ def close_off(keep: Iterable[int], *, stderr: int, address_bytes: int) -> tuple[
     Raises:
         OSError: the kernel refused a protection that every Linux has.
     """
-    os.environ.clear()
     _close_all_but(keep, stderr)
-    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
-    _prctl(_PR_SET_DUMPABLE, 0)  # no core, and no access to /proc/self for our other processes
+    harden()
     landlock = _landlock()
     _limit(address_bytes)
     _drop_capabilities()
@@ -119,10 +117,10 @@ def close_off(keep: Iterable[int], *, stderr: int, address_bytes: int) -> tuple[
 
 
 def harden() -> None:
-    """Set no new privileges and no dump, for the fork server."""
+    """Set no new privileges and no dump."""
     os.environ.clear()
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
-    _prctl(_PR_SET_DUMPABLE, 0)
+    _prctl(_PR_SET_DUMPABLE, 0)  # no core, and no access to /proc/self for our other processes
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
@@ -139,7 +137,6 @@ def _close_all_but(keep: Iterable[int], stderr: int) -> None:
 def _limit(address_bytes: int) -> None:
     for what, most in (
         (resource.RLIMIT_AS, address_bytes),
-        (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_FSIZE, 0),
         (resource.RLIMIT_MEMLOCK, 0),
         (resource.RLIMIT_MSGQUEUE, 0),

@@ -316,8 +316,11 @@ class Supervisor:
                 self._blame(request, "decode-failed", detail)
             case wire.Completed(_, facts) if request.kind != "check":
                 request.done(child.region.read(place, request.transforms, facts))
-            case _:
-                self._checked(request)
+            case _ if request.suspect is None:
+                request.done(None)
+            case _:  # a passed check: its suspect is poison
+                assert request.verdict is not None
+                request.failed(request.verdict)
 
     def _begun(self, child: Child, answer: wire.Ready | wire.Failed) -> None:
         if isinstance(answer, wire.Failed):
@@ -396,14 +399,6 @@ class Supervisor:
             self._put_back([request.check(Rejected("decode", reason, words))])
         else:
             self._put_back([request])
-
-    def _checked(self, check: PendingRequest) -> None:
-        """End a passed check; its suspect is poison."""
-        if check.suspect is None:
-            check.done(None)
-            return
-        assert check.verdict is not None
-        check.failed(check.verdict)
 
     # ---- places and the fork server ----------------------------------------------------------------------------------
 

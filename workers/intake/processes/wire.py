@@ -25,6 +25,7 @@ from workers.facts import pack_facts, unpack_facts
 from workers.intake.header import DECODABLE, Header
 from workers.intake.limits import Limits
 from workers.intake.processes.sandbox import PROTECTIONS
+from workers.intake.processes.shared_memory import PLACE_BYTES
 from workers.types import PictureFacts
 
 TEXT_BYTES = 160
@@ -74,7 +75,7 @@ VERDICTS: Final[tuple[Reason, ...]] = (
 )
 """The only reasons for a rejection that a child may give."""
 
-_REQUEST = struct.Struct("<BQBBQ?IQ")
+_REQUEST = struct.Struct("<BQBBQIQ")
 _ANSWER = struct.Struct("<BQH")
 _READY, _INSPECTED, _REFUSED = struct.Struct("<B"), struct.Struct("<BIIQB"), struct.Struct("<B")
 _COMPLAINED = struct.Struct("<I")
@@ -98,7 +99,7 @@ class Request:
         format: of the image; None: unknown, or (of a check) every allowed format.
         place: in the child's region, for the encoded bytes and the pixels.
         memory_bytes: by how much the child may grow for it.
-        follows: whether the bytes are too large for the place, and follow the request.
+        body: follows the request if it is too large for the place.
         transforms: of a decode, as `Layout.bits`.
     """
 
@@ -108,7 +109,6 @@ class Request:
     place: int
     memory_bytes: int
     body: bytes
-    follows: bool = False
     transforms: int = 0
 
 
@@ -195,7 +195,7 @@ class Channel:
     def put(self, request: Request) -> None:
         """Send as much as the socket takes; `flush` sends the rest."""
         self._outbox.append(memoryview(_packed(request)))
-        if request.follows:
+        if len(request.body) > PLACE_BYTES:
             self._outbox.append(memoryview(request.body))
         self.flush()
 
@@ -302,9 +302,7 @@ def _packed(request: Request) -> bytes:
     code = KINDS.index(request.kind)
     name = 0 if request.format is None else 1 + DECODABLE.index(request.format)
     size = len(request.body)
-    return _REQUEST.pack(
-        code, request.request_id, name, request.place, request.memory_bytes, request.follows, size, request.transforms
-    )
+    return _REQUEST.pack(code, request.request_id, name, request.place, request.memory_bytes, size, request.transforms)
 
 
 # ---- the child's side -----------------------------------------------------------------------------------------------
@@ -326,10 +324,10 @@ def receive(sock: socket.socket, placed: Callable[[int, int], bytes]) -> Request
     Raises:
         EOFError: the parent closed the socket.
     """
-    code, request_id, name, place, memory_bytes, follows, size, bits = _REQUEST.unpack(_filled(sock, _REQUEST.size))
+    code, request_id, name, place, memory_bytes, size, bits = _REQUEST.unpack(_filled(sock, _REQUEST.size))
     format_name = DECODABLE[name - 1] if name else None
-    body = _filled(sock, size) if follows else placed(place, size)
-    return Request(KINDS[code], request_id, format_name, place, memory_bytes, body, follows, bits)
+    body = _filled(sock, size) if size > PLACE_BYTES else placed(place, size)
+    return Request(KINDS[code], request_id, format_name, place, memory_bytes, body, bits)
 
 
 def _filled(sock: socket.socket, size: int) -> bytes:

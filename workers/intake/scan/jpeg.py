@@ -6,7 +6,7 @@ import re
 import struct
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final
 
 from workers.errors import Rejected
 from workers.intake.scan.essence import Cut, Essence, at_most
@@ -40,16 +40,6 @@ _PLAIN_SEGMENTS: Final = 64
 """Segments of a header that is read at a glance; cameras write some ten to twenty, an ICC profile may have a few."""
 _PLAIN_FRAMES: Final = frozenset({0xC0, 0xC1})
 """In one scan, as Huffman codes."""
-
-
-class PlainJpeg(NamedTuple):
-    """The header of a JPEG in one scan; `held_bytes` as in `Essence`, `copied_bytes` as in `Cut`."""
-
-    width: int
-    height: int
-    components: int
-    held_bytes: int
-    copied_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +80,14 @@ def scan_jpeg(body: bytes) -> Essence:
     )
 
 
-def plain_jpeg(body: bytes) -> PlainJpeg | None:
+def plain_jpeg(body: bytes) -> tuple[int, int, int, int] | None:
     """Read the header of a plain JPEG; None: not plain, ask `scan_jpeg`.
 
     Plain is one scan of eight bits, grey or in three colours, with a header as cameras and programs write it. No code
     but Python's sees a byte, and few bytes are looked at, whatever they are.
+
+    Returns:
+        width, height, components, and the bytes that are held besides its pixels and `body`.
 
     Raises:
         Rejected, IndexError, struct.error: it has no such header.
@@ -105,8 +98,8 @@ def plain_jpeg(body: bytes) -> PlainJpeg | None:
     plain = together and frame.marker in _PLAIN_FRAMES and frame.bits == _BITS and components in _COLOURS
     if not plain or not frame.width * frame.height:
         return None
-    held_bytes = frame.held_bytes(several_scans=False)
-    return PlainJpeg(frame.width, frame.height, components, held_bytes, header.kept.copied_bytes)
+    held_bytes = frame.held_bytes(several_scans=False) + header.kept.copied_bytes
+    return frame.width, frame.height, components, held_bytes
 
 
 def jpeg_start(head: bytes) -> tuple[int, int, bytes | None, int | None]:

@@ -19,6 +19,7 @@ from workers.models.ram.text import TextBranch
 from workers.models.tagger import PIECE, SeenRows
 from workers.types import Pixels
 
+
 class Engine:
     """From images to image tokens, and from these to logits. Belongs to the device thread.
 
