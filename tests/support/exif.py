@@ -4,7 +4,7 @@ import struct
 from typing import Any, Final
 
 from schemas.enriched_image import GeoPoint, ImageFacts
-from workers.intake.scan import ExifFacts
+from workers.types import PictureFacts
 
 FORMS: Final = {1: "B", 2: "B", 3: "H", 4: "L", 5: "L", 7: "B", 8: "h", 9: "l", 10: "l", 13: "L", 99: "B"}
 Tags = dict[int, tuple[Any, ...]]
@@ -63,7 +63,7 @@ def tiff(order: str, at: int = 72, exif: Tags | None = None) -> bytes:
     return written(order, FIRST | size | {273: (4, (8,)), 279: (4, (64,))}, TIMES | (exif or {}), PLACE, at)
 
 
-def as_event(facts: ExifFacts) -> ImageFacts:
+def as_event(facts: PictureFacts) -> ImageFacts:
     """As an event has them; fails if it can't."""
     place = None if facts.place is None else GeoPoint(latitude=facts.place[0], longitude=facts.place[1])
     return ImageFacts(

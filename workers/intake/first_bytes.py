@@ -7,6 +7,7 @@ people, except the shape, and no pixel depends on it.
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 from typing import Final, NamedTuple
 
 from workers.errors import Rejected
@@ -60,7 +61,7 @@ def read_first_bytes(head: bytes, mode: FactsMode) -> FirstBytes:
     if exif is not None and mode != "off":
         found = read_exif(exif, place=mode == "place", tiff=name == "tiff")
         if not found.missing or name == "jpeg":  # of others it may lie behind these bytes
-            told = PictureFacts(found.taken_at, orientation, place=found.place, missing=found.missing)
+            told = replace(found, orientation=orientation)
     if min(width, height) > 0 and max(width, height) <= _LONGEST:
         return FirstBytes(name, width, height, turned, told)
     return FirstBytes(turned=turned, told=told)

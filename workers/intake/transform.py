@@ -20,6 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,7 +69,7 @@ def decode(
 
 def _facts(lying: Raster, name: str, *, place: bool) -> PictureFacts:
     told, (phash, thumbhash) = read_exif(lying.exif, place=place, tiff=name == "tiff"), hashes_of(lying)
-    return PictureFacts(told.taken_at, lying.orientation, phash, thumbhash, told.place, told.missing)
+    return replace(told, orientation=lying.orientation, phash=phash, thumbhash=thumbhash)
 
 
 def load_rgb(body: bytes, name: str, *, exif_transpose: bool = False) -> Image.Image:

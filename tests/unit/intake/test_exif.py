@@ -34,7 +34,7 @@ from tests.support.exif import (
     written,
 )
 from tests.support.images import encoded, png_chunk, ramp
-from workers.intake.scan import ExifFacts, orientation_of, read_exif
+from workers.intake.scan import orientation_of, read_exif
 from workers.intake.scan.exif import EXIF_MOST
 from workers.intake.transform import decode
 from workers.types import PictureFacts
@@ -98,16 +98,16 @@ PLACES_KNOWN: Final[dict[str, tuple[Tags, tuple[float, float] | None]]] = {
 @pytest.mark.parametrize("order", "<>")
 @pytest.mark.parametrize(("tags", "taken_at"), TIMES_KNOWN.values(), ids=TIMES_KNOWN)
 def test_a_time_is_the_cameras_clock_or_absent(tags: Tags, taken_at: str | None, order: str) -> None:
-    assert read_exif(written(order, FIRST, tags), place=True) == ExifFacts(taken_at)
+    assert read_exif(written(order, FIRST, tags), place=True) == PictureFacts(taken_at)
 
 
 @pytest.mark.parametrize("order", "<>")
 @pytest.mark.parametrize(("tags", "place"), PLACES_KNOWN.values(), ids=PLACES_KNOWN)
 def test_a_place_is_read_only_if_it_is_wanted(tags: Tags, place: tuple[float, float] | None, order: str) -> None:
     exif = written(order, FIRST, TIMES, tags)
-    assert repr(read_exif(b"Exif\0\0" + exif, place=True)) == repr(ExifFacts(TAKEN, place)), "0.0 is not -0.0"
+    assert repr(read_exif(b"Exif\0\0" + exif, place=True)) == repr(PictureFacts(TAKEN, place=place)), "0.0 is not -0.0"
     watched = Watched(exif)
-    assert read_exif(watched, place=False) == ExifFacts(TAKEN)
+    assert read_exif(watched, place=False) == PictureFacts(TAKEN)
     assert watched.last <= len(exif) - len(directory(order, 0, tags))
 
 
@@ -227,13 +227,15 @@ def test_of_a_tiff_as_many_bytes_are_looked_at_wherever_its_directories_lie() ->
     for order in "<>":
         near, far = Watched(tiff(order)), Watched(tiff(order, at=1 << 20))
         assert (
-            read_exif(near, place=True, tiff=True) == read_exif(far, place=True, tiff=True) == ExifFacts(TAKEN, PARIS)
+            read_exif(near, place=True, tiff=True)
+            == read_exif(far, place=True, tiff=True)
+            == PictureFacts(TAKEN, place=PARIS)
         )
         assert near.looked_at == far.looked_at
         crowd = Watched(at_8(order, 65_535).ljust(1 << 20, b"\0"))
-        assert read_exif(crowd, place=True, tiff=True) == ExifFacts(missing="exif-too-large")
+        assert read_exif(crowd, place=True, tiff=True) == PictureFacts(missing="exif-too-large")
         assert crowd.looked_at < 64
-    assert read_exif(b"II+\0" + bytes(99), place=True, tiff=True) == ExifFacts()
+    assert read_exif(b"II+\0" + bytes(99), place=True, tiff=True) == PictureFacts()
 
 
 def by_pillow(order: str) -> bytes:

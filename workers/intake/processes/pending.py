@@ -21,7 +21,7 @@ from workers.intake.limits import Limits
 from workers.intake.processes import wire
 from workers.intake.processes.fork_server import ForkServer
 from workers.intake.processes.shared_memory import PLACE_BYTES, PLACES, Layout, Region, make_shared_memory
-from workers.types import Fetched, Job, LogFields, Partition
+from workers.types import Fetched, Job, Partition
 
 Loss: TypeAlias = Literal["death", "clock", "bad-answer"]
 """Cause of a child's end: its death, one image that took too long, or an invalid answer."""
@@ -153,19 +153,6 @@ class PendingRequest:
             freed(size)
 
 
-@dataclass(frozen=True, slots=True)
-class AtImage:
-    """A child's current image, for the log."""
-
-    image: Job | None
-
-    def __str__(self) -> str:
-        return "at no image" if self.image is None else f"at {self.image}"
-
-    def log_fields(self, *, keys: bool) -> LogFields:
-        return {} if self.image is None else self.image.log_fields(keys=keys)
-
-
 class Child:
     """The worker's side of a child, for the supervisor's thread alone.
 
@@ -209,11 +196,12 @@ class Child:
     @property
     def began(self) -> tuple[Job | None, float]:
         """The job of its running request, and when that began."""
-        return self.at_image.image, self._began
+        return None if self.first is None else self.first.image, self._began
 
     @property
-    def at_image(self) -> AtImage:
-        return AtImage(self.first.image if self.first is not None else None)
+    def at_image(self) -> Job | str:
+        """What it is at, for the log."""
+        return self.began[0] or "no image"
 
     @property
     def has_suspect(self) -> bool:

@@ -283,7 +283,7 @@ class Supervisor:
             for answer in child.channel.take(dead=dead):
                 self._take_answer(child, answer)
         except wire.Garbled as error:
-            logger.warning("killing a decoder process, %s, after an invalid answer: %s", child.at_image, error)
+            logger.warning("killing a decoder process, at %s, after an invalid answer: %s", child.at_image, error)
             child.loss = "bad-answer"
             return False
         return not child.channel.ended
@@ -297,7 +297,7 @@ class Supervisor:
             child.complained(answer)
             metrics.STDERR_LINES.add(answer.lines, of="decoder")
             lines, words = answer.lines, answer.words
-            logger.debug("a decoder's codec wrote %d lines %s, the last: %s", lines, child.at_image, words)
+            logger.debug("a decoder's codec wrote %d lines at %s, the last: %s", lines, child.at_image, words)
             return
         request, place = child.take_from(answer)
         if request is not None:
@@ -374,7 +374,7 @@ class Supervisor:
             self.doubted(contents)
         metrics.DECODERS_LOST.add(cause=child.loss)
         metrics.STDERR_LINES.add(lines, of="decoder")
-        logger.warning("a decoder process died, %s: %s", at_image, words)
+        logger.warning("a decoder process died, at %s: %s", at_image, words)
         if suspect is not None:
             self._blame(suspect, "decode-timeout" if child.loss == "clock" else "kills-decoder", words)
 

@@ -21,10 +21,10 @@ from workers.intake.limits import blame
 from workers.intake.scan.avif import scan_avif
 from workers.intake.scan.blocks import scan_bmp, scan_gif, scan_png, scan_webp
 from workers.intake.scan.essence import Essence
-from workers.intake.scan.exif import ExifFacts, orientation_of, read_exif, told_orientation
+from workers.intake.scan.exif import orientation_of, read_exif, told_orientation
 from workers.intake.scan.jpeg import plain_jpeg, scan_jpeg
 
-__all__ = ["Essence", "ExifFacts", "orientation_of", "plain_jpeg", "read_exif", "scan", "told_orientation"]
+__all__ = ["Essence", "orientation_of", "plain_jpeg", "read_exif", "scan", "told_orientation"]
 
 _READERS: Final[Mapping[str, Callable[[bytes], Essence]]] = {
     "jpeg": scan_jpeg,

@@ -14,33 +14,17 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
 from schemas.enriched_image import FactsMissing
+from workers.types import PictureFacts
 
 EXIF_MOST: Final = 65_533
 """Most bytes of EXIF or XMP that are searched: one segment of a JPEG. Cameras write no more; larger ones hold
 previews."""
 _READ_MOST: Final = 64 << 10
 """Bytes that are looked at, however the directories lie. A TIFF is itself a directory, of any size."""
-
-
-@dataclass(frozen=True, slots=True)
-class ExifFacts:
-    """Facts in an EXIF; None: it does not tell.
-
-    Args:
-        taken_at: the clock where the picture was taken, `YYYY-MM-DDTHH:MM:SS`, followed by its offset from UTC (`Z` or
-            `±HH:MM`) if the camera knew it.
-        place: latitude and longitude, degrees (WGS 84).
-        missing: why there may be more facts than these.
-    """
-
-    taken_at: str | None = None
-    place: tuple[float, float] | None = None
-    missing: FactsMissing | None = None
 
 
 _EXIF: Final = b"Exif\0\0"
@@ -96,8 +80,8 @@ def told_orientation(exif: bytes) -> int | None:
     return file.number(file.first(_FIRST), _ORIENTATION)
 
 
-def read_exif(exif: bytes, *, place: bool, tiff: bool = False) -> ExifFacts:
-    """Read a picture's facts. Never raises; looks at 64 kB at most.
+def read_exif(exif: bytes, *, place: bool, tiff: bool = False) -> PictureFacts:
+    """Read when and where a picture was taken. Never raises; looks at 64 kB at most.
 
     Args:
         exif: with or without the words that it begins with in a JPEG.
@@ -105,15 +89,15 @@ def read_exif(exif: bytes, *, place: bool, tiff: bool = False) -> ExifFacts:
         tiff: `exif` is a TIFF file, which has its EXIF in its own directory.
     """
     if len(exif) > EXIF_MOST and not tiff:
-        return ExifFacts(missing="exif-too-large")
+        return PictureFacts(missing="exif-too-large")
     file = _Directories(exif)
     if not file.order:  # BigTIFF is not read
-        return ExifFacts(missing="exif-broken" if file.exif and not tiff else None)
+        return PictureFacts(missing="exif-broken" if file.exif and not tiff else None)
     first = file.first(_FIRST_WITH_PLACE if place else _FIRST)
     file.number(first, _ORIENTATION)  # a fault in it counts; its value is `orientation_of`'s
     taken_at = _taken_at(file, file.below(first, _EXIF_DIRECTORY, _TIMES))
     found = _place(file, file.below(first, _GPS_DIRECTORY, _PLACES))
-    return ExifFacts(taken_at, found, file.missing)
+    return PictureFacts(taken_at, place=found, missing=file.missing)
 
 
 _Entries = dict[int, tuple[int, int, bytes]]
