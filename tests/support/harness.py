@@ -223,10 +223,10 @@ class Harness:
             ]
         }
 
-    def give(self, key: str, colour: tuple[int, int, int], partition: int = 0) -> None:
+    def give(self, key: str, colour: tuple[int, int, int], partition: int = 0, **event: Any) -> None:
         """Put an image and send its event."""
         self.put(key, colour)
-        self.send(self.event(key), partition=partition)
+        self.send(self.event(key, **event), partition=partition)
 
     def worker(self, name: str = "w", **changes: Any) -> Worker:
         quick: dict[str, Any] = {"drain_s": 5.0, "retry_min_s": 0.01, "retry_max_s": 0.05}

@@ -14,7 +14,7 @@ import zstandard
 from schemas.correction import MAX_NAMES, correction
 from schemas.dead_letter import read_dead_letter_headers, replay
 from schemas.image_event import MAX_RECORDS
-from tagstream_testing.memory import MemoryCorrections
+from tests.support.corrections import said
 from tests.support.harness import BUCKET, DEAD, IN, OUT, SKIPPED, ColourTagger, Harness
 from tests.support.manual_pipeline import ManualPipeline
 from tests.support.raw_kafka import ZSTD, batch
@@ -32,8 +32,7 @@ def size(harness: Harness, topic: str) -> int:
     return sum(Message(r.topic, r.key, r.value, tuple(r.headers)).size for r in harness.broker.visible(topic))
 
 
-def test_a_thousand_removals_do_not_copy_a_long_key_and_long_trace_headers() -> None:
-    harness = Harness()
+def test_a_thousand_removals_do_not_copy_a_long_key_and_long_trace_headers(harness: Harness) -> None:
     key = b"k" * 900_000
     headers: Headers = (("traceparent", b"00-" + b"a" * 900_000), ("tracestate", b"v=" + b"1" * 900_000))
     harness.send(harness.notification(*["a.png"] * MAX_RECORDS, name="ObjectRemoved:Delete"), key=key, headers=headers)
@@ -45,8 +44,7 @@ def test_a_thousand_removals_do_not_copy_a_long_key_and_long_trace_headers() -> 
     assert inherited == [("tagstream-input-key-sha256", hashlib.sha256(key).hexdigest().encode())]
 
 
-def test_many_headers_are_looked_through_once_for_a_record_and_not_for_each_of_its_events() -> None:
-    harness = Harness()
+def test_many_headers_are_looked_through_once_for_a_record_and_not_for_each_of_its_events(harness: Harness) -> None:
     harness.send(
         harness.notification(*["a.png"] * MAX_RECORDS, name="ObjectTagging:Put"), headers=(("x", b""),) * 100_000
     )
@@ -57,8 +55,7 @@ def test_many_headers_are_looked_through_once_for_a_record_and_not_for_each_of_i
 
 
 @pytest.mark.slow
-def test_a_record_of_very_many_null_headers_becomes_a_dead_letter_without_them() -> None:
-    harness = Harness()
+def test_a_record_of_very_many_null_headers_becomes_a_dead_letter_without_them(harness: Harness) -> None:
     offset = harness.send(b"no event", headers=(("", None),) * 300_000)
     harness.work()
     [record] = harness.broker.visible(DEAD)
@@ -87,12 +84,9 @@ def sent(manual: ManualPipeline, value: bytes, stored: int = 0) -> list[Message]
 
 @pytest.mark.slow
 def test_outcomes_of_one_record_are_bounded_and_the_events_beyond_are_named_in_its_dead_letter() -> None:
-    said = MemoryCorrections()
     names = [f"{number:03}" + "\N{GRINNING FACE}" * 97 for number in range(MAX_NAMES)]
-    for some in (names[:100], names[100:]):
-        said.produce(correction(BUCKET, "a.png", added=some))
-    said.follow(0)
-    manual = ManualPipeline(corrections=said)
+    log = said(*(correction(BUCKET, "a.png", added=some) for some in (names[:100], names[100:])))
+    manual = ManualPipeline(corrections=log)
     manual.put("a.png")
     *images, dead = sent(manual, notified(*["a.png"] * MAX_RECORDS), stored=4 * MIB)
     one = images[0].size
@@ -136,8 +130,7 @@ STATE = b"v=" + b"1" * 510
 PARENT = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
-def test_a_key_and_a_tracestate_are_inherited_once_a_record() -> None:
-    harness = Harness()
+def test_a_key_and_a_tracestate_are_inherited_once_a_record(harness: Harness) -> None:
     headers: Headers = (("traceparent", PARENT), ("tracestate", STATE))
     for _ in range(2):
         harness.send(harness.notification(*["a.png"] * 50, name="ObjectTagging:Put"), key=b"k" * 1024, headers=headers)
@@ -215,8 +208,7 @@ def test_only_adjacent_records_of_one_batch_that_differ_in_the_key_alone_share_a
     ]  # fmt: skip
 
 
-def test_equal_events_between_refused_ones_keep_outcomes_of_their_own() -> None:
-    manual = ManualPipeline()
+def test_equal_events_between_refused_ones_keep_outcomes_of_their_own(manual: ManualPipeline) -> None:
     manual.put("a.png")
     event = json.dumps({"schema": "image-event/1", "id": "e", "bucket": BUCKET, "key": "a.png"}).encode()
     values = [None] * 5 + [event] * 500 + [None] * 5
@@ -240,8 +232,7 @@ def test_equal_events_wait_for_room_like_others() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("value", [b"no event" + b"x" * 300_000, b'{"schema":"image-event/1"}' + b" " * 300_000])
-def test_the_output_of_a_batch_is_bounded_by_its_stored_bytes(value: bytes) -> None:
-    manual = ManualPipeline()
+def test_the_output_of_a_batch_is_bounded_by_its_stored_bytes(manual: ManualPipeline, value: bytes) -> None:
     stored = admit(manual, zipped([raw(value + b"%d" % at, delta=at) for at in range(100)]))
     messages, _ = published(manual)
     assert answered_offsets(messages) == list(range(100))

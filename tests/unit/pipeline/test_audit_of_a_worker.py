@@ -22,8 +22,7 @@ def audited(harness: Harness) -> AuditReport:
         return judge.finish()
 
 
-def test_every_kind_of_outcome_is_known_to_the_audit() -> None:
-    harness = Harness()
+def test_every_kind_of_outcome_is_known_to_the_audit(harness: Harness) -> None:
     harness.captioner = EchoCaptioner()
     harness.captioner.fails = True
     harness.put("a.png", RED)

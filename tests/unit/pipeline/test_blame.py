@@ -81,9 +81,8 @@ def test_too_many_failures_in_a_row_or_among_the_last_ones_are_the_models(
 
 
 @pytest.mark.parametrize("max_batch", [1, 8])
-def test_a_device_that_fails_on_all_but_the_known_good_image_ends_the_worker(max_batch: int) -> None:
+def test_a_device_that_fails_on_all_but_the_known_good_image_ends_the_worker(harness: Harness, max_batch: int) -> None:
     """Guard: Ceiling.note. Without it the whole topic would be dead-lettered."""
-    harness = Harness()
     harness.tagger.max_batch = max_batch
     for number in range(60):
         harness.give(f"{number}.png", POISON)

@@ -305,9 +305,8 @@ def test_a_wrong_entry_is_a_miss_and_is_counted(level: str, damage: Damage, monk
     assert set(causes) == {"invalid"}
 
 
-def test_entries_of_one_store_are_no_hit_for_another_store() -> None:
+def test_entries_of_one_store_are_no_hit_for_another_store(harness: Harness) -> None:
     """Two stores with a bucket of one name, on one Redis: a sequencer of the one must not silence the other."""
-    harness = Harness()
     etag = harness.put("a.png", RED)
     harness.send(harness.event("a.png", etag=etag, sequencer="FF"))
     harness.work(s3_endpoint="http://one:9000")

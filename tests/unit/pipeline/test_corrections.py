@@ -8,6 +8,7 @@ import numpy as np
 from schemas.correction import Word, correction
 from schemas.enriched_image import CorrectedTags, Tag
 from tagstream_testing.memory import MemoryCorrections
+from tests.support.corrections import said
 from tests.support.harness import EchoCaptioner, Harness
 from tests.support.tasks import TAGGER, annotation
 from tests.support.waiting import eventually
@@ -16,14 +17,6 @@ from workers.pipeline.annotation import Annotation
 from workers.pipeline.roles import make_roles
 from workers.pipeline.tagging import Tagging
 from workers.types import LabelScores
-
-
-def log(*said: Any, people: bool = False) -> MemoryCorrections:
-    made = MemoryCorrections(people=people)
-    for record in said:
-        made.produce(record)
-    made.follow(0)
-    return made
 
 
 def scored(**scores: float) -> Annotation:
@@ -40,8 +33,8 @@ def tags_of(shown: Mapping[str, Any]) -> list[Tag]:
 
 
 def test_added_tags_are_a_persons_and_removed_ones_stay_away() -> None:
-    said = log(correction("photos", "a.png", added=["blue", "terrier"], removed=["red"]))
-    shown = Tagging(TAGGER, said).render(scored(red=0.9, green=0.8))
+    log = said(correction("photos", "a.png", added=["blue", "terrier"], removed=["red"]))
+    shown = Tagging(TAGGER, log).render(scored(red=0.9, green=0.8))
     assert [(tag.name, tag.label_id, round(tag.score, 1), tag.source) for tag in tags_of(shown)] == [
         ("blue", 2, 1.0, "person"),
         ("terrier", None, 1.0, "person"),
@@ -51,8 +44,8 @@ def test_added_tags_are_a_persons_and_removed_ones_stay_away() -> None:
 
 
 def test_a_tag_that_no_model_knows_is_shown_where_no_other_is() -> None:
-    said = log(correction("photos", "a.png", added=["terrier"], removed=["red"]))
-    roles = make_roles({"tagger": TAGGER}, TemplateCaptioner(), said)
+    log = said(correction("photos", "a.png", added=["terrier"], removed=["red"]))
+    roles = make_roles({"tagger": TAGGER}, TemplateCaptioner(), log)
     task = scored(red=0.9)
     fields: dict[str, Any] = {}
     for role in roles.all:
@@ -71,47 +64,45 @@ def test_an_image_without_a_tag_has_no_caption_by_rule() -> None:
 
 
 def test_an_uncorrected_image_is_rendered_as_without_corrections() -> None:
-    said = log(correction("photos", "b.png", added=["blue"]))
-    for tagging in (Tagging(TAGGER), Tagging(TAGGER, said)):
+    log = said(correction("photos", "b.png", added=["blue"]))
+    for tagging in (Tagging(TAGGER), Tagging(TAGGER, log)):
         shown = tagging.render(scored(red=0.9))
         assert [(tag.name, tag.source) for tag in tags_of(shown)] == [("red", None)]
         assert shown["corrections"] is None
 
 
 def test_captions_are_guided_by_the_corrected_tags() -> None:
-    said = log(correction("photos", "a.png", added=["blue", "terrier"], removed=["red"]))
-    assert Tagging(TAGGER, said).names(scored(red=0.9, green=0.8), by_label=True) == ["green", "blue", "terrier"]
+    log = said(correction("photos", "a.png", added=["blue", "terrier"], removed=["red"]))
+    assert Tagging(TAGGER, log).names(scored(red=0.9, green=0.8), by_label=True) == ["green", "blue", "terrier"]
 
 
 def test_equal_images_with_different_corrections_do_not_share_a_caption() -> None:
-    said = log(correction("photos", "a.png", removed=["red"]))
+    log = said(correction("photos", "a.png", removed=["red"]))
     models: Any = {"tagger": TAGGER, "captioner": EchoCaptioner()}
-    with_word, without = make_roles(models, None, said), make_roles(models)
+    with_word, without = make_roles(models, None, log), make_roles(models)
     assert with_word.flight_key(annotation()) != without.flight_key(annotation())
     assert with_word.flight_key(annotation(want=["tags"])) == without.flight_key(annotation(want=["tags"]))
 
 
 def test_a_task_shows_one_consistent_set_of_corrections() -> None:
-    said = log(correction("photos", "a.png", removed=["red"]))
-    tagging, task = Tagging(TAGGER, said), scored(red=0.9, green=0.8)
+    log = said(correction("photos", "a.png", removed=["red"]))
+    tagging, task = Tagging(TAGGER, log), scored(red=0.9, green=0.8)
     assert tagging.names(task, by_label=True) == ["green"]
-    said.produce(correction("photos", "a.png", removed=["green"]))
-    said.follow(0)
+    log.produce(correction("photos", "a.png", removed=["green"]))
+    log.follow(0)
     assert [tag["name"] for tag in tagging.tags(task)] == ["green"]
 
 
-def test_a_worker_reads_them_before_its_first_event_and_then_follows() -> None:
-    said = MemoryCorrections()
-    said.produce(correction("photos", "a.png", added=["blue"], removed=["red"]))
-    harness = Harness()
-    harness.corrections = said
+def test_a_worker_reads_them_before_its_first_event_and_then_follows(harness: Harness) -> None:
+    log = harness.corrections = MemoryCorrections()
+    log.produce(correction("photos", "a.png", added=["blue"], removed=["red"]))
     harness.give("a.png", (255, 0, 0))
     with harness.running():
         harness.settled()
         first = harness.enriched()["a.png"]
         assert "blue" in {tag.name for tag in first.tags if tag.source == "person"}
-        said.produce(correction("photos", "a.png", removed=["blue"]))
-        eventually(lambda: said.on("photos/a.png", "0" * 64) == Word((), ("blue", "red")))
+        log.produce(correction("photos", "a.png", removed=["blue"]))
+        eventually(lambda: log.on("photos/a.png", "0" * 64) == Word((), ("blue", "red")))
         harness.send(harness.event("a.png"))
         harness.settled()
     again = harness.enriched()["a.png"]
@@ -123,7 +114,7 @@ def test_people_are_told_and_are_no_part_of_the_id_nor_of_the_results() -> None:
     told = dict[str, Any]()
     for name, people in {"ann": True, "bob": True, "off": False}.items():
         harness = Harness()
-        harness.corrections = log(correction("photos", "a.png", removed=["red"], by=name), people=people)
+        harness.corrections = said(correction("photos", "a.png", removed=["red"], by=name), people=people)
         harness.captioner = EchoCaptioner()
         harness.give("a.png", (255, 200, 0))
         harness.work()
@@ -132,7 +123,7 @@ def test_people_are_told_and_are_no_part_of_the_id_nor_of_the_results() -> None:
     assert len({each.id for each in told.values()}) == 1
     assert b'"by"' not in told["off"].to_bytes()
     roles = [
-        make_roles({"tagger": TAGGER, "captioner": EchoCaptioner()}, None, log(each, people=True))
+        make_roles({"tagger": TAGGER, "captioner": EchoCaptioner()}, None, said(each, people=True))
         for each in (correction("photos", "a.png", removed=["red"], by=name) for name in ("ann", "bob"))
     ]
     assert roles[0].flight_key(annotation()) == roles[1].flight_key(annotation())

@@ -16,7 +16,8 @@ from schemas.enriched_image import EnrichedImage, read_output
 from schemas.image_event import ImageEvent, Options
 from schemas.options import WANTS
 from schemas.stored_scores import StoredEmbedding
-from tagstream_testing.memory import ManualClock, MemoryCorrections
+from tagstream_testing.memory import ManualClock
+from tests.support.corrections import said
 from tests.support.harness import EchoCaptioner
 from tests.support.kinds import BrightnessKind, BrightnessModel
 from tests.unit.pipeline.test_kinds import ColourEmbedder
@@ -92,18 +93,15 @@ vectors = st.lists(st.floats(-1, 1, width=16), min_size=3, max_size=3).map(
     lambda each: StoredEmbedding(ColourEmbedder.digest, "colours", np.array(each, "<f2").tobytes())
 )
 bright = st.builds(lambda mean: ADDED.finish((mean, ("png", 1, 2, None))), st.floats(0, 255))
-said = st.none() | st.lists(st.sampled_from(["red", "blue", "terrier"]), max_size=2, unique=True)
+added_tags = st.none() | st.lists(st.sampled_from(["red", "blue", "terrier"]), max_size=2, unique=True)
 
 
 @st.composite
 def rendered(draw: st.DrawFn) -> tuple[CompleteTask, Renderer]:
     event, tagger = draw(events), draw(st.sampled_from(TAGGERS))
-    words = MemoryCorrections()
-    added = draw(said)
-    if added is not None:
-        words.produce(correction(event.bucket, event.key, added=added, removed=["green"]))
-        words.follow(0)
-    roles = make_roles({"tagger": tagger, "captioner": CAPTIONER}, None, words, added=[ADDED])
+    added = draw(added_tags)
+    words = [] if added is None else [correction(event.bucket, event.key, added=added, removed=["green"])]
+    roles = make_roles({"tagger": tagger, "captioner": CAPTIONER}, None, said(*words), added=[ADDED])
     partition = Partition(draw(short), draw(st.integers(0, 999)))
     record = Record(partition, draw(whole), draw(st.integers(-1, 2**63 - 1)), None, b"", (), Assignment(partition, "m"))
     where = Coordinates(partition.topic, partition.number, record.offset, event.index)

@@ -126,8 +126,7 @@ def test_a_task_holds_nothing_any_more_wherever_its_assignment_ends() -> None:
     assert ended_in == {"lookup", "wait-equal", "wait-device", "finish"}
 
 
-def test_a_task_that_waits_for_the_store_holds_only_its_place() -> None:
-    manual = ManualPipeline()
+def test_a_task_that_waits_for_the_store_holds_only_its_place(manual: ManualPipeline) -> None:
     manual.put("a")
     manual.store.fail(BUCKET, None, Unavailable("s3", "away"))
     manual.handle("a")

@@ -32,8 +32,7 @@ def harness(model: BrightnessModel) -> Harness:
 
 
 def run(harness: Harness, key: str, colour: tuple[int, int, int] = GREY, **options: Any) -> EnrichedImage:
-    harness.put(key, colour)
-    harness.send(harness.event(key, options=options or BOTH))
+    harness.give(key, colour, options=options or BOTH)
     harness.work()
     return harness.enriched()[key]
 

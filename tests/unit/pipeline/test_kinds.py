@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from schemas.correction import correction
 from schemas.enriched_image import CaptionText, Tag
-from tagstream_testing.memory import MemoryCorrections
+from tests.support.corrections import said
 from tests.support.harness import OUT, ChoosyTagger, ColourTagger, EchoCaptioner, Harness
 from tests.support.tasks import PROFILES, TAGGER, a_task, an_attempt, annotation
 from workers.errors import Broken
@@ -126,10 +126,7 @@ def test_of_a_name_that_two_labels_have_a_person_means_the_first() -> None:
     class Twice(ColourTagger):
         labels: Sequence[str] = ("red", "green", "red")
 
-    said = MemoryCorrections()
-    said.produce(correction("photos", "a.png", added=["red"]))
-    said.follow(0)
-    [red] = tags(Tagging(Twice(), said), scored())
+    [red] = tags(Tagging(Twice(), said(correction("photos", "a.png", added=["red"]))), scored())
     assert (red.label_id, red.source) == (0, "person")
 
 
@@ -266,8 +263,7 @@ def published(harness: Harness) -> dict[str, dict[str, Any]]:
 
 def run(harness: Harness, colours: dict[str, tuple[int, int, int]], options: dict[str, Any] = OPTIONS) -> None:
     for key, colour in colours.items():
-        harness.put(key, colour)
-        harness.send(harness.event(key, options=options))
+        harness.give(key, colour, options=options)
     harness.work()
 
 

@@ -24,8 +24,12 @@ from workers.service.logs import LINES_A_MINUTE, flush_logs, start_logging
 from workers.types import Assignment, Coordinates, HasLogFields, Partition
 
 
-def test_every_warning_of_the_pipeline_names_its_record(caplog: pytest.LogCaptureFixture) -> None:
-    harness = Harness(partitions=1)
+@pytest.fixture
+def harness() -> Harness:
+    return Harness(partitions=1)
+
+
+def test_every_warning_of_the_pipeline_names_its_record(harness: Harness, caplog: pytest.LogCaptureFixture) -> None:
     harness.broker.fail_next(Fault.SEND)
     harness.put("poison.png", POISON)
     harness.put("sound.png", (255, 0, 0))
@@ -42,9 +46,8 @@ def test_every_warning_of_the_pipeline_names_its_record(caplog: pytest.LogCaptur
 
 
 def test_every_dead_letter_has_a_line_with_its_record_and_reasons_and_without_its_key(
-    caplog: pytest.LogCaptureFixture,
+    harness: Harness, caplog: pytest.LogCaptureFixture
 ) -> None:
-    harness = Harness(partitions=1)
     harness.store.put(BUCKET, "secret.png", b"no image at all")
     harness.put("sound.png", (255, 0, 0))
     bad = {"eventName": "s3:ObjectCreated:Put"}
@@ -63,8 +66,7 @@ def test_every_dead_letter_has_a_line_with_its_record_and_reasons_and_without_it
     assert not any("secret" in record.getMessage() for record in caplog.records)
 
 
-def test_at_debug_level_a_dead_letter_tells_its_key(caplog: pytest.LogCaptureFixture) -> None:
-    harness = Harness(partitions=1)
+def test_at_debug_level_a_dead_letter_tells_its_key(harness: Harness, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG), harness.running():
         harness.send(b"no message at all", key=b"photos/secret.png")
         harness.settled()
@@ -72,9 +74,8 @@ def test_at_debug_level_a_dead_letter_tells_its_key(caplog: pytest.LogCaptureFix
     assert [record.levelno for record in told] == [logging.DEBUG]
 
 
-def test_many_dead_letters_are_counted_and_not_logged_one_by_one() -> None:
+def test_many_dead_letters_are_counted_and_not_logged_one_by_one(harness: Harness) -> None:
     out = io.StringIO()
-    harness = Harness(partitions=1)
     with logs.restored():
         start_logging("info", "json", stream=out)
         with harness.running():
@@ -90,14 +91,13 @@ def test_many_dead_letters_are_counted_and_not_logged_one_by_one() -> None:
 
 
 def test_the_log_has_changes_of_readiness_with_their_reason_and_wrong_credentials(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    harness: Harness, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def told(logger: str, word: str) -> list[str]:
         lines = [(record.name, record.getMessage()) for record in list(caplog.records)]
         return [line for name, line in lines if name == f"workers.pipeline.{logger}" and word in line]
 
     monkeypatch.setattr("workers.pipeline.worker._WATCH_S", 0.01)
-    harness = Harness(partitions=1)
     harness.put("a.png", (255, 0, 0))
     refused = Unavailable("s3", "HTTP 403", fault="access", advice="correct TAGSTREAM_S3_SECRET_KEY")
     harness.store.fail(BUCKET, None, refused)
@@ -130,9 +130,8 @@ def test_a_line_about_a_task_has_its_record_its_event_and_its_trace_as_fields() 
 
 
 def test_at_debug_level_every_image_has_a_line_at_its_beginning_and_one_at_its_end(
-    caplog: pytest.LogCaptureFixture,
+    harness: Harness, caplog: pytest.LogCaptureFixture
 ) -> None:
-    harness = Harness(partitions=1)
     with caplog.at_level(logging.DEBUG), harness.running():
         harness.give("sound.png", (255, 0, 0))
         harness.store.put(BUCKET, "odd.png", b"no image")
@@ -197,8 +196,7 @@ def test_a_line_tells_how_far_committed_offsets_are_behind_known_ends(caplog: py
     assert ", 0 records not committed, lag 6,234 offsets in 2 partitions (5,000 in the background); bounded by " in line
 
 
-def test_without_work_nothing_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    manual = ManualPipeline()
+def test_without_work_nothing_is_logged(manual: ManualPipeline, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         pass_time(manual, activity(manual), 90)
     assert said(caplog) == []
@@ -245,8 +243,7 @@ def test_each_look_counts_one_bottleneck_and_all_bottlenecks_are_shown_from_the_
         assert measured.by("by", metrics.BOUND) == none | {"input": 2, "store": 3}
 
 
-def test_a_worker_sums_up_its_run(caplog: pytest.LogCaptureFixture) -> None:
-    harness = Harness()
+def test_a_worker_sums_up_its_run(harness: Harness, caplog: pytest.LogCaptureFixture) -> None:
     harness.put("sound.png", (255, 0, 0))
     with caplog.at_level(logging.INFO), harness.running():
         harness.send(harness.event("sound.png"))

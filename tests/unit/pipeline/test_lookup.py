@@ -57,9 +57,8 @@ def red_twice(manual: ManualPipeline) -> None:
     assert not manual.in_flight
 
 
-def test_equal_images_in_flight_are_read_and_computed_once() -> None:
+def test_equal_images_in_flight_are_read_and_computed_once(manual: ManualPipeline) -> None:
     """Guard: the handover of the flight; otherwise the waiting image is read again to find results in the cache."""
-    manual = ManualPipeline()
     red_twice(manual)
     assert manual.tagger.batches == [1]
     assert manual.reads == ["a", "b"]

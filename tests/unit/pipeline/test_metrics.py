@@ -368,9 +368,8 @@ def timed(**stages: float) -> Task:
 
 def test_every_stage_that_an_image_passed_is_measured_and_the_device_by_batches_alone() -> None:
     harness = Harness()
-    harness.put("0.png", (255, 0, 0))
+    harness.give("0.png", (255, 0, 0))
     with measuring(metrics.STAGE_SECONDS) as measured, harness.running():
-        harness.send(harness.event("0.png"))
         harness.settled()
         stages = measured.by("stage", metrics.STAGE_SECONDS)
     assert {"lookup", "fetch", "inspect", "decode", "wait-device", "annotate", "finish"} <= stages.keys()

@@ -35,8 +35,7 @@ def event(manual: ManualPipeline, key: str) -> dict[str, Any]:
     return {"schema": "image-event/1", "id": key, "bucket": BUCKET, "key": key, "etag": etag}
 
 
-def test_every_answer_takes_the_records_key_and_trace_along() -> None:
-    manual = ManualPipeline()
+def test_every_answer_takes_the_records_key_and_trace_along(manual: ManualPipeline) -> None:
     send_event(manual, event(manual, "red"), key=b"its key", headers=TRACE)
     send_event(manual, notification("ObjectRemoved:Delete", "gone"), key=b"its key", headers=TRACE)
     found = manual.messages()

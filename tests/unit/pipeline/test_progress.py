@@ -133,8 +133,7 @@ def test_who_waits_for_the_store_has_no_clock() -> None:
     assert manual.worker.progress().ok
 
 
-def test_each_stage_reports_its_time_and_waiting_counts_as_a_stage() -> None:
-    manual = ManualPipeline()
+def test_each_stage_reports_its_time_and_waiting_counts_as_a_stage(manual: ManualPipeline) -> None:
     manual.put("a.png")
     manual.store.fail("photos", "a.png", Unavailable("s3", "away"), times=1)
     manual.handle("a.png")

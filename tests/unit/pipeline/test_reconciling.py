@@ -175,9 +175,8 @@ def test_a_lost_marker_makes_the_worker_unready_and_costs_its_own_partition_only
     assert harness.coordinates() == [(0, 0, 0), (1, 0, 0)]
 
 
-def test_a_drain_without_a_broker_ends_when_its_time_is_up() -> None:
+def test_a_drain_without_a_broker_ends_when_its_time_is_up(harness: Harness) -> None:
     """Guard: the interrupt. The publish thread would wait for the broker, and the end for the publish thread."""
-    harness = Harness()
     harness.put("a.png", (9, 9, 9))
     harness.broker.before_commit = lambda: setattr(harness.broker, "away", True)
     harness.send(harness.event("a.png"))

@@ -68,9 +68,8 @@ def test_an_image_of_unknown_size_reserves_the_largest_until_it_is_there_and_the
     assert (manual.pipeline.fetch.encoded.used, manual.pipeline.fetch.slots.used) == (size, 0)
 
 
-def test_pixels_reserve_what_decoding_takes_until_they_are_there_and_then_their_own() -> None:
+def test_pixels_reserve_what_decoding_takes_until_they_are_there_and_then_their_own(manual: ManualPipeline) -> None:
     decoding = hanging_in("decode").pipeline
-    manual = ManualPipeline()
     manual.give("bad.png")
     manual.pipeline.parse.work()
     manual.pipeline.lookup.work()
@@ -182,9 +181,8 @@ def test_an_equal_image_that_waits_gives_its_bytes_back_to_the_intake() -> None:
 
 
 @pytest.mark.slow
-def test_what_waits_for_its_commit_holds_no_more_memory_than_its_ledger_counts() -> None:
+def test_what_waits_for_its_commit_holds_no_more_memory_than_its_ledger_counts(manual: ManualPipeline) -> None:
     """Guard: an outcome kept as a document takes three times the memory that is counted for its message."""
-    manual = ManualPipeline()
     manual.put("a")
     manual.handle(*["a"] * 50)
     gc.collect()

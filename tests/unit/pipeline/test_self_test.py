@@ -257,8 +257,7 @@ def ends(worker: Worker, when: Callable[[], object]) -> str:
     return str(caught.value)
 
 
-def test_a_worker_with_a_failing_captioner_ends_and_names_it() -> None:
-    harness = Harness()
+def test_a_worker_with_a_failing_captioner_ends_and_names_it(harness: Harness) -> None:
     captioner = harness.captioner = Forgetful()
     worker = harness.worker(self_test_s=0.05)
     harness.put("a.png", (255, 0, 0))
@@ -320,14 +319,13 @@ def test_another_number_of_answers_is_the_models_mistake(answers: Any, found: st
         one_each(ColourTagger(), answers, 2)
 
 
-def test_a_captioner_that_fails_to_put_one_answer_into_words_costs_that_caption_alone() -> None:
+def test_a_captioner_that_fails_to_put_one_answer_into_words_costs_that_caption_alone(harness: Harness) -> None:
     class Stumbles(EchoCaptioner):
         def postprocess(self, raw: Any) -> Caption:
             if "red" in raw:
                 raise KeyError("no such word")
             return super().postprocess(raw)
 
-    harness = Harness()
     harness.captioner = Stumbles()
     for key, colour in (("red.png", (255, 0, 0)), ("blue.png", (0, 0, 255))):
         harness.give(key, colour)

@@ -116,8 +116,7 @@ def test_a_batch_may_take_five_times_the_slowest_so_far_and_at_least_fifteen_sec
 
 
 @pytest.mark.parametrize("stage", ["parse", "lookup"])
-def test_a_stage_with_a_thousand_items_before_it_admits_no_further_record(stage: str) -> None:
-    manual = ManualPipeline()
+def test_a_stage_with_a_thousand_items_before_it_admits_no_further_record(manual: ManualPipeline, stage: str) -> None:
     waiting = {"parse": manual.pipeline.parse, "lookup": manual.pipeline.lookup}[stage]
 
     def add(items: int) -> None:

@@ -133,8 +133,7 @@ def test_an_object_that_comes_to_no_end_in_its_time_again_and_again_is_too_slow(
     assert reasons(manual) == ["fetch-too-slow"]
 
 
-def test_an_object_that_is_refused_twice_while_others_were_given_is_forbidden() -> None:
-    manual = ManualPipeline()
+def test_an_object_that_is_refused_twice_while_others_were_given_is_forbidden(manual: ManualPipeline) -> None:
     manual.put("good.png", "bad.png")
     manual.store.fail(BUCKET, "bad.png", Unavailable("s3", "HTTP 403", fault="forbidden"))
     manual.events("bad.png")
@@ -146,9 +145,8 @@ def test_an_object_that_is_refused_twice_while_others_were_given_is_forbidden() 
     assert reasons(manual) == ["forbidden"]
 
 
-def test_credentials_that_expire_under_load_dead_letter_no_image() -> None:
+def test_credentials_that_expire_under_load_dead_letter_no_image(manual: ManualPipeline) -> None:
     """Guard: the second refusal, and the breaker. A bucket that gave others a moment ago is not giving any now."""
-    manual = ManualPipeline()
     manual.put("good.png", *keys(50))
     manual.handle("good.png")
     manual.store.fail(BUCKET, None, Unavailable("s3", "HTTP 403", fault="forbidden"))
@@ -285,9 +283,8 @@ def test_who_refuses_is_up(answer: Unavailable) -> None:
 
 @pytest.mark.parametrize(("age_s", "asked"), [(0.0, 3), (9.0, 3), (11.0, 1), (1e9, 1), (-60.0, 3)])
 def test_an_absent_object_is_asked_for_three_times_while_its_event_is_young_and_holds_no_slot_meanwhile(
-    age_s: float, asked: int
+    manual: ManualPipeline, age_s: float, asked: int
 ) -> None:
-    manual = ManualPipeline()
     manual.handle("absent.png", timestamp_ms=int((manual.clock.wall() - age_s) * 1000))
     assert manual.pipeline.fetch.encoded.used == manual.pipeline.fetch.slots.used == 0
     manual.turns(1)
@@ -295,8 +292,7 @@ def test_an_absent_object_is_asked_for_three_times_while_its_event_is_young_and_
     assert len(manual.done) == 1
 
 
-def test_an_object_that_a_store_shows_late_is_read() -> None:
-    manual = ManualPipeline()
+def test_an_object_that_a_store_shows_late_is_read(manual: ManualPipeline) -> None:
     manual.handle("late.png", timestamp_ms=int(manual.clock.wall() * 1000))
     manual.put("late.png")
     manual.turns(1)
@@ -319,8 +315,7 @@ def test_an_intake_starts_only_the_gets_that_it_can_make_at_once_so_that_few_fai
 
 
 @pytest.mark.slow
-def test_a_worker_asks_a_failing_store_rarely_and_continues_at_once_when_it_is_back() -> None:
-    harness = Harness()
+def test_a_worker_asks_a_failing_store_rarely_and_continues_at_once_when_it_is_back(harness: Harness) -> None:
     for number, key in enumerate(keys(60)):
         harness.put(key, (number, 0, 200))
     harness.store.fail(BUCKET, None, AWAY)

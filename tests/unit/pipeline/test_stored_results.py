@@ -19,10 +19,8 @@ COLOUR = (200, 100, 20)
 
 def run(harness: Harness, key: str, options: dict[str, Any] | None = None, **changes: Any) -> dict[str, bytes | None]:
     """The headers of the outcome of one event about a new image of that colour."""
-    harness.put(key, COLOUR)
-    harness.send(harness.event(key, **({} if options is None else {"options": options})))
-    with harness.running(**changes):
-        harness.settled()
+    harness.give(key, COLOUR, 0, **({} if options is None else {"options": options}))
+    harness.work(**changes)
     return headers_of(harness, key)
 
 
@@ -35,8 +33,7 @@ def scores(headers: dict[str, bytes | None]) -> StoredScores:
     return StoredScores.decode(headers[SCORES_HEADER])
 
 
-def test_an_outcome_carries_every_score_above_the_floor() -> None:
-    harness = Harness()
+def test_an_outcome_carries_every_score_above_the_floor(harness: Harness) -> None:
     stored = scores(run(harness, "a.png"))
     tagger = harness.tagger
     assert (stored.tagger, stored.labels, stored.precision) == (tagger.digest, None, tagger.precision)
@@ -46,8 +43,7 @@ def test_an_outcome_carries_every_score_above_the_floor() -> None:
     assert [tag.name for tag in harness.enriched()["a.png"].tags] == ["red"]
 
 
-def test_readers_of_json_see_nothing_of_it_and_it_can_be_turned_off() -> None:
-    harness = Harness()
+def test_readers_of_json_see_nothing_of_it_and_it_can_be_turned_off(harness: Harness) -> None:
     run(harness, "a.png")
     harness.keep_scores = False
     harness.cache = MemoryResultCache()
@@ -57,8 +53,7 @@ def test_readers_of_json_see_nothing_of_it_and_it_can_be_turned_off() -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"profile": "reds"}, {"want": ["caption"]}])
-def test_a_hit_carries_the_bytes_of_a_miss(options: dict[str, Any]) -> None:
-    harness = Harness()
+def test_a_hit_carries_the_bytes_of_a_miss(harness: Harness, options: dict[str, Any]) -> None:
     harness.tagger = ChoosyTagger()
     profiles = read_profiles(harness.tagger, {"reds": {"only": ["red"]}})
     missed = run(harness, "miss.png", options, profiles=profiles)
@@ -73,20 +68,17 @@ def test_a_hit_carries_the_bytes_of_a_miss(options: dict[str, Any]) -> None:
     assert len(harness.tagger.batches) == batches
 
 
-def test_a_header_of_an_input_record_has_no_meaning() -> None:
-    harness = Harness()
+def test_a_header_of_an_input_record_has_no_meaning(harness: Harness) -> None:
     forged = StoredScores("f" * 64, None, "fp32", 0.0, ((0, 1.0),)).encode()
     harness.put("a.png", COLOUR)
     harness.send(harness.event("a.png"), headers=((SCORES_HEADER, forged), (EMBEDDING_HEADER, b"x")))
-    with harness.running():
-        harness.settled()
+    harness.work()
     (record,) = harness.broker.visible(OUT)
     found = [value for name, value in record.headers if name in (SCORES_HEADER, EMBEDDING_HEADER)]
     assert [StoredScores.decode(value).tagger for value in found] == [harness.tagger.digest]
 
 
-def test_an_embedding_that_the_event_does_not_show_travels_in_a_header() -> None:
-    harness = Harness()
+def test_an_embedding_that_the_event_does_not_show_travels_in_a_header(harness: Harness) -> None:
     tagger = harness.tagger = ColourEmbedder()
     missed = run(harness, "miss.png")
     stored = StoredEmbedding.decode(missed[EMBEDDING_HEADER])
@@ -102,8 +94,7 @@ def test_an_embedding_that_the_event_does_not_show_travels_in_a_header() -> None
     assert harness.enriched()["hit.png"].cache.embedding is None
 
 
-def test_no_image_is_computed_for_a_header_alone() -> None:
-    harness = Harness()
+def test_no_image_is_computed_for_a_header_alone(harness: Harness) -> None:
     tagger = harness.tagger = ColourEmbedder()
     harness.keep_scores = False
     run(harness, "a.png")
@@ -113,13 +104,10 @@ def test_no_image_is_computed_for_a_header_alone() -> None:
     assert (tagger.embedded, len(tagger.batches)) == (0, 1)
 
 
-def test_an_event_is_whole_without_an_embedding_that_it_did_not_ask_for() -> None:
-    harness = Harness()
+def test_an_event_is_whole_without_an_embedding_that_it_did_not_ask_for(harness: Harness) -> None:
     harness.tagger = ColourEmbedder()
-    harness.put("a.png", (1, 2, 3))
-    harness.send(harness.event("a.png"))
-    with harness.running():
-        harness.settled()
+    harness.give("a.png", (1, 2, 3))
+    harness.work()
     assert harness.enriched()["a.png"].status == "complete"
     assert harness.dead() == []
     assert EMBEDDING_HEADER not in headers_of(harness, "a.png")
@@ -136,9 +124,8 @@ def test_an_event_is_whole_without_an_embedding_that_it_did_not_ask_for() -> Non
     ],
 )
 def test_an_outcome_says_which_results_were_wanted(
-    said: dict[str, Any] | None, want: Sequence[Want], resolved: tuple[Want, ...]
+    harness: Harness, said: dict[str, Any] | None, want: Sequence[Want], resolved: tuple[Want, ...]
 ) -> None:
-    harness = Harness()
     harness.tagger = ColourEmbedder()
     run(harness, "a.png", said, want=tuple(want))
     image = harness.enriched()["a.png"]

@@ -32,8 +32,7 @@ class Colours(Harness):
         return super().worker(name, profiles=read_profiles(self.tagger, PROFILES), **changes)
 
     def ask(self, key: str, profile: str, colour: tuple[int, int, int] = GREY) -> None:
-        self.put(key, colour)
-        self.send(self.event(key, options={"profile": profile}))
+        self.give(key, colour, options={"profile": profile})
 
     @contextmanager
     def one_batch(self, images: int) -> Iterator[None]:

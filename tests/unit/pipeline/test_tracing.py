@@ -15,8 +15,7 @@ from workers.pipeline.tracing import batch, carried, example, inherited, start
 from workers.types import Coordinates, Headers
 
 
-def test_without_a_tracer_the_producers_trace_passes_through() -> None:
-    harness = Harness()
+def test_without_a_tracer_the_producers_trace_passes_through(harness: Harness) -> None:
     harness.put("a.png", (200, 0, 0))
     harness.send(harness.event("a.png"), headers=(("traceparent", PARENT.encode()), ("tracestate", b"vendor=1")))
     harness.work()

@@ -76,8 +76,7 @@ def sent_one_after_the_other(harness: Harness, body: bytes, *names: str) -> list
     return [(failure.reason, failure.detail) for dead_letter in harness.dead() for failure in dead_letter.failures]
 
 
-def test_bytes_that_could_not_be_decoded_are_not_decoded_again(decoders: Decoders) -> None:
-    harness = Harness()
+def test_bytes_that_could_not_be_decoded_are_not_decoded_again(harness: Harness, decoders: Decoders) -> None:
     with harness.running():
         first, second = sent_one_after_the_other(harness, CUT, "a", "b")
     assert first == second
@@ -85,8 +84,7 @@ def test_bytes_that_could_not_be_decoded_are_not_decoded_again(decoders: Decoder
     assert (decoders.inspected, decoders.decoded) == (1, 1)
 
 
-def test_a_header_from_a_glance_is_not_inspected_again(decoders: Decoders) -> None:
-    harness = Harness()
+def test_a_header_from_a_glance_is_not_inspected_again(harness: Harness, decoders: Decoders) -> None:
     with harness.running():
         harness.store.put(BUCKET, "a", encoded(ramp(40, 30), "jpeg"))
         harness.send(harness.event("a"))
@@ -106,8 +104,7 @@ def test_a_header_that_was_refused_is_not_read_again_by_another_worker_either(de
     assert decoders.inspected == 1
 
 
-def test_other_limits_decide_again(decoders: Decoders) -> None:
-    harness = Harness()
+def test_other_limits_decide_again(harness: Harness, decoders: Decoders) -> None:
     with harness.running():
         sent_one_after_the_other(harness, CUT, "a")
     with harness.running("other", judge="other limits"):
@@ -119,10 +116,9 @@ def test_other_limits_decide_again(decoders: Decoders) -> None:
     ("body", "reason", "looks"), [(CUT, "broken-image", (1, 1)), (b"not an image", "not-an-image", (1, 0))]
 )
 def test_equal_images_in_flight_share_the_rejection(
-    decoders: Decoders, body: bytes, reason: str, looks: tuple[int, int]
+    harness: Harness, decoders: Decoders, body: bytes, reason: str, looks: tuple[int, int]
 ) -> None:
     """Guard: the flight begins before the header is read. Behind it each of them would pay for the same rejection."""
-    harness = Harness()
     gate = decoders.gate if body == CUT else decoders.header_gate
     gate.clear()
     with harness.running() as worker:

@@ -64,8 +64,7 @@ def failing(error: TagstreamError) -> ManualPipeline:
 BY_EVENT, BY_DATE = (START - 400) * 1000, START * 1000
 
 
-def test_an_object_that_is_gone_is_retracted_as_of_the_stores_answer() -> None:
-    manual = ManualPipeline()
+def test_an_object_that_is_gone_is_retracted_as_of_the_stores_answer(manual: ManualPipeline) -> None:
     manual.clock.advance(0.9)
     assert removal_outcomes(manual) == [BY_DATE]
     assert manual.reads == [KEY]
@@ -76,15 +75,13 @@ def test_without_a_time_of_its_own_a_removal_is_of_the_answers() -> None:
     assert removal_outcomes(ManualPipeline(), at=None) == [BY_DATE]
 
 
-def test_an_object_that_is_there_is_not_retracted_whatever_the_event_says() -> None:
-    manual = ManualPipeline()
+def test_an_object_that_is_there_is_not_retracted_whatever_the_event_says(manual: ManualPipeline) -> None:
     manual.put(KEY)
     assert removal_outcomes(manual, sequencer="F" * 128) == ["stale"]
     assert manual.reads == [KEY]
 
 
-def test_a_stale_removal_leaves_the_cache_unchanged() -> None:
-    manual = ManualPipeline()
+def test_a_stale_removal_leaves_the_cache_unchanged(manual: ManualPipeline) -> None:
     etag = manual.store.put(BUCKET, KEY, b"").etag
     manual.put(KEY)
     etag = manual.store.head(BUCKET, KEY, deadline_s=1).etag
@@ -110,14 +107,12 @@ def test_under_a_name_that_no_client_can_ask_for_the_event_is_believed() -> None
     assert removal_outcomes(failing(Rejected("fetch", "unreadable", "no client can ask for this name"))) == [BY_EVENT]
 
 
-def test_in_a_bucket_that_is_gone_the_event_is_believed() -> None:
-    manual = ManualPipeline()
+def test_in_a_bucket_that_is_gone_the_event_is_believed(manual: ManualPipeline) -> None:
     assert removal_outcomes(manual, bucket="no-such-bucket") == [BY_EVENT]
     assert manual.pipeline.fetch.unready() == []
 
 
-def test_wrong_credentials_retract_nothing() -> None:
-    manual = ManualPipeline()
+def test_wrong_credentials_retract_nothing(manual: ManualPipeline) -> None:
     manual.put(KEY)
     error = Unavailable("s3", "HTTP 403 InvalidAccessKeyId", fault="access", advice="correct the key")
     manual.store.fail(BUCKET, KEY, error)
@@ -154,9 +149,8 @@ def test_a_look_that_fails_while_others_are_given_ends_with_the_events_word_and_
     assert [item.version for item in results if isinstance(item, Retraction)] == [BY_EVENT]
 
 
-def test_an_object_from_before_its_removal_is_asked_for_twice_more() -> None:
+def test_an_object_from_before_its_removal_is_asked_for_twice_more(manual: ManualPipeline) -> None:
     """A store may show a removed object for a moment, and copies may have old dates."""
-    manual = ManualPipeline()
     manual.put(KEY)
     assert removal_outcomes(manual, at=START + 700) == []
     manual.turns(2)
@@ -169,16 +163,14 @@ def test_an_object_from_before_its_removal_is_asked_for_twice_more() -> None:
     assert manual.reads == [KEY] * 5
 
 
-def test_the_removal_of_one_version_is_not_asked_about() -> None:
-    manual = ManualPipeline()
+def test_the_removal_of_one_version_is_not_asked_about(manual: ManualPipeline) -> None:
     manual.put(KEY)
     assert removal_outcomes(manual, versionId="v1") == [BY_EVENT]
     assert manual.reads == []
 
 
-def test_each_object_of_a_message_is_looked_for_once() -> None:
+def test_each_object_of_a_message_is_looked_for_once(manual: ManualPipeline) -> None:
     """Guard: a message of 1,000 events of one object would cost the store 1,000 requests."""
-    manual = ManualPipeline()
     manual.put("there.png")
     removal_outcomes(manual, *["gone.png", "there.png"] * 500)
     assert outcome_words(manual) == [BY_DATE, "stale"] * 500
@@ -272,8 +264,7 @@ def test_nothing_is_skipped_while_the_store_can_not_be_asked() -> None:
     assert len(harness.store.reads) == 4
 
 
-def test_an_entry_of_another_content_under_one_name_is_no_hit() -> None:
-    harness = Harness()
+def test_an_entry_of_another_content_under_one_name_is_no_hit(harness: Harness) -> None:
     with harness.running():
         for colour in (RED, BLUE):
             etag = harness.put("a.png", colour)
@@ -283,8 +274,7 @@ def test_an_entry_of_another_content_under_one_name_is_no_hit() -> None:
     assert [tag.name for image in images for tag in image.tags] == ["red", "blue"]
 
 
-def test_a_hit_with_another_etag_than_the_event_is_a_miss() -> None:
-    harness = Harness()
+def test_a_hit_with_another_etag_than_the_event_is_a_miss(harness: Harness) -> None:
     stored = harness.store.put(BUCKET, "a.png", b"")
     with harness.running():
         for colour in (RED, BLUE):

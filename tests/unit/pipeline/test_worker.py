@@ -21,8 +21,7 @@ RED, BLUE = (255, 0, 0), (0, 0, 255)
 Client = TypeVar("Client", RecordSource, Publisher)
 
 
-def test_an_event_becomes_an_enriched_image_with_tags_and_a_caption() -> None:
-    harness = Harness()
+def test_an_event_becomes_an_enriched_image_with_tags_and_a_caption(harness: Harness) -> None:
     etag = harness.put("a.png", RED)
     offset = harness.send(harness.event("a.png"), key=b"mine")
     harness.work()
@@ -52,8 +51,7 @@ def test_every_record_has_its_outcomes_once_and_in_the_order_of_its_partition() 
             assert offsets == sorted(offsets)
 
 
-def test_one_message_of_many_records_is_committed_with_all_its_outcomes() -> None:
-    harness = Harness()
+def test_one_message_of_many_records_is_committed_with_all_its_outcomes(harness: Harness) -> None:
     harness.put("a.png", RED)
     harness.store.put(BUCKET, "b.png", b"not an image at all")
     harness.send(harness.notification("a.png", "b.png", "missing.png"))
@@ -83,15 +81,13 @@ def test_keys_that_the_store_refuses_make_a_worker_unready_until_it_accepts_them
     assert line in told[0].getMessage()
 
 
-def test_a_store_that_is_away_at_the_start_leaves_a_worker_ready() -> None:
-    harness = Harness()
+def test_a_store_that_is_away_at_the_start_leaves_a_worker_ready(harness: Harness) -> None:
     harness.refused_keys = lambda: None
     with harness.running() as worker:
         eventually(lambda: worker.ready)
 
 
-def test_a_hit_on_the_first_level_skips_the_store_and_a_copy_skips_the_device() -> None:
-    harness = Harness()
+def test_a_hit_on_the_first_level_skips_the_store_and_a_copy_skips_the_device(harness: Harness) -> None:
     etag = harness.put("a.png", RED)
     harness.put("copy.png", RED)
     harness.send(harness.event("a.png", etag=etag))
@@ -122,9 +118,8 @@ def test_a_hit_on_the_first_level_skips_the_store_and_a_copy_skips_the_device() 
     ids=["broken", "nan", "the transactional id is taken again and again", "a bug in a thread"],
 )
 def test_what_no_image_is_to_blame_for_stops_the_worker_with_the_topic_untouched(
-    fault: Callable[[Harness], None], said: str
+    harness: Harness, fault: Callable[[Harness], None], said: str
 ) -> None:
-    harness = Harness()
     harness.give("a.png", RED)
     fault(harness)
     with pytest.raises((Broken, KeyError), match=said):
@@ -134,8 +129,7 @@ def test_what_no_image_is_to_blame_for_stops_the_worker_with_the_topic_untouched
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", list(Fault))
-def test_whatever_happens_to_a_run_its_outcomes_are_there_once(fault: Fault) -> None:
-    harness = Harness()
+def test_whatever_happens_to_a_run_its_outcomes_are_there_once(harness: Harness, fault: Fault) -> None:
     for number in range(20):
         harness.put(f"{number}.png", (number, 0, 200))
     with harness.running():
@@ -148,8 +142,7 @@ def test_whatever_happens_to_a_run_its_outcomes_are_there_once(fault: Fault) -> 
     assert harness.coordinates() == sorted((p, o, 0) for p, o in harness.appended)
 
 
-def test_at_least_once_loses_nothing_and_repeats_have_the_same_id() -> None:
-    harness = Harness()
+def test_at_least_once_loses_nothing_and_repeats_have_the_same_id(harness: Harness) -> None:
     harness.delivery = "at_least_once"
     for number in range(20):
         harness.put(f"{number}.png", (number, 0, 200))
@@ -169,8 +162,7 @@ def test_at_least_once_loses_nothing_and_repeats_have_the_same_id() -> None:
 
 
 @pytest.mark.slow
-def test_a_publisher_that_hangs_although_the_broker_answers_ends_the_worker() -> None:
-    harness = Harness()
+def test_a_publisher_that_hangs_although_the_broker_answers_ends_the_worker(harness: Harness) -> None:
     harness.publisher_hangs = "the commit has not returned for 9 s"
     with pytest.raises(Broken, match="has not returned"):
         harness.run_to_its_end()
@@ -228,8 +220,7 @@ def test_a_hanging_poll_is_reported_and_a_stop_still_ends_the_worker(monkeypatch
         assert reason.startswith("the poll thread has not come back for ")
 
 
-def test_a_stop_drains_admitted_records_and_leaves_no_thread() -> None:
-    harness = Harness()
+def test_a_stop_drains_admitted_records_and_leaves_no_thread(harness: Harness) -> None:
     for number in range(30):
         harness.give(f"{number}.png", (number, 0, 200), partition=number % 2)
     before = threading.active_count()
@@ -258,16 +249,14 @@ def test_images_larger_than_a_limit_become_dead_letters_also_where_it_is_lowered
     assert harness.failures() == [("publish", "result-too-large")]
 
 
-def test_a_worker_with_nothing_to_do_is_idle_and_alive() -> None:
-    harness = Harness()
+def test_a_worker_with_nothing_to_do_is_idle_and_alive(harness: Harness) -> None:
     with harness.running() as worker:
         eventually(lambda: worker.ready)
         eventually(lambda: worker.idle_s() > 0.05)
         assert worker.progress().ok
 
 
-def test_a_worker_is_ready_only_once_it_has_joined_the_group() -> None:
-    harness = Harness()
+def test_a_worker_is_ready_only_once_it_has_joined_the_group(harness: Harness) -> None:
     harness.broker.away = True
     with harness.running() as worker:
         eventually(lambda: worker.warm and worker.unready() == "joining the group")
@@ -305,9 +294,8 @@ class Connecting:
 
 
 def test_a_broker_is_reached_while_the_models_warm_up_and_the_group_joined_afterwards(
-    monkeypatch: pytest.MonkeyPatch,
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    harness = Harness()
     connecting = Connecting(harness)
     worker = harness.worker()
     connecting.may_be_made.set()
@@ -325,10 +313,9 @@ def test_a_broker_is_reached_while_the_models_warm_up_and_the_group_joined_after
 
 
 def test_a_device_that_does_not_start_ends_the_worker_at_once_also_one_that_waits_for_a_broker(
-    monkeypatch: pytest.MonkeyPatch,
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Guard: to wait for the connection first would hide a broken device for as long as the broker is away."""
-    harness = Harness()
     connecting = Connecting(harness)
     worker = harness.worker()
 

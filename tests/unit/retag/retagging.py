@@ -14,6 +14,7 @@ from schemas.correction import CorrectionRecord, Word, correction, withdrawal
 from schemas.version import VERSION_HEADER
 from tagstream_testing.memory import ManualClock, MemoryCorrections
 from tagstream_testing.memory_kafka import MemoryBroker, MemoryPublisher
+from tests.support.corrections import said
 from tests.support.harness import QuickSource
 from tests.unit.retag.stored import outcome, retraction, today
 from workers.assembly.progress import Pace
@@ -100,17 +101,13 @@ class Retagging(EnrichedTopic):
 
     def say(self, key: str, *added: str, removed: Collection[str] = ()) -> None:
         one = bool(added or removed)
-        said = correction("photos", key, added=added, removed=removed) if one else withdrawal("photos", key)
-        self._said.append(said)
-        self.corrections.produce(said)
+        word = correction("photos", key, added=added, removed=removed) if one else withdrawal("photos", key)
+        self._said.append(word)
+        self.corrections.produce(word)
         self.corrections.follow(0)
 
     def remaker(self) -> Remaker:
-        until_now = MemoryCorrections()
-        for said in self._said:
-            until_now.produce(said)
-        until_now.follow(0)
-        return Remaker(self.now, until_now, ManualClock())
+        return Remaker(self.now, said(*self._said), ManualClock())
 
     def plan(self, name: str = "plan", *, facts: bool = False) -> PlanFile:
         with Newest() as newest:

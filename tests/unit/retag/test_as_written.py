@@ -9,7 +9,8 @@ import pytest
 from schemas.correction import correction
 from schemas.options import WANTS
 from schemas.stored_scores import EMBEDDING_HEADER, STORED_HEADERS
-from tagstream_testing.memory import ManualClock, MemoryCorrections
+from tagstream_testing.memory import ManualClock
+from tests.support.corrections import said
 from tests.support.harness import BUCKET, OUT, EchoCaptioner, Harness, template
 from tests.support.kinds import BrightnessKind, BrightnessModel
 from tests.unit.models import tiny
@@ -51,19 +52,11 @@ def taggers(kind: Any, folder: Path) -> tuple[Bundle, Any]:
     return bundle, adapters.build_tagger(bundle, CPU, "fp32")
 
 
-def corrections() -> MemoryCorrections:
-    log = MemoryCorrections()
-    log.produce(PERSONS)
-    log.follow(0)
-    return log
-
-
 def published(harness: Harness, options: dict[str, dict[str, Any]], **changes: Any) -> dict[bytes, StoredOutcome]:
     for name, wanted in options.items():
         for number, colour in enumerate(COLOURS):
-            key = f"{name}-{number}"
-            harness.put(key, colour)
-            harness.send(harness.event(key, event_time="2026-01-02T03:04:05Z", sequencer="0A1B", options=wanted))
+            event = {"event_time": "2026-01-02T03:04:05Z", "sequencer": "0A1B", "options": wanted}
+            harness.give(f"{name}-{number}", colour, 0, **event)
     harness.put("s3", COLOURS[0])
     harness.send(harness.notification("s3", sequencers=["0C"]))
     harness.work(**changes)
@@ -77,7 +70,7 @@ def published(harness: Harness, options: dict[str, dict[str, Any]], **changes: A
 def test_an_outcome_that_nothing_changes_is_remade_byte_for_byte(tmp_path: Path, kind: str, captioner: bool) -> None:
     bundle, tagger = taggers(kind, tmp_path)
     harness = Harness()
-    harness.tagger, harness.corrections = tagger, corrections()
+    harness.tagger, harness.corrections = tagger, said(PERSONS)
     harness.captioner = EchoCaptioner() if captioner else None
     harness.added = (KindRole(BrightnessKind(), BrightnessModel()),)
     rules = {"few": {"only": list(bundle.labels[:2]), "all": 0.2}, "low": {"all": 0.15}}
@@ -88,7 +81,7 @@ def test_an_outcome_that_nothing_changes_is_remade_byte_for_byte(tmp_path: Path,
     added = KindRole(BrightnessKind(), UnloadedModel(stored.bundle(tmp_path / "added", BrightnessModel.digest)))
     plain, want = None if captioner else template, ("tags", "caption")
     today = CurrentSettings(unloaded, writes, plain, read_profiles(unloaded, rules), want, (added,))
-    remaker = Remaker(today, corrections(), ManualClock())
+    remaker = Remaker(today, said(PERSONS), ManualClock())
     assert len(outcomes) == 1 + len(COLOURS) * len(options)
     assert any(outcome.fields["tags"] for outcome in outcomes.values())
     assert (EMBEDDING_HEADER in dict(outcomes[b"photos/plain-0"].headers)) == (kind != "tiny")

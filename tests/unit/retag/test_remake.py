@@ -14,6 +14,7 @@ from schemas.correction import correction, withdrawal
 from schemas.dead_letter import Failure
 from schemas.enriched_image import EnrichedImage, read_output
 from tagstream_testing.memory import ManualClock, MemoryCorrections
+from tests.support.corrections import said
 from tests.unit.retag.stored import LABELS, outcome, today
 from workers.errors import Misconfigured
 from workers.pipeline.published import NEEDS, StoredOutcome
@@ -49,14 +50,6 @@ def new_event(settings: CurrentSettings, made: Any, corrections: MemoryCorrectio
     event = read_output(new.document(WHERE, made[0]["version"] + 1).value)
     assert isinstance(event, EnrichedImage)
     return event
-
-
-def said(*records: Any, people: bool = False) -> MemoryCorrections:
-    log = MemoryCorrections(people=people)
-    for record in records:
-        log.produce(record)
-    log.follow(0)
-    return log
 
 
 def failure() -> Failure:

@@ -113,6 +113,11 @@ class Broker:
         self.under_way.success(SimpleNamespace(API_VERSION=6, responses=[]))
 
 
+@pytest.fixture
+def fetches() -> Fetches:
+    return Fetches()
+
+
 def values(found: dict[TopicPartition, list[ReadRecord]], partition: TopicPartition = HERE) -> list[bytes | None]:
     return [read.value for read in found.get(partition, [])]
 
@@ -131,29 +136,26 @@ def test_the_client_still_stays_where_it_failed() -> None:
     assert fetches.at() == 0
 
 
-def test_a_record_that_the_client_can_not_read_is_read_and_those_behind_it() -> None:
-    fetches = Fetches()
+def test_a_record_that_the_client_can_not_read_is_read_and_those_behind_it(fetches: Fetches) -> None:
     fetches.answered(batch([record(b"a")]) + with_bad_name(1) + batch([record(b"b")], base_offset=2))
     assert values(fetches.poll()) == [b"a", b"odd", b"b"]
     assert fetches.at() == 3
 
 
-def test_reading_begins_in_the_middle_of_a_batch_where_the_position_is() -> None:
-    fetches = Fetches()
+def test_reading_begins_in_the_middle_of_a_batch_where_the_position_is(fetches: Fetches) -> None:
     fetches.subscriptions.seek(HERE, 5)
     fetches.answered(batch([record(b"%d" % n, delta=n) for n in range(4)], base_offset=3))
     assert values(fetches.poll()) == [b"2", b"3"]
     assert fetches.at() == 7
 
 
-def test_the_position_is_behind_what_compaction_left_of_a_batch() -> None:
-    fetches = Fetches()
+def test_the_position_is_behind_what_compaction_left_of_a_batch(fetches: Fetches) -> None:
     fetches.answered(batch([record(b"a")], last_delta=9) + batch([], base_offset=10, last_delta=4, count=0))
     assert values(fetches.poll()) == [b"a"]
     assert fetches.at() == 15
 
 
-def test_records_of_aborted_transactions_and_markers_are_passed() -> None:
+def test_records_of_aborted_transactions_and_markers_are_passed(fetches: Fetches) -> None:
     def of_transaction(value: bytes, offset: int, producer: int) -> bytes:
         return batch([record(value)], base_offset=offset, attributes=TRANSACTIONAL, producer_id=producer)
 
@@ -162,7 +164,6 @@ def test_records_of_aborted_transactions_and_markers_are_passed() -> None:
         what = CONTROL | TRANSACTIONAL
         return batch([record(bytes(6), key=key)], base_offset=offset, attributes=what, producer_id=producer)
 
-    fetches = Fetches()
     parts = [of_transaction(b"gone", 0, 7), of_transaction(b"kept", 1, 8), marker(2, 7, 0), marker(3, 8, 1)]
     parts += [of_transaction(b"later", 4, 7), marker(5, 7, 1), marker(6, 9, 5)]
     fetches.answered(b"".join(parts), aborted=[SimpleNamespace(producer_id=7, first_offset=0)])
@@ -170,8 +171,7 @@ def test_records_of_aborted_transactions_and_markers_are_passed() -> None:
     assert fetches.at() == 7
 
 
-def test_an_open_transaction_holds_up_the_records_behind_its_start_until_it_ends() -> None:
-    fetches = Fetches()
+def test_an_open_transaction_holds_up_the_records_behind_its_start_until_it_ends(fetches: Fetches) -> None:
     reading = fetches.reading
     assert reading is not None
     fetches.answered(batch([record(b"before")]), stable=1)
@@ -189,8 +189,7 @@ def test_an_open_transaction_holds_up_the_records_behind_its_start_until_it_ends
 
 
 @pytest.mark.parametrize("magic", [0, 1])
-def test_a_message_from_before_kafka_0_11_holds_its_partition_alone(magic: int) -> None:
-    fetches = Fetches()
+def test_a_message_from_before_kafka_0_11_holds_its_partition_alone(fetches: Fetches, magic: int) -> None:
     fetches.answered(message(bytes(100), offset=0, magic=magic))
     with pytest.raises(CorruptRecordError, match=rf"images:0 at 0: the message format v{magic}, .*reset-offsets"):
         fetches.poll()
@@ -224,8 +223,7 @@ def test_a_partition_with_records_goes_behind_the_empty_ones() -> None:
     assert list(fetches.subscriptions.assignment) == [THERE, HERE]
 
 
-def test_a_batch_above_the_limit_is_one_record_without_a_value_for_all_its_offsets() -> None:
-    fetches = Fetches()
+def test_a_batch_above_the_limit_is_one_record_without_a_value_for_all_its_offsets(fetches: Fetches) -> None:
     large = [record(bytes(LIMIT), delta=n) for n in range(3)]
     fetches.subscriptions.seek(HERE, 11)
     fetches.answered(batch(large, base_offset=10, attributes=GZIP, compress=gzip.compress, timestamp=5))
@@ -237,8 +235,7 @@ def test_a_batch_above_the_limit_is_one_record_without_a_value_for_all_its_offse
     assert fetches.at() == 13
 
 
-def test_a_batch_that_can_not_be_read_is_one_record_with_its_own_bytes() -> None:
-    fetches = Fetches()
+def test_a_batch_that_can_not_be_read_is_one_record_with_its_own_bytes(fetches: Fetches) -> None:
     bad = batch([record(b"a"), record(b"b", delta=1)], base_offset=4, attributes=6)
     fetches.answered(bad + batch([record(b"after")], base_offset=6))
     found, after = fetches.poll()[HERE]
@@ -248,9 +245,8 @@ def test_a_batch_that_can_not_be_read_is_one_record_with_its_own_bytes() -> None
     assert fetches.at() == 7
 
 
-def test_a_batch_that_fails_its_checksum_is_fetched_again_before_it_is_given_up() -> None:
+def test_a_batch_that_fails_its_checksum_is_fetched_again_before_it_is_given_up(fetches: Fetches) -> None:
     """It may be the network's doing. Guard: `failed_before`; at once, and a bit on the wire would cost a record."""
-    fetches = Fetches()
     good, bad = batch([record(b"good")]), batch([record(b"bad")], base_offset=1, spoil=1)
     fetches.answered(good + bad)
     assert values(fetches.poll()) == [b"good"]
@@ -269,9 +265,8 @@ def test_a_batch_that_fails_its_checksum_is_fetched_again_before_it_is_given_up(
         pytest.param(struct.pack(">qi", 1, 9) + bytes(9), id="too short to be one"),
     ],
 )
-def test_nothing_behind_a_spoilt_batch_is_read_before_it(spoilt: bytes) -> None:
+def test_nothing_behind_a_spoilt_batch_is_read_before_it(fetches: Fetches, spoilt: bytes) -> None:
     """Guard: the position would be behind the batch, and its records would never be read."""
-    fetches = Fetches()
     behind = batch([record(b"behind")], base_offset=2)
     fetches.answered(batch([record(b"before")]) + spoilt + behind)
     assert values(fetches.poll()) == [b"before"]
@@ -280,8 +275,7 @@ def test_nothing_behind_a_spoilt_batch_is_read_before_it(spoilt: bytes) -> None:
     assert values(fetches.poll()) == [b"whole", b"behind"]
 
 
-def test_a_batch_that_is_spoilt_in_another_way_each_time_is_asked_for_again() -> None:
-    fetches = Fetches()
+def test_a_batch_that_is_spoilt_in_another_way_each_time_is_asked_for_again(fetches: Fetches) -> None:
     for spoil in (b"1", b"2", b"3"):
         data = bytearray(batch([record(b"x")]))
         data[-3:-2] = spoil
@@ -293,9 +287,8 @@ def test_a_batch_that_is_spoilt_in_another_way_each_time_is_asked_for_again() ->
     assert values(fetches.poll()) == [b"x"]
 
 
-def test_a_last_offset_that_can_not_be_believed_leads_no_further_than_the_partition_goes() -> None:
+def test_a_last_offset_that_can_not_be_believed_leads_no_further_than_the_partition_goes(fetches: Fetches) -> None:
     """Guard: after a checksum that fails the number of offsets is as doubtful as the rest."""
-    fetches = Fetches()
     bad = batch([record(b"bad")], last_delta=2**31 - 1, spoil=1)
     for _ in range(2):
         fetches.answered(bad, end=40)
@@ -318,9 +311,8 @@ def test_a_last_offset_that_can_not_be_believed_leads_no_further_than_the_partit
         pytest.param(bytes(3), id="three bytes"),
     ],
 )
-def test_an_answer_that_does_not_move_the_position_is_an_error_and_is_let_go(data: bytes) -> None:
+def test_an_answer_that_does_not_move_the_position_is_an_error_and_is_let_go(fetches: Fetches, data: bytes) -> None:
     """Guard: kept, or requested again within the poll, it would never leave."""
-    fetches = Fetches()
     fetches.answered(data)
     fetches.answered(batch([record(b"well")]), THERE)
     with pytest.raises(CorruptRecordError, match="images:0 at 0"):
@@ -365,8 +357,7 @@ def test_an_answer_that_comes_as_a_poll_begins_is_read_in_it_and_its_partition_a
     assert [sorted(asked) for asked in broker.asked] == 2 * [[partition.partition for partition in partitions]]
 
 
-def test_a_batch_from_before_the_position_does_not_move_it_back() -> None:
-    fetches = Fetches()
+def test_a_batch_from_before_the_position_does_not_move_it_back(fetches: Fetches) -> None:
     fetches.subscriptions.seek(HERE, 50)
     fetches.answered(batch([record(b"old")], base_offset=3))
     with pytest.raises(CorruptRecordError, match="images:0 at 50"):
@@ -463,8 +454,7 @@ def test_a_partition_may_have_its_turn_twice_in_one_poll() -> None:
     assert fetches.poll() == {}
 
 
-def test_a_paused_partition_keeps_fetched_records_and_returns_them_after_its_resume() -> None:
-    fetches = Fetches()
+def test_a_paused_partition_keeps_fetched_records_and_returns_them_after_its_resume(fetches: Fetches) -> None:
     fetches.answered(batch([record(b"a")]))
     fetches.subscriptions.pause(HERE)
     assert fetches.poll() == {}
