@@ -121,18 +121,6 @@ def test_one_object_that_always_fails_is_dead_lettered_and_keeps_no_other_from_a
     assert reasons(manual) == ["unreadable"]
 
 
-def test_an_object_that_comes_to_no_end_in_its_time_again_and_again_is_too_slow() -> None:
-    """Guard: Unavailable.fault. Without it the breaker never learns that the store did answer."""
-    manual = ManualPipeline(unreadable_s=60.0)
-    manual.put("slow.png", *keys(20))
-    manual.store.fail(BUCKET, "slow.png", Unavailable("s3", "no whole answer in time", fault="too-slow"))
-    manual.events("slow.png")
-    for key in keys(20):
-        manual.events(key)
-        manual.turns(5, every_s=0.5)
-    assert reasons(manual) == ["fetch-too-slow"]
-
-
 def test_an_object_that_is_refused_twice_while_others_were_given_is_forbidden(manual: ManualPipeline) -> None:
     manual.put("good.png", "bad.png")
     manual.store.fail(BUCKET, "bad.png", Unavailable("s3", "HTTP 403", fault="forbidden"))
@@ -143,50 +131,6 @@ def test_an_object_that_is_refused_twice_while_others_were_given_is_forbidden(ma
     assert reasons(manual) == []
     manual.turns(10)
     assert reasons(manual) == ["forbidden"]
-
-
-def test_credentials_that_expire_under_load_dead_letter_no_image(manual: ManualPipeline) -> None:
-    """Guard: the second refusal, and the breaker. A bucket that gave others a moment ago is not giving any now."""
-    manual.put("good.png", *keys(50))
-    manual.handle("good.png")
-    manual.store.fail(BUCKET, None, Unavailable("s3", "HTTP 403", fault="forbidden"))
-    manual.events(*keys(50))
-    manual.turns(60)
-    assert reasons(manual) == []
-    manual.store.heal()
-    manual.turns(6)
-    assert len(manual.done) == 51
-    assert reasons(manual) == []
-
-
-def test_objects_that_were_refused_before_another_was_read_are_forbidden_even_if_there_are_many() -> None:
-    """A folder that may not be read; the first object that is given tells it from an outage."""
-    manual = ManualPipeline()
-    refused = keys(30, "secret")
-    manual.put("good.png", *refused)
-    for key in refused:
-        manual.store.fail(BUCKET, key, Unavailable("s3", "HTTP 403", fault="forbidden"))
-    manual.events(*refused)
-    manual.turns(60)
-    assert reasons(manual) == []
-    manual.events("good.png")
-    manual.turns(60)
-    assert reasons(manual) == ["forbidden"] * 30
-
-
-def test_objects_that_fail_each_by_itself_do_not_hide_a_good_store_behind_an_open_breaker() -> None:
-    """Guard: the partition that probed longest ago is next. Else the bad ones would be all we ever ask."""
-    manual = ManualPipeline(partitions=2)
-    bad = keys(10, "bad")
-    manual.put("good.png", *bad)
-    for key in bad:
-        manual.store.fail(BUCKET, key, Unavailable("s3", "HTTP 500"))
-    manual.events(*bad)
-    manual.turns(120, every_s=0.5)
-    assert not manual.pipeline.fetch.bucket_breakers.may_ask(BUCKET)
-    manual.events("good.png", partition=1)
-    manual.turns(5.5)
-    assert (1, 0, 0) in manual.done
 
 
 def test_an_object_that_is_gone_is_an_answer() -> None:

@@ -274,28 +274,6 @@ def test_an_entry_of_another_content_under_one_name_is_no_hit(harness: Harness) 
     assert [tag.name for image in images for tag in image.tags] == ["red", "blue"]
 
 
-def test_a_hit_with_another_etag_than_the_event_is_a_miss(harness: Harness) -> None:
-    stored = harness.store.put(BUCKET, "a.png", b"")
-    with harness.running():
-        for colour in (RED, BLUE):
-            etag = harness.put("a.png", colour)
-            version = harness.store.head(BUCKET, "a.png", deadline_s=1).version_id
-            harness.send(harness.event("a.png", version_id=version, etag=etag))
-            harness.settled()
-            place = ("2:source:/photos/a.png", f"v:{version}")
-            eventually(lambda place=place: harness.cache.lookup_fields([place]) != [None])  # type: ignore[misc]
-            [known] = harness.cache.lookup_fields([place])
-        assert known is not None
-        assert stored.etag.encode() not in known
-        wrong = known.replace(etag.encode(), stored.etag.encode())
-        harness.cache.remember({}, {place: wrong})
-        harness.send(harness.event("a.png", version_id=version, etag=etag))
-        harness.settled()
-    images = [image for image in harness.outputs() if isinstance(image, EnrichedImage)]
-    assert images[-1].cache.source == "miss"
-    assert images[-1].source.etag == etag
-
-
 BODIES = [png(colour) for colour in ((250, 20, 20), (20, 250, 20), (20, 20, 250))]
 READER = readme_reader()
 
