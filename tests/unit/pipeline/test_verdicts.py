@@ -30,7 +30,6 @@ class Decoders:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.inspected = self.decoded = 0
-        self.raises: Rejected | None = None
         self.gate, self.header_gate = threading.Event(), threading.Event()
         self.gate.set()
         self.header_gate.set()
@@ -54,8 +53,6 @@ class Decoders:
             return decode(body, name, transforms)
         self.decoded += 1
         assert self.gate.wait(20)
-        if self.raises is not None:
-            raise self.raises
         return decode(body, name, transforms, reducing_gap, facts)
 
 
@@ -144,17 +141,6 @@ def test_equal_images_in_flight_keep_their_own_facts() -> None:
     images = [outcome for outcome in outcomes if isinstance(outcome, EnrichedImage)]
     modified = {image.source.key: datetime.fromisoformat(image.source.last_modified) for image in images}
     assert modified["b"] - modified["a"] == timedelta(seconds=60)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("reason", ["decode-timeout", "kills-decoder", "decode-memory"])
-def test_a_result_that_the_machine_may_have_caused_is_computed_again(decoders: Decoders, reason: str) -> None:
-    decoders.raises = Rejected("decode", reason, "so it seemed")  # type: ignore[arg-type]
-    harness = Harness()
-    with harness.running():
-        letters = sent_one_after_the_other(harness, png((9, 9, 9)), "a", "b")
-    assert [found for found, _ in letters] == [reason] * 2
-    assert decoders.decoded == 2
 
 
 @pytest.mark.parametrize("reason", CERTAIN)
