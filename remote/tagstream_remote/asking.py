@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw
 from tagstream_remote.answers import Away, Misplaced
 from tagstream_remote.budget import Budget, Reserved
 from tagstream_remote.caption_file import CaptionFile
-from tagstream_remote.client import Endpoint, jpeg_of
+from tagstream_remote.client import Endpoint, Spent, jpeg_of
 from workers import metrics
 from workers.breaker import Breaker
 from workers.errors import TagstreamError, Unanswered, Unavailable
@@ -274,7 +274,7 @@ class Asking:
     def _call(self, image: AskedImage) -> None:
         error: Exception | None = None
         try:
-            answer = self._paid(image.jpeg, image.text, self._calls[image] + _CALL_S)
+            answer = self._paid(image.jpeg, image.text, self._calls[image] + _CALL_S, [])
         except Exception as raised:  # noqa: BLE001  # as in `_work`
             error = raised
         now = time.monotonic()
@@ -293,19 +293,11 @@ class Asking:
         else:
             image.leave(error)
 
-    def _paid(
-        self, jpeg: bytes | None, text: str, deadline: float, usages: list[TokenUsage | None] | None = None
-    ) -> RemoteAnswer:
+    def _paid(self, jpeg: bytes | None, text: str, deadline: float, usages: list[TokenUsage | None]) -> RemoteAnswer:
         """Call the service, and count what each request cost, in `usages` too."""
-        usages, reserved = [] if usages is None else usages, list[Reserved]()
-
-        def spent(usage: TokenUsage | None) -> None:
-            usages.append(usage)
-            self._settle(reserved.pop(), usage)
-
         began, result = time.monotonic(), "answered"
         try:
-            return self._endpoint.call(jpeg, text, deadline, spent, partial(self._reserve, reserved))
+            return self._endpoint.call(jpeg, text, deadline, partial(self._reserve, usages))
         except Unanswered as error:
             result = "refused" if error.reason == "caption-budget" else error.reason.removeprefix("caption-")
             raise
@@ -317,7 +309,7 @@ class Asking:
                 metrics.CAPTION_REQUESTS.add(result=result)
                 metrics.CAPTION_SECONDS.record(time.monotonic() - began)
 
-    def _reserve(self, kept: list[Reserved], tokens: int) -> None:
+    def _reserve(self, usages: list[TokenUsage | None], tokens: int) -> Spent:
         """Take tokens for a request whose answer has at most so many. Raises as `_paid`."""
         most = max(_PROMPT_TOKENS, self._budget.per_day // 10)  # or one absurd usage would end all days to come
         reserved = self._budget.reserve(min(self._largest_prompt or _PROMPT_TOKENS, most) + tokens)
@@ -326,10 +318,11 @@ class Asking:
                 self._spent_until = time.monotonic() + _SPENT_S
             self._all_leave(self._spent())
             raise self._spent()
-        kept.append(reserved)
+        return partial(self._settle, usages, reserved)
 
-    def _settle(self, reserved: Reserved, usage: TokenUsage | None) -> None:
+    def _settle(self, usages: list[TokenUsage | None], reserved: Reserved, usage: TokenUsage | None) -> None:
         """Count what a request has cost; an unknown one counts as reserved."""
+        usages.append(usage)
         prompt, completion = usage or (0, 0)
         unknown = reserved.tokens if usage is None else 0
         with self._changed:
@@ -380,7 +373,11 @@ class Asking:
             if self._proved and self._unready is None:  # after an outage a few words show enough, and cost little
                 self._shown(None, until)
             else:
-                self._prove_that_pixels_count(until)
+                seen, told = self._shown(_known_picture(self._file.side), until)
+                blind, told_blind = self._shown(None, until)
+                if (seen <= blind) if seen and blind else told == told_blind is not None:
+                    advice = "name a model that sees in TAGSTREAM_CAPTION_MODEL"
+                    raise Misplaced(f"{self.name!r} answers as if it got no image: {advice}", paid=True)
         except Unanswered:  # the day's tokens are spent
             with self._changed:
                 self._breaker.probe_lost()
@@ -404,13 +401,6 @@ class Asking:
         self._trouble = self._unready = None
         self._changed.notify_all()
         logger.info("the service answers again: captions go on")
-
-    def _prove_that_pixels_count(self, until: float) -> None:
-        seen, told = self._shown(_known_picture(self._file.side), until)
-        blind, told_blind = self._shown(None, until)
-        if (seen <= blind) if seen and blind else told == told_blind is not None:
-            detail = f"{self.name!r} answers as if it got no image: name a model that sees in TAGSTREAM_CAPTION_MODEL"
-            raise Misplaced(detail, paid=True)
 
     def _shown(self, jpeg: bytes | None, until: float) -> tuple[int, str | None]:
         """Prompt tokens (0: unknown) and the caption (None: refused) of the known picture, or of none."""

@@ -25,8 +25,7 @@ from workers.types import RemoteAnswer, TokenUsage
 
 MAX_TOKENS: Final = 1024  # of an answer; twice as many where the first was cut
 MOST_BYTES: Final = 1024 * 1024  # of an answer
-Spent: TypeAlias = Callable[[TokenUsage | None], None]  # told what each request cost; None: it is not known
-Reserve: TypeAlias = Callable[[int], None]
+Spent: TypeAlias = Callable[[TokenUsage | None], None]  # told what a request cost; None: it is not known
 _CONNECT_S: Final = 10.0
 _SECRET: Final = 9  # characters; shorter keys are words such as "none", which services without keys want
 _FREE: Final = TokenUsage(0, 0)
@@ -59,7 +58,7 @@ class Endpoint:
         )
 
     def call(
-        self, jpeg: bytes | None, text: str, deadline: float, spent: Spent = _nothing, reserve: Reserve = _nothing
+        self, jpeg: bytes | None, text: str, deadline: float, reserve: Callable[[int], Spent] = lambda _: _nothing
     ) -> RemoteAnswer:
         """Ask about an image, or a text alone; again at once where that may help, each way at most once.
 
@@ -70,7 +69,7 @@ class Endpoint:
         while True:
             tokens = MAX_TOKENS * (2 if "longer" in done else 1)
             request = self._request(jpeg, text, tokens, free="free" in done)
-            reserve(tokens)
+            spent = reserve(tokens)
             try:
                 document = self._ask("chat/completions", request, deadline, spent)
                 return answer_of(document, self.model, self._fields)

@@ -60,7 +60,8 @@ def endpoint(stub: StubService) -> Endpoint:
 def call(
     endpoint: Endpoint, jpeg: bytes | None = JPEG, costs: Costs | None = None, seconds: float = 20
 ) -> RemoteAnswer:
-    return endpoint.call(jpeg, ORDERS, time.monotonic() + seconds, ([] if costs is None else costs).append)
+    spent = ([] if costs is None else costs).append
+    return endpoint.call(jpeg, ORDERS, time.monotonic() + seconds, lambda _: spent)
 
 
 def word(error: TagstreamError) -> str:

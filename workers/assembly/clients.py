@@ -52,7 +52,7 @@ def _login(settings: Settings) -> dict[str, Any]:
     mechanism = settings.kafka_sasl_mechanism
     if mechanism == "AWS_MSK_IAM":
         return kafka_login.by_aws(settings.aws_region)
-    password = _secret(settings, "kafka_password")
+    password = secret(settings, "kafka_password")
     if mechanism != "OAUTHBEARER":
         return kafka_login.by_password(mechanism, settings.kafka_user, password)
     if settings.kafka_token_file is not None:
@@ -61,7 +61,8 @@ def _login(settings: Settings) -> dict[str, Any]:
     return kafka_login.by_token(GrantedToken(settings.kafka_token_endpoint, user, password, scope))
 
 
-def _secret(settings: Settings, field: str) -> Secret:
+def secret(settings: Settings, field: str) -> Secret:
+    """A secret of the settings, by its field."""
     return Secret(getattr(settings, field).get_secret_value(), settings.secret_files.get(field))
 
 
@@ -69,7 +70,7 @@ def _login_to_store(settings: Settings) -> tuple[str, FileCredentials | KeyFiles
     """Where the keys come from, for people; and the login, if renewed."""
     token, file = settings.aws_web_identity_token_file, settings.aws_shared_credentials_file
     if settings.s3_access_key:
-        keys = [_secret(settings, field) for field in ("s3_access_key", "s3_secret_key")]
+        keys = [secret(settings, field) for field in ("s3_access_key", "s3_secret_key")]
         renewed = settings.secret_files.keys() & {"s3_access_key", "s3_secret_key"}
         return "TAGSTREAM_S3_ACCESS_KEY and TAGSTREAM_S3_SECRET_KEY", KeyFiles(*keys) if renewed else None
     if settings.aws_access_key_id:
@@ -112,7 +113,7 @@ def redis(settings: Settings) -> RedisResultCache | None:
     # Imported here: it takes longer than any other client but Kafka's, and many workers have no cache.
     from workers.backends.result_cache import RedisResultCache
 
-    now = _secret(settings, "redis_url") if "redis_url" in settings.secret_files else None
+    now = secret(settings, "redis_url") if "redis_url" in settings.secret_files else None
     return RedisResultCache(url, ttl_s=settings.cache_ttl_s, timeout_s=settings.cache_timeout_s, now=now)
 
 
