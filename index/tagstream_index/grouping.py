@@ -72,7 +72,13 @@ def groups(connection: Connection, counting: Counting = uncounted) -> Groups:
     parent = np.arange(len(rows["at"]))
     _join(parent, hashed, hashed[first][inverse])
     _join(parent, parent.copy(), first_content[content])
-    _join_near(parent, hashes, hashed[first], counting)
+    images = hashed[first]
+    with counting("comparisons", len(MASKS)) as advance:
+        for mask in MASKS:
+            order = np.argsort(hashes & mask)
+            for one, other in _pairs(hashes[order], mask, parent, images[order]):
+                _join(parent, one, other)
+            advance(1)
     return _ordered(rows, parent)
 
 
@@ -99,16 +105,6 @@ def _join(parent: Numbers, one: Numbers, other: Numbers) -> None:
         np.minimum.at(parent, np.maximum(one, other), np.minimum(one, other))
         while not np.array_equal(up := parent[parent], parent):
             parent[:] = up
-
-
-def _join_near(parent: Numbers, hashes: NDArray[np.uint64], images: Numbers, counting: Counting) -> None:
-    """Join images whose hashes, all different, differ in at most 6 bits."""
-    with counting("comparisons", len(MASKS)) as advance:
-        for mask in MASKS:
-            order = np.argsort(hashes & mask)
-            for one, other in _pairs(hashes[order], mask, parent, images[order]):
-                _join(parent, one, other)
-            advance(1)
 
 
 def _pairs(

@@ -138,6 +138,21 @@ update history h set outcomes = array(
 where h.subject = any({_OF_VERSIONS})
 """.encode()
 
+_MERGE_VECTORS: Final = f"""
+with shown as (
+    select distinct on (subject) i.* from incoming i join won w using (subject)
+    where not w.gone and not i.of_version order by subject, {_NEWEST_FIRST}
+), kept as (
+    insert into embedding_{{n}} as e (subject, model, vector)
+    select subject, model, vector from shown where space = {{n}}
+    on conflict (subject) do update set model = excluded.model, vector = excluded.vector
+    where (e.model, e.vector) is distinct from (excluded.model, excluded.vector)
+)
+delete from embedding_{{n}} e where e.subject = any(array(select subject from won))
+and not exists (select from shown s where s.subject = e.subject and s.space = {{n}})
+"""
+"""Bring one space's table up to the rows that were written; an equal vector is not touched."""
+
 BELIEVED: Final = """case when at_ms between 0 and extract(epoch from now()) * 1000 + 86400000
     then to_timestamp(at_ms / 1000.0) end"""
 """SQL of a record's time: null before 1970, or over a day ahead. Any producer sets it."""
@@ -303,7 +318,7 @@ def merge_staged(connection: Connection, spaces: Mapping[tuple[str, int], int], 
         connection.execute(_FORGET_VERSION)
         connection.execute("delete from history where subject = any(array(select subject from won where gone))")
     for number in sorted(set(spaces.values())):
-        _merge_vectors(connection, number)
+        connection.execute(_MERGE_VECTORS.replace("{n}", str(number)).encode())
 
 
 def serialise_versions(connection: Connection, rows: Sequence[Row]) -> None:
@@ -320,23 +335,6 @@ def _vector_of(row: Row, spaces: Mapping[tuple[str, int], int]) -> tuple[object,
     vector = row.vector
     number = None if vector is None else spaces.get(vector[:2])
     return (None, None, None) if vector is None or number is None else (number, vector.model, vector.value())
-
-
-def _merge_vectors(connection: Connection, number: int) -> None:
-    """Bring one space's table up to the rows that were written; an equal vector is not touched."""
-    connection.execute(
-        f"""with shown as (
-            select distinct on (subject) i.* from incoming i join won w using (subject)
-            where not w.gone and not i.of_version order by subject, {_NEWEST_FIRST}
-        ), kept as (
-            insert into embedding_{number} as e (subject, model, vector)
-            select subject, model, vector from shown where space = {number}
-            on conflict (subject) do update set model = excluded.model, vector = excluded.vector
-            where (e.model, e.vector) is distinct from (excluded.model, excluded.vector)
-        )
-        delete from embedding_{number} e where e.subject = any(array(select subject from won))
-        and not exists (select from shown s where s.subject = e.subject and s.space = {number})""".encode()
-    )
 
 
 class Loader:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import socket
 import threading
@@ -31,7 +32,7 @@ class IndexProcess:
 
     def __init__(self, settings: IndexSettings, until_idle_s: float | None) -> None:
         self._settings = settings
-        self._until_idle_s = until_idle_s
+        self._until_idle_s = math.inf if until_idle_s is None else until_idle_s
         self._stopping = threading.Event()
         self._indexer: Indexer | None = None
         self._unready = ""
@@ -40,16 +41,8 @@ class IndexProcess:
         raise_descriptor_limit()
         with ExitStack() as cleanup:
             cleanup.enter_context(stop_on_signals(self.stop))
-            cleanup.enter_context(
-                observed(
-                    self,
-                    instance=f"{self._settings.index_group}@{socket.gethostname()}:{os.getpid()}",
-                    host=self._settings.http_host,
-                    port=self._settings.index_http_port,
-                    otlp_traces=self._settings.otlp_traces,
-                    otlp_metrics=self._settings.otlp_metrics,
-                )
-            )
+            instance = f"{self._settings.index_group}@{socket.gethostname()}:{os.getpid()}"
+            cleanup.enter_context(observed(self, self._settings, instance, self._settings.index_http_port))
             ours, doing = self._settings, "tagstream index %s: reads %s as group %s; writes the schema %s of %s"
             places = ours.output_topic, ours.index_group, ours.index_schema, ours.index_dsn
             logger.info(doing, __version__, *places)
@@ -94,9 +87,6 @@ class IndexProcess:
         self._indexer = indexer = Indexer(self._settings, source)
         try:
             with metrics.shown({metrics.INDEX_LAG: indexer.lag}):
-                indexer.run(lambda: self._stopping.is_set() or self._is_idle(indexer))
+                indexer.run(lambda: self._stopping.is_set() or indexer.idle_s() >= self._until_idle_s)
         except Unavailable as error:
             raise Broken(str(error)) from error  # passing faults were waited for
-
-    def _is_idle(self, indexer: Indexer) -> bool:
-        return self._until_idle_s is not None and indexer.idle_s() >= self._until_idle_s

@@ -7,7 +7,7 @@ import logging
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from workers.environment import all_secrets
@@ -90,7 +90,8 @@ class _Process:
             keep_large_blocks()
             cleanup.enter_context(stop_on_signals(self.stop))
             transactional_id = cleanup.enter_context(self._identity())
-            cleanup.enter_context(self._observed(transactional_id))
+            instance = f"{transactional_id}@{socket.gethostname()}"
+            cleanup.enter_context(observed(self, self._settings, instance, self._settings.http_port))
             # Only now, because it brings torch, which takes seconds: meanwhile we can be probed and stopped.
             from schemas.enriched_image import USES
             from workers.assembly.composition import Stopped, compose
@@ -130,16 +131,6 @@ class _Process:
             return
         with Slot(self._settings.state_dir / "slots", self._settings.group) as slot:
             yield default_transactional_id(self._settings.group, slot)
-
-    def _observed(self, transactional_id: str) -> AbstractContextManager[None]:
-        return observed(
-            self,
-            instance=f"{transactional_id}@{socket.gethostname()}",
-            host=self._settings.http_host,
-            port=self._settings.http_port,
-            otlp_traces=self._settings.otlp_traces,
-            otlp_metrics=self._settings.otlp_metrics,
-        )
 
     def alive(self) -> Health:
         return Health(True, ("starting",)) if self._worker is None else self._worker.progress()

@@ -20,6 +20,7 @@ from urllib.parse import quote
 from workers import metrics
 from workers.errors import Misconfigured
 from workers.service.logs import TEXT_CHARS, flush_logs
+from workers.settings import Settings
 from workers.types import Health
 
 logger = logging.getLogger(__name__)
@@ -42,24 +43,21 @@ class Process(Protocol):
 
 
 @contextmanager
-def observed(
-    process: Process, *, instance: str, host: str, port: int | None, otlp_traces: bool, otlp_metrics: bool
-) -> Iterator[None]:
+def observed(process: Process, settings: Settings, instance: str, port: int | None) -> Iterator[None]:
     """Context with metrics, traces, health and the watchdog."""
     from workers import __version__
     from workers.service.http import Endpoint
     from workers.service.telemetry import make_telemetry
     from workers.service.watchdog import Watchdog
 
-    telemetry = make_telemetry(
-        instance=instance, version=__version__, otlp_traces=otlp_traces, otlp_metrics=otlp_metrics
-    )
+    exports = {"otlp_traces": settings.otlp_traces, "otlp_metrics": settings.otlp_metrics}
+    telemetry = make_telemetry(instance=instance, version=__version__, **exports)
     telemetry.install()
     with ExitStack() as cleanup:
         cleanup.callback(telemetry.close)
         if port is not None:
             endpoint = Endpoint(
-                host,
+                settings.http_host,
                 port,
                 alive=process.alive,
                 started=process.started,

@@ -68,14 +68,13 @@ class Connection(H11Protocol):
         there = [each for each in others if each in self.connections]
         if len(there) <= most:
             return
-        waiting = [each for each in there if each is not self and each._waits_for_client()]
+        for_client = (h11.IDLE, h11.SEND_BODY)
+        others = [each for each in there if each is not self]
+        waiting = [each for each in others if each.conn.their_state in for_client or each.flow.write_paused]
         if waiting:
             min(waiting, key=lambda each: each.made_at)._end()
         else:
             self.app = partial(_probes_only, self.app)
-
-    def _waits_for_client(self) -> bool:
-        return self.conn.their_state in (h11.IDLE, h11.SEND_BODY) or self.flow.write_paused
 
     def _end(self) -> None:
         self.connections.discard(self)  # no longer counted
