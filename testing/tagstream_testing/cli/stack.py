@@ -36,7 +36,7 @@ def up(
     [dim]In one terminal:[/]  eval "$(tagstream stack up --detach)"
     """
     if detach:
-        detached = _detached("stack up")
+        detached = _detached()
         with terminal.console(stderr=True).status("Waiting for the servers; the first time they are downloaded"):
             started = detached.up()
         environment = detached.environment()
@@ -59,7 +59,7 @@ def env(as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")
     [dim]In this shell:[/]  eval "$(tagstream stack env)"
     [dim]As a file:[/]      tagstream stack env > stack.env && tagstream --env-file stack.env check
     """
-    environment = _detached("stack env").environment()
+    environment = _detached().environment()
     if as_json:
         typer.echo(terminal.as_json(dict(environment)))
     else:
@@ -72,11 +72,11 @@ def down() -> None:
 
     [dim]And start again:[/] tagstream stack down && tagstream stack up --detach
     """
-    ended = _detached("stack down").down()
+    ended = _detached().down()
     _remark("The servers have ended." if ended else "No detached stack was up.")
 
 
-def _detached(command: str) -> Detached:
+def _detached() -> Detached:
     from tagstream_testing.local.detached import Detached
     from workers.environment import read_here
 

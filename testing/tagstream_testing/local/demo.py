@@ -183,9 +183,10 @@ class Acts:
         started = time.monotonic()
         first = self._act("First pass: fetch, decode, tag, caption", uploads)
         seconds = time.monotonic() - started
+        path = uploads[0].photo.path
+        copy = Photograph(f"copies/100% {path.stem} + größer?{path.suffix}", path)  # a key with unusual characters
         second = self._act(
-            "Second pass: the same events again, and a copy under another name",
-            [*uploads, self.upload(_copy_of(uploads[0].photo))],
+            "Second pass: the same events again, and a copy under another name", [*uploads, self.upload(copy)]
         )
         faults = self._act(
             "When something is wrong: a file that was cut short, an image that was deleted",
@@ -252,8 +253,3 @@ class Acts:
     def _remove(self, photo: Photograph) -> Happening:
         self._store.remove(BUCKET, photo.key)
         return Happening(photo, removed(TOPICS[0], BUCKET, photo.key))
-
-
-def _copy_of(photo: Photograph) -> Photograph:
-    """The photo's bytes under a key with unusual characters."""
-    return Photograph(f"copies/100% {photo.path.stem} + größer?{photo.path.suffix}", photo.path)

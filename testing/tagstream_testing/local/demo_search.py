@@ -67,9 +67,7 @@ class PageProcess(WorkerProcess):
 
 def serve_page(stack: LocalStack) -> PageProcess:
     """The search page, up."""
-    made = stack.add(PageProcess(stack.scratch.path / "page", stack.environment()))
-    made.start()
-    return made
+    return stack.add(PageProcess(stack.scratch.path / "page", stack.environment())).start()
 
 
 def begin_index(stack: LocalStack, worker: WorkerProcess) -> IndexProcess | None:

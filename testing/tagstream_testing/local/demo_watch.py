@@ -5,10 +5,9 @@ Committed records only.
 
 from __future__ import annotations
 
-import time
 from collections import defaultdict, deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
@@ -26,10 +25,7 @@ class Row:
 
     subject: str
     image: Path | None
-    sent_at: float = field(default_factory=time.monotonic)
     answer: Answer | None = None
-    seconds: float = 0.0
-    """From sending the event to reading its committed outcome."""
 
     @property
     def key(self) -> str:
@@ -113,5 +109,5 @@ class Watch:
         if not self._open[subject]:
             return None
         row = self._open[subject].popleft()
-        row.answer, row.seconds = answer, time.monotonic() - row.sent_at
+        row.answer = answer
         return row
