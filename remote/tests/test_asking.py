@@ -93,10 +93,8 @@ class Scene(Endpoint):
         eventually(lambda: name in self.asked)
         return future
 
-    def call(
-        self, jpeg: bytes | None, text: str, deadline: float, spent: Any = None, reserve: Any = None
-    ) -> RemoteAnswer:
-        reserve(MAX_TOKENS)
+    def call(self, jpeg: bytes | None, text: str, deadline: float, reserve: Any = None) -> RemoteAnswer:
+        spent = reserve(MAX_TOKENS)
         if fault := self.fault():
             self.faults += 1
             spent(NOTHING)
@@ -119,7 +117,7 @@ class Scene(Endpoint):
             self.at_once -= 1
         for number, usage in enumerate(self.usages):
             if number:
-                reserve(2 * MAX_TOKENS)
+                spent = reserve(2 * MAX_TOKENS)
             spent(usage)
         if self.answers.get(name):
             raise self.answers[name].pop(0)
