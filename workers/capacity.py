@@ -191,10 +191,6 @@ class CapacityPlan:
         return self.demand.megapixels or self.profile.megapixels
 
     @property
-    def image_bytes(self) -> float:
-        return self.demand.image_bytes or BYTES_A_MEGAPIXEL * self.megapixels
-
-    @property
     def mean(self) -> float:
         """Mean images a second over the day."""
         return self.demand.images_a_day / DAY_S
@@ -210,19 +206,11 @@ class CapacityPlan:
         return 1 - self.demand.known
 
     @property
-    def decode_core_s(self) -> float:
-        return self.profile.decode_core_s(self.megapixels)
-
-    @property
     def new_core_s(self) -> float:
         """Seconds of one processor for a new image."""
         own = self.profile
-        return own.known_core_s + own.new_core_s + self.decode_core_s + own.image_s * own.device_cores
-
-    @property
-    def interpreter_s(self) -> float:
-        """Seconds of the worker's interpreter for each new image alone."""
-        return min(self.profile.new_core_s, self.profile.new_interpreter_s)
+        decode_core_s = own.decode_core_s(self.megapixels)
+        return own.known_core_s + own.new_core_s + decode_core_s + own.image_s * own.device_cores
 
     @property
     def core_s(self) -> float:
@@ -232,9 +220,10 @@ class CapacityPlan:
     @property
     def rates(self) -> dict[Bound, float]:
         """Images a second of one worker under each bound alone."""
+        new_s = min(self.profile.new_core_s, self.profile.new_interpreter_s)
         bounds: dict[Bound, float] = {
             "processors": self.demand.cores / self.core_s,
-            "interpreter": self.demand.processes / (self.profile.known_core_s + self.new * self.interpreter_s),
+            "interpreter": self.demand.processes / (self.profile.known_core_s + self.new * new_s),
         }
         # A model on processors shares them with all else, which the first bound counts.
         if self.profile.device == "cuda" and self.new:
@@ -280,7 +269,7 @@ class CapacityPlan:
     @property
     def store_bytes_a_s(self) -> float:
         """Bytes a second from the store in the busiest hour. An image whose etag is known is not fetched."""
-        return self.at_peak * self.new * self.image_bytes
+        return self.at_peak * self.new * (self.demand.image_bytes or BYTES_A_MEGAPIXEL * self.megapixels)
 
     @property
     def captions_at_once(self) -> int:

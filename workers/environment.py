@@ -197,7 +197,7 @@ def wants_json_log() -> bool:
 
 def read(environ: Mapping[str, str]) -> Settings:
     """The settings of this environment. Raises Misconfigured: a line for each error, as `examine` finds them."""
-    settings, wrong = examine(environ)
+    settings, wrong = examine(Settings, environ)
     if wrong:
         raise Misconfigured("\n".join(wrong))
     return settings
@@ -208,18 +208,13 @@ def read_here(**overrides: str) -> Settings:
     return read({**os.environ, **overrides})
 
 
-def examine(environ: Mapping[str, str], *required: str) -> tuple[Settings, list[str]]:
-    """The settings of this environment, and a line for each error.
+def examine(model: type[SettingsT], environ: Mapping[str, str], *required: str) -> tuple[SettingsT, list[str]]:
+    """The settings of this environment, and a line for each error; another package may add to the settings.
 
     Fields with a wrong value have their default. Contradictions are looked for only if no value is wrong. Raises
     Misconfigured: one line for each unknown name and unreadable file. They are told alone, because they explain what
     else seems to be missing.
     """
-    return examine_as(Settings, environ, *required)
-
-
-def examine_as(model: type[SettingsT], environ: Mapping[str, str], *required: str) -> tuple[SettingsT, list[str]]:
-    """As `examine`, for settings that another package adds to."""
     values = _values(environ, model)
     try:
         settings = _validated(model, values)
@@ -274,7 +269,12 @@ def _take(name: str, text: str, fields: Fields) -> tuple[str, str]:
     if secret != field and secret in fields and name.isupper():
         if not is_secret(secret, fields):
             raise ValueError(f"{name}: only secrets are read from files; set {variable(secret)} itself")
-        return secret, _read_file(name, Path(text))
+        path = Path(text)
+        try:
+            return secret, read_secret(expanded(path)).rstrip("\r\n")
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise ValueError(f"{name}={path} can't be read: {reason}") from error
     raise ValueError(f"{name} is not a setting.{_nearest(name, fields)}")
 
 
@@ -287,14 +287,6 @@ def unknown(name: str) -> str:
 
 _LARGEST_FILE = 64 * 1024
 """The most bytes of a file with a secret."""
-
-
-def _read_file(name: str, path: Path) -> str:
-    try:
-        return read_secret(expanded(path)).rstrip("\r\n")
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise ValueError(f"{name}={path} can't be read: {reason}") from error
 
 
 def read_secret(path: Path) -> str:

@@ -270,11 +270,6 @@ def _share(divisor: int) -> Any:
     return Field(default_factory=lambda values: ByteSize(values["memory"] // divisor))
 
 
-def _no_transaction_outlives(values: dict[str, Any]) -> float:
-    """Transaction time-out: two seconds above the session's, at least eight."""
-    return max(8.0, float(values.get("kafka_session_timeout_s", 8.0)) + 2.0)
-
-
 class PinnedBundle(NamedTuple):
     """A bundle's name or folder with its pinned digest; an empty digest: any."""
 
@@ -370,7 +365,10 @@ class Settings(BaseModel):
         "Seconds until a silent worker loses its partitions; two seconds later the broker ends its open transaction, "
         "for which readers wait",
     )
-    kafka_transaction_timeout_s: Annotated[float, Field(ge=8, le=900)] = Field(default_factory=_no_transaction_outlives)
+    kafka_transaction_timeout_s: Annotated[float, Field(ge=8, le=900)] = Field(
+        default_factory=lambda values: max(8.0, float(values.get("kafka_session_timeout_s", 8.0)) + 2.0)
+    )
+    """Two seconds above the session's, at least eight."""
     kafka_security_protocol: Annotated[
         Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"], BeforeValidator(_upper)
     ] = _setting("Kafka", "PLAINTEXT", "`PLAINTEXT`, `SSL`, `SASL_PLAINTEXT` or `SASL_SSL`")

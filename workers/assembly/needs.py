@@ -30,8 +30,9 @@ def needed(*fields: str, worker: bool = False, **overrides: str) -> Settings:
         Misconfigured: a line for each setting that is missing, wrong, or contradicts another.
     """
     from workers.environment import examine
+    from workers.settings import Settings
 
-    settings, wrong = examine({**os.environ, **overrides}, *fields)
+    settings, wrong = examine(Settings, {**os.environ, **overrides}, *fields)
     questions = [*_tls_files(settings)]
     if worker:
         from workers.assembly.requirements import of_a_worker  # only a worker needs them
@@ -43,9 +44,9 @@ def needed(*fields: str, worker: bool = False, **overrides: str) -> Settings:
 
 def needed_of(model: type[SettingsT], *fields: str) -> SettingsT:
     """As `needed`, for settings that another package adds to."""
-    from workers.environment import examine_as
+    from workers.environment import examine
 
-    settings, wrong = examine_as(model, os.environ, *fields)
+    settings, wrong = examine(model, os.environ, *fields)
     _ask(wrong, _tls_files(settings))
     return settings
 

@@ -182,7 +182,9 @@ class LimitedStream(logging.StreamHandler[TextIO]):
         """Called with the handler's lock held."""
         now = self._clock()
         self._log_ended(now)
-        if record.levelno <= logging.DEBUG or self._admits(record, now):
+        chatter = record.levelno >= logging.WARNING and record.name.partition(".")[0] == CHATTERBOX
+        repeats = self._chatter if chatter else self._repeats
+        if record.levelno <= logging.DEBUG or repeats.admits(record, now):
             super().emit(record)
 
     def close(self) -> None:
@@ -197,10 +199,6 @@ class LimitedStream(logging.StreamHandler[TextIO]):
             self._log_ended(float("inf"))
         finally:
             self.release()
-
-    def _admits(self, record: logging.LogRecord, now: float) -> bool:
-        chatter = record.levelno >= logging.WARNING and record.name.partition(".")[0] == CHATTERBOX
-        return (self._chatter if chatter else self._repeats).admits(record, now)
 
     def _log_ended(self, now: float) -> None:
         for told in (*self._repeats.ended(now), *self._chatter.ended(now)):

@@ -13,7 +13,6 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from types import FrameType
 from typing import NoReturn, Protocol, Self, TextIO
 from urllib.parse import quote
 
@@ -89,7 +88,8 @@ def stop_on_signals(stop: Callable[[], None], hurry: Callable[[int], None] = lea
     told, tell = socket.socketpair()
     tell.setblocking(False)
     wakeup_before = signal.set_wakeup_fd(tell.fileno(), warn_on_full_buffer=False)
-    before = {number: signal.signal(number, _no_more_than_wake_up) for number in STOPPING}
+    # In place of the default action, which would end the process: no more than the wake-up.
+    before = {number: signal.signal(number, lambda *_: None) for number in STOPPING}
     thread = threading.Thread(target=_act, args=(told, stop, hurry), name="signals", daemon=True)
     thread.start()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (*STOPPING, signal.SIGCHLD))  # a parent of workers blocks them
@@ -103,10 +103,6 @@ def stop_on_signals(stop: Callable[[], None], hurry: Callable[[int], None] = lea
         thread.join()
         tell.close()
         told.close()
-
-
-def _no_more_than_wake_up(_number: int, _frame: FrameType | None) -> None:
-    """Replace the signal's default action, which would end the process."""
 
 
 def _act(told: socket.socket, stop: Callable[[], None], hurry: Callable[[int], None]) -> None:
@@ -205,7 +201,10 @@ class Slot:
     def __init__(self, folder: Path, name: str) -> None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self.number, self._file = _first_free(folder, quote(name, safe=""))
+            self.number, quoted = 0, quote(name, safe="")
+            while (file := _lock(folder / f"{quoted}.{self.number}.lock")) is None:
+                self.number += 1
+            self._file = file
         except OSError as error:
             raise Misconfigured(
                 f"TAGSTREAM_STATE_DIR: {error.filename or folder} can't be written: {error.strerror}. "
@@ -223,13 +222,6 @@ class Slot:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _first_free(folder: Path, name: str) -> tuple[int, int]:
-    number = 0
-    while (file := _lock(folder / f"{name}.{number}.lock")) is None:
-        number += 1
-    return number, file
 
 
 def _lock(path: Path) -> int | None:

@@ -66,40 +66,30 @@ class Telemetry:
 
 def make_telemetry(*, instance: str, version: str, otlp_traces: bool, otlp_metrics: bool) -> Telemetry:
     """Providers for a worker that calls itself `instance`; nothing is global until `Telemetry.install`."""
-    resource = _resource(instance, version)
+    ours = Resource({"service.name": "tagstream", "service.version": version, "service.instance.id": instance})
+    # OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES have the last word.
+    resource = Resource.create(dict(ours.merge(OTELResourceDetector().detect()).attributes))
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     reader = ExemplarReader(registry)
     readers: list[MetricReader] = [reader]
+    tracer_provider = None
+    # Imported here: the exporters bring requests and protobuf, which nothing else needs.
     if otlp_metrics:
-        readers.append(_otlp_reader())
+        from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+
+        readers.append(PeriodicExportingMetricReader(OTLPMetricExporter()))
+    if otlp_traces:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+
+        tracer_provider = TracerProvider(resource=resource)
+        tracer_provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     return Telemetry(
         registry=registry,
         with_exemplars=WithExemplars(registry, reader),
         meter_provider=MeterProvider(readers, resource=resource),
-        tracer_provider=_otlp_tracer_provider(resource) if otlp_traces else None,
+        tracer_provider=tracer_provider,
     )
-
-
-def _resource(instance: str, version: str) -> Resource:
-    """The attributes that name this process; OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES have the last word."""
-    ours = Resource({"service.name": "tagstream", "service.version": version, "service.instance.id": instance})
-    return Resource.create(dict(ours.merge(OTELResourceDetector().detect()).attributes))
-
-
-def _otlp_reader() -> MetricReader:
-    # Imported here: the exporters bring requests and protobuf, which nothing else needs.
-    from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
-
-    return PeriodicExportingMetricReader(OTLPMetricExporter())
-
-
-def _otlp_tracer_provider(resource: Resource) -> TracerProvider:
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-
-    provider = TracerProvider(resource=resource)
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-    return provider
 
 
 _Series: TypeAlias = tuple[str, frozenset[tuple[str, str]]]

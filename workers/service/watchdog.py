@@ -65,16 +65,12 @@ class Watchdog:
     def _run_probe(self) -> None:
         """Thread `watchdog-probe`: may hang in `alive`, and is watched for it."""
         while not self._stopped.wait(self.every_s / 2):
-            self._latest = self._health()
+            try:
+                self._latest = self.alive()
+            except Exception as error:  # noqa: BLE001  # a bad answer, which may pass like any other
+                self._latest = Health(False, (f"the check for progress fails: {error!r}",))
             self._bad = 0 if self._latest.ok else self._bad + 1
             self._answers += 1
-
-    def _health(self) -> Health:
-        """What `alive` says; an error of its own is a bad answer, which may pass like any other."""
-        try:
-            return self.alive()
-        except Exception as error:  # noqa: BLE001
-            return Health(False, (f"the check for progress fails: {error!r}",))
 
     def _count(self) -> None:
         """Thread `watchdog`: waits on nothing but time."""

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tagstream_index.settings import FOR_EVER, IndexSettings
-from workers.environment import FIELDS, examine_as, fields_of, read, secret_values, unknown, variable
+from workers.environment import FIELDS, examine, fields_of, read, secret_values, unknown, variable
 from workers.errors import Misconfigured
 
 DSN = "postgresql://indexer:open%20sesame@db.example:5432/images"
@@ -13,7 +13,7 @@ OWN = {"TAGSTREAM_INDEX_DSN": DSN, "TAGSTREAM_INDEX_BATCH": "10"}
 
 
 def examined(**texts: str) -> tuple[IndexSettings, list[str]]:
-    return examine_as(IndexSettings, {f"TAGSTREAM_{name.upper()}": text for name, text in texts.items()}, "index_dsn")
+    return examine(IndexSettings, {f"TAGSTREAM_{name.upper()}": text for name, text in texts.items()}, "index_dsn")
 
 
 def test_the_worker_passes_them_by() -> None:

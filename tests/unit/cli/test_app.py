@@ -169,7 +169,7 @@ def test_a_shell_completes_commands(tagstream: Tagstream, monkeypatch: pytest.Mo
 def test_how_much_is_logged_is_said_in_one_letter(
     option: str, level: str, tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def tell(environ: dict[str, str], *_: str) -> None:
+    def tell(_: object, environ: dict[str, str], *__: str) -> None:
         raise Misconfigured(environ["TAGSTREAM_LOG_LEVEL"])
 
     monkeypatch.setenv("TAGSTREAM_LOG_LEVEL", "error")

@@ -16,7 +16,7 @@ from tests.unit.deploy.tools import ROOT, Manifest, compose, version
 from workers import settings
 from workers.assembly.needs import worst_bytes
 from workers.assembly.topics import wanted_topics
-from workers.environment import examine_as, require
+from workers.environment import examine, require
 from workers.environment import read as read_environment
 
 PROFILES = ["cpu", "gpu"]
@@ -134,7 +134,7 @@ def test_the_gpu_worker_reserves_a_gpu() -> None:
 def test_the_index_writes_the_workers_outcomes_into_the_database(
     index: Manifest, read: settings.Settings, tmp_path: Path
 ) -> None:
-    ours, wrong = examine_as(IndexSettings, environment(index), "kafka_servers", "index_dsn")
+    ours, wrong = examine(IndexSettings, environment(index), "kafka_servers", "index_dsn")
     assert wrong == []
     for name in ("kafka_servers", "output_topic", "input_topics", "dead_letter_topic"):
         assert getattr(ours, name) == getattr(read, name)
@@ -151,7 +151,7 @@ def test_the_page_reads_the_index_and_the_workers_bucket(
     services: dict[str, Manifest], read: settings.Settings, profile: str
 ) -> None:
     page = environment(services[PAGES[profile]])
-    ours, wrong = examine_as(IndexSettings, page, "index_dsn", "s3_endpoint", "buckets")
+    ours, wrong = examine(IndexSettings, page, "index_dsn", "s3_endpoint", "buckets")
     assert wrong == []
     for name in ("s3_endpoint", "s3_region", "s3_access_key", "s3_secret_key", "buckets"):
         assert getattr(ours, name) == getattr(read, name)

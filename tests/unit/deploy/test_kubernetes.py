@@ -37,7 +37,7 @@ from tests.unit.deploy.tools import (
     worker_of,
 )
 from workers.assembly.needs import worst_bytes
-from workers.environment import examine_as, read, require
+from workers.environment import examine, read, require
 from workers.service.watchdog import Watchdog
 from workers.settings import Settings
 
@@ -105,7 +105,7 @@ def read_settings(manifests: Sequence[Manifest], folder: Path, *components: str)
 
 
 def read_index(manifests: Sequence[Manifest], folder: Path, name: str, *components: str, needed: str) -> IndexSettings:
-    found, wrong = examine_as(
+    found, wrong = examine(
         IndexSettings, mounted_environment(manifests, secrets(components), folder, name), *needed.split()
     )
     assert wrong == []

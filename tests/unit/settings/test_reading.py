@@ -383,10 +383,10 @@ def test_both_halves_of_a_key_come_from_one_place() -> None:
 
 def test_the_endpoint_comes_from_our_variable_or_awss_and_one_of_them_is_required() -> None:
     aws = {"AWS_ENDPOINT_URL_S3": "https://aws.example/"}
-    assert examine(aws, "s3_endpoint")[0].s3_endpoint == "https://aws.example"
-    assert examine(aws, "s3_endpoint")[1] == []
+    assert examine(Settings, aws, "s3_endpoint")[0].s3_endpoint == "https://aws.example"
+    assert examine(Settings, aws, "s3_endpoint")[1] == []
     assert read(aws | {"TAGSTREAM_S3_ENDPOINT": "http://ours:9000"}).s3_endpoint == "http://ours:9000"
-    assert "AWS_ENDPOINT_URL_S3" in examine({}, "s3_endpoint")[1][0]
+    assert "AWS_ENDPOINT_URL_S3" in examine(Settings, {}, "s3_endpoint")[1][0]
     assert complaint({"AWS_ENDPOINT_URL_S3": "aws.example"}).startswith("AWS_ENDPOINT_URL_S3=aws.example: ")
 
 
@@ -407,7 +407,9 @@ def test_all_contradictions_are_reported_together() -> None:
 
 
 def test_missing_settings_are_reported_with_contradictions() -> None:
-    _, wrong = examine({"TAGSTREAM_S3_ACCESS_KEY": "a", "TAGSTREAM_BUCKETS": "photos"}, "kafka_servers", "buckets")
+    _, wrong = examine(
+        Settings, {"TAGSTREAM_S3_ACCESS_KEY": "a", "TAGSTREAM_BUCKETS": "photos"}, "kafka_servers", "buckets"
+    )
     missing, contradiction = wrong
     assert missing.startswith("TAGSTREAM_KAFKA_SERVERS is not set")
     assert "TAGSTREAM_S3_SECRET_KEY go together" in contradiction
@@ -416,7 +418,7 @@ def test_missing_settings_are_reported_with_contradictions() -> None:
 def test_a_wrong_value_is_reported_with_missing_ones_and_does_not_count_as_missing() -> None:
     """No contradiction is made up of a default that stands in the place of a wrong value."""
     environ = {"TAGSTREAM_KAFKA_SERVERS": "nowhere", "TAGSTREAM_MEMORY": "8MiB"}
-    settings, wrong = examine(environ, "kafka_servers", "buckets")
+    settings, wrong = examine(Settings, environ, "kafka_servers", "buckets")
     assert settings.memory == 8 << 20
     assert [line.split()[0] for line in wrong] == ["TAGSTREAM_BUCKETS", "TAGSTREAM_KAFKA_SERVERS=nowhere:"]
 
