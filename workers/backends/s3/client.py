@@ -109,17 +109,14 @@ def meaning(answer: S3Answer) -> Meaning:
         return "gone"  # an ill-formed version id, which has no code of its own
     if answer.code in MEANINGS:
         return MEANINGS[answer.code]
-    return _by_status(answer.status, answer.code)
-
-
-def _by_status(status: int, code: str) -> Meaning:
+    status = answer.status
     if status >= 500 or status in (408, 425, 429):
         return "service"
     if status == 405:  # the requested version is a delete marker
         return "gone"
     if status == 412:
         return "superseded"
-    return "forbidden" if status in (401, 403) and not code else "refused"
+    return "forbidden" if status in (401, 403) and not answer.code else "refused"
 
 
 def refuses_keys(answer: S3Answer) -> bool | None:

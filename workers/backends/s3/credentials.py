@@ -110,7 +110,9 @@ class WebIdentityCredentials(Provider):
         )
         with self._http.within(_CALL_S):
             found = provider.retrieve()
-        return found, _life_s(found)
+        if (ends := found.expiration) is None:
+            return found, _SHORTEST_LIFE_S
+        return found, (ends.replace(tzinfo=UTC) - datetime.now(UTC)).total_seconds()  # minio keeps UTC without its zone
 
     def _failed(self, error: Exception) -> Unavailable:
         where = f"the token service {self._identity.sts_endpoint}"
@@ -156,13 +158,6 @@ def _token(path: Path) -> str:
     if not token:
         raise OSError("it is empty")
     return token
-
-
-def _life_s(credentials: Credentials) -> float:
-    """Seconds left by our clock; minio keeps UTC without its time zone."""
-    if credentials.expiration is None:
-        return _SHORTEST_LIFE_S
-    return (credentials.expiration.replace(tzinfo=UTC) - datetime.now(UTC)).total_seconds()
 
 
 def _unusable(path: Path, error: Exception) -> Unavailable:

@@ -8,7 +8,6 @@ import itertools
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -170,28 +169,23 @@ class MinioObjectStore:
         wanted = _bare(etag)
         _check_names(bucket, key, version_id, wanted)
 
-        def once() -> StoredObject:
-            with self._asking(bucket, until - time.monotonic()):
-                return self._read(bucket, key, version_id, wanted, max_bytes, first_bytes)
+        def read() -> StoredObject:
+            return self._read(bucket, key, version_id, wanted, max_bytes, first_bytes)
 
-        return self._patiently(once, min(self._retry_s, deadline_s) if patient else 0.0)
+        return self._patiently(bucket, read, min(self._retry_s, deadline_s) if patient else 0.0, until)
 
     def head(self, bucket: str, key: str, *, deadline_s: float) -> ObjectVersion:
         until = time.monotonic() + deadline_s
         _check_names(bucket, key, None, None)
 
-        def once() -> ObjectVersion:
-            with self._asking(bucket, until - time.monotonic()):
-                return self._look(bucket, key)
-
-        return self._patiently(once, min(self._retry_s, deadline_s))
+        return self._patiently(bucket, lambda: self._look(bucket, key), min(self._retry_s, deadline_s), until)
 
     def list(self, bucket: str, prefix: str = "", start_after: str = "") -> Iterator[ListedObject]:
         """The bucket's objects under `prefix` behind `start_after`, in key order.
 
         Raises Unavailable: also of a store that ignores `start_after`: its listing would never end.
         """
-        while page := self._patiently(functools.partial(self._page, bucket, prefix, start_after), self._retry_s):
+        while page := self._patiently(bucket, functools.partial(self._page, bucket, prefix, start_after)):
             if page[-1].key == start_after:
                 raise Unavailable("s3", f"{self._endpoint} lists objects twice: does it support `start-after`?")
             yield from page
@@ -206,18 +200,17 @@ class MinioObjectStore:
         """
         _check_names(bucket, key, None, None)
 
-        def once() -> FoundObject | None:
-            with self._asking(bucket, self._command_s):
-                try:
-                    found = self._client.stat_object(bucket, key)
-                except S3Refusal as refusal:
-                    if refusal.answer.status == 404:
-                        return None
-                    raise
-                said = (found.metadata or {}).get(f"x-amz-meta-{_SHA256}", "")
-                return FoundObject(found.size or 0, _bare(found.etag) or "", said, self.date)
+        def find() -> FoundObject | None:
+            try:
+                found = self._client.stat_object(bucket, key)
+            except S3Refusal as refusal:
+                if refusal.answer.status == 404:
+                    return None
+                raise
+            said = (found.metadata or {}).get(f"x-amz-meta-{_SHA256}", "")
+            return FoundObject(found.size or 0, _bare(found.etag) or "", said, self.date)
 
-        return self._patiently(once, self._retry_s)
+        return self._patiently(bucket, find)
 
     def put(
         self, bucket: str, key: str, body: bytes, content_type: str = "application/octet-stream", *, sha256: str = ""
@@ -225,12 +218,11 @@ class MinioObjectStore:
         """Store an object and answer its etag. Raises Unavailable."""
         metadata: dict[str, str | list[str] | tuple[str]] = {_SHA256: sha256} if sha256 else {}
 
-        def once() -> str:
-            with self._asking(bucket, self._command_s):
-                stored = self._client.put_object(bucket, key, io.BytesIO(body), len(body), content_type, metadata)
-                return _bare(stored.etag) or ""
+        def put() -> str:
+            stored = self._client.put_object(bucket, key, io.BytesIO(body), len(body), content_type, metadata)
+            return _bare(stored.etag) or ""
 
-        return self._patiently(once, self._retry_s)
+        return self._patiently(bucket, put)
 
     def link(self, bucket: str, key: str, *, version_id: str | None, file_name: str, seconds: int) -> str:
         """A presigned address of the object, as a download. If the region is known, nothing is sent.
@@ -253,21 +245,19 @@ class MinioObjectStore:
     def make_bucket(self, bucket: str) -> None:
         """Make the bucket unless it is there. Raises Unavailable."""
 
-        def once() -> None:
-            with self._asking(bucket, self._command_s):
-                if not self._has_bucket(bucket):
-                    self._client.make_bucket(bucket)
+        def make() -> None:
+            try:
+                self._list_one(bucket)  # a HEAD has no reason
+            except S3Refusal as refusal:
+                if refusal.answer.code != "NoSuchBucket":
+                    raise
+                self._client.make_bucket(bucket)
 
-        self._patiently(once, self._retry_s)
+        self._patiently(bucket, make)
 
     def remove(self, bucket: str, key: str) -> None:
         """Remove an object; one that is not there is no error. Raises Unavailable."""
-
-        def once() -> None:
-            with self._asking(bucket, self._command_s):
-                self._client.remove_object(bucket, key)
-
-        self._patiently(once, self._retry_s)
+        self._patiently(bucket, lambda: self._client.remove_object(bucket, key))
 
     def check(self, bucket: str) -> None:
         """List one object of the bucket, without patience.
@@ -385,39 +375,13 @@ class MinioObjectStore:
         return ObjectVersion(_bare(etag) or "", version_or_none(version_id), _last_modified(response))
 
     def _page(self, bucket: str, prefix: str, start_after: str) -> Sequence[ListedObject]:
-        with self._asking(bucket, self._command_s):
-            entries = self._client.list_objects(bucket, prefix, recursive=True, start_after=start_after or None)
-            # Each is read before the next request, should the store list fewer at once.
-            return [_listed(entry, self.date) for entry in itertools.islice(entries, _PAGE)]
-
-    def _has_bucket(self, bucket: str) -> bool:
-        """Whether the bucket exists, by a listing: a HEAD has no reason."""
-        try:
-            self._list_one(bucket)
-        except S3Refusal as refusal:
-            if refusal.answer.code == "NoSuchBucket":
-                return False
-            raise
-        return True
+        entries = self._client.list_objects(bucket, prefix, recursive=True, start_after=start_after or None)
+        # Each is read before the next request, should the store list fewer at once.
+        return [_listed(entry, self.date) for entry in itertools.islice(entries, _PAGE)]
 
     def _list_one(self, bucket: str) -> None:
         """List one object; raises the client's errors."""
         next(iter(self._client.list_objects(bucket, recursive=True)), None)
-
-    @contextmanager
-    def _asking(self, bucket: str, seconds: float) -> Iterator[None]:
-        """Context that bounds the time of requests and maps the client's exceptions."""
-        try:
-            with self._http.within(seconds):
-                yield
-        except S3Refusal as refusal:
-            raise self._refused(bucket, refusal.answer) from refusal
-        except urllib3.exceptions.ReadTimeoutError as error:
-            raise _Passing(_words(error), fault="too-slow") from error
-        except (urllib3.exceptions.HTTPError, MinioException, ElementTree.ParseError) as error:
-            raise _Passing(_words(error), advice=f"{self._endpoint}: {_REMEDY}") from error
-        except ValueError as error:  # the client does not send it; other objects show where the fault is
-            raise Unavailable("s3", f"the client failed: {type(error).__name__}", fault="refused") from error
 
     def _refused(self, bucket: str, answer: S3Answer) -> TagstreamError:
         found = meaning(answer)
@@ -450,16 +414,36 @@ class MinioObjectStore:
             pass
         return False
 
-    def _patiently(self, call: Callable[[], Answer], seconds: float) -> Answer:
-        """The call's answer; passing failures are retried."""
+    def _patiently(
+        self, bucket: str, call: Callable[[], Answer], retry_s: float | None = None, until: float | None = None
+    ) -> Answer:
+        """The call's answer; passing failures are retried, and the client's exceptions are mapped to ours.
+
+        Args:
+            until: the deadline of all tries; None: each has a command's own.
+        """
+
+        def once() -> Answer:
+            try:
+                with self._http.within(self._command_s if until is None else until - time.monotonic()):
+                    return call()
+            except S3Refusal as refusal:
+                raise self._refused(bucket, refusal.answer) from refusal
+            except urllib3.exceptions.ReadTimeoutError as error:
+                raise _Passing(_words(error), fault="too-slow") from error
+            except (urllib3.exceptions.HTTPError, MinioException, ElementTree.ParseError) as error:
+                raise _Passing(_words(error), advice=f"{self._endpoint}: {_REMEDY}") from error
+            except ValueError as error:  # the client does not send it; other objects show where the fault is
+                raise Unavailable("s3", f"the client failed: {type(error).__name__}", fault="refused") from error
+
         retrying = Retrying(
             retry=retry_if_exception_type(_Passing),
-            stop=stop_before_delay(seconds),
+            stop=stop_before_delay(self._retry_s if retry_s is None else retry_s),
             wait=wait_random_exponential(multiplier=0.1, max=2.0),
             before_sleep=lambda _: metrics.RETRIES.add(dependency="s3"),
             reraise=True,
         )
-        return retrying(call)
+        return retrying(once)
 
 
 def _check_names(bucket: str, key: str, version_id: str | None, etag: str | None) -> None:
