@@ -44,8 +44,10 @@ def bench(
     [dim]Your photos, for capacity:[/]  tagstream bench ~/Pictures --model bundles/ram -o here.json
     """
     from workers.assembly.bench_measures import measured
+    from workers.assembly.local_files import image_files
 
-    settings, images = with_models(model, captioner, device), _some(photos or [], most)
+    settings, images = with_models(model, captioner, device), image_files(photos) if photos else []
+    images = images[:: max(1, -(-len(images) // most))]
     if settings.captioner_address is not None:
         note(f"captions come from {settings.captioner_address}, which is not measured: `capacity --caption-s` adds it.")
     if output is not None and not os.access(output.parent, os.W_OK):
@@ -81,10 +83,3 @@ def sizes(profile: MachineProfile) -> list[float]:
     """The measured sizes; of many the smallest, the middle one and the largest."""
     found = sorted({each.rounded for each in profile.decoded})
     return found if len(found) <= 3 else [found[0], found[len(found) // 2], found[-1]]
-
-
-def _some(paths: list[Path], most: int) -> list[Path]:
-    from workers.assembly.local_files import image_files
-
-    files = image_files(paths) if paths else []
-    return files[:: max(1, -(-len(files) // most))]

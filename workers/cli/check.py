@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,7 +12,6 @@ from workers.errors import DONE, exit_code
 
 if TYPE_CHECKING:
     from workers.assembly.findings import Finding
-    from workers.settings import Settings
 
 
 def check(
@@ -27,40 +25,25 @@ def check(
     answer.
     """
     from workers.assembly.findings import findings_of
-    from workers.environment import read_here
+    from workers.environment import read_here, shown
+    from workers.settings import Settings
 
-    settings = read_here()
-    named = _named(settings, everything)
+    settings, defaults = read_here(), shown(Settings())
+    named = {name: value for name, value in shown(settings).items() if everything or value != defaults[name]}
     findings: list[Finding] = []
     if as_json:
         findings += findings_of(settings)
         told = [{"about": each.about, "ok": each.error is None, "says": each.says} for each in findings]
         typer.echo(terminal.as_json({"settings": named, "findings": told}))
-        raise typer.Exit(_verdict(findings))
-    console = terminal.console()
-    console.print(_settings_table(named))
-    for finding in findings_of(settings):
-        findings.append(finding)
-        mark = terminal.text("✓", "green") if finding.error is None else terminal.text("✗", "red")
-        console.print(mark, terminal.text(f"{finding.about}: {finding.says}", lines=True))
-    raise typer.Exit(_verdict(findings))
-
-
-def _named(settings: Settings, everything: bool) -> dict[str, str]:
-    from workers.environment import shown
-    from workers.settings import Settings as Defaults
-
-    defaults = shown(Defaults())
-    return {name: value for name, value in shown(settings).items() if everything or value != defaults[name]}
-
-
-def _settings_table(named: Mapping[str, str]) -> Table:
-    table = Table("setting", "value", box=None, pad_edge=False)
-    for name, value in named.items():
-        table.add_row(name, terminal.text(value))
-    table.add_row()
-    return table
-
-
-def _verdict(findings: list[Finding]) -> int:
-    return min((exit_code(finding.error) for finding in findings if finding.error is not None), default=DONE)
+    else:
+        console, table = terminal.console(), Table("setting", "value", box=None, pad_edge=False)
+        for name, value in named.items():
+            table.add_row(name, terminal.text(value))
+        table.add_row()
+        console.print(table)
+        for finding in findings_of(settings):
+            findings.append(finding)
+            mark = terminal.text("✓", "green") if finding.error is None else terminal.text("✗", "red")
+            console.print(mark, terminal.text(f"{finding.about}: {finding.says}", lines=True))
+    wrong = (exit_code(finding.error) for finding in findings if finding.error is not None)
+    raise typer.Exit(min(wrong, default=DONE))

@@ -17,7 +17,7 @@ from workers.errors import DONE
 
 if TYPE_CHECKING:
     from workers.assembly.comparing import ComparedTopics
-    from workers.comparison import PromotionRule, TagCounts
+    from workers.comparison import PromotionRule
 
 NOT_YET = 1
 """Exit code if the candidate may not be promoted."""
@@ -104,7 +104,11 @@ def _print(made: ComparedTopics, rule: PromotionRule, live: str, candidate: str,
         console.print(f"mean Jaccard index {found.mean_jaccard:.3f}")
     labels = judged(found, rule)
     if labels and worst:
-        console.print(_worst(labels, worst))
+        table = Table("worst labels", "both", "live alone", "candidate alone", "agreement", box=None, pad_edge=False)
+        for name, counts in list(labels.items())[:worst]:
+            numbers = (f"{count:,}" for count in (counts.both, counts.live, counts.candidate))
+            table.add_row(terminal.text(name), *numbers, f"{counts.share:.0%}")
+        console.print(table)
     for name, count in list(lost(found, rule).items())[:worst]:
         terminal.say(f"{count:9,} × {name}, which the candidate never gives")
     for each in made.against:
@@ -113,11 +117,3 @@ def _print(made: ComparedTopics, rule: PromotionRule, live: str, candidate: str,
     if not made.against:
         console.print(terminal.text("✓ the candidate may be promoted", "green"))
         console.print("  next: name its bundle in the live workers' TAGSTREAM_TAGGER, and roll that out")
-
-
-def _worst(labels: Mapping[str, TagCounts], most: int) -> Table:
-    table = Table("worst labels", "both", "live alone", "candidate alone", "agreement", box=None, pad_edge=False)
-    for name, counts in list(labels.items())[:most]:
-        numbers = (f"{count:,}" for count in (counts.both, counts.live, counts.candidate))
-        table.add_row(terminal.text(name), *numbers, f"{counts.share:.0%}")
-    return table

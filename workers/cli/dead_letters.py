@@ -239,15 +239,15 @@ def send_back(settings: Settings, dead_letters: Sequence[DeadLetterRecord], rate
                 advance(1)
                 if message.size > limits[message.topic]:
                     most = limits[message.topic]
-                    told = f"{place} not sent: {message.size:,} bytes, and its topic takes {most:,}"
-                    typer.echo(told)
+                    typer.echo(f"{place} not sent: {message.size:,} bytes, and its topic takes {most:,}")
                     continue
                 emitter.send(message.topic, message.key, message.value, message.headers)
                 emitter.flush()
                 sent, at = sent + 1, place
     except (KeyboardInterrupt, TagstreamError):
-        told = f"stopped: {sent} of {count} sent back, the last is {at}. The same command sends all again."
-        typer.echo(told, err=True)
+        typer.echo(
+            f"stopped: {sent} of {count} sent back, the last is {at}. The same command sends all again.", err=True
+        )
         raise
     return sent
 

@@ -43,26 +43,18 @@ def list_models(
     if known:
         _list_known(as_json)
         return
-    from workers.models.compact import compact_bundle
-
-    compact = compact_bundle()
-    if as_json:
-        typer.echo(terminal.as_json(_document(compact, "compact")))
-        for found in _bundles(folders):
-            told = {"error": str(found)} if isinstance(found, Misconfigured) else _document(found, str(found.folder))
-            typer.echo(terminal.as_json(told))
-        return
     columns = ("name", "kind", "can be", "labels", "digest", "size", "made of", "use as")
-    table = Table(*columns, box=None, pad_edge=False)
-    table.add_row(*map(terminal.text, _row(compact, "compact")))
-    broken = []
-    for found in _bundles(folders):
-        if isinstance(found, Misconfigured):
+    console, table, broken = terminal.console(), Table(*columns, box=None, pad_edge=False), list[Misconfigured]()
+    for use_as, found in _bundles(folders):
+        if as_json:
+            told = {"error": str(found)} if isinstance(found, Misconfigured) else _document(found, use_as)
+            typer.echo(terminal.as_json(told))
+        elif isinstance(found, Misconfigured):
             broken.append(found)
         else:
-            table.add_row(*map(terminal.text, _row(found, str(found.folder))))
-    console = terminal.console()
-    console.print(table)
+            table.add_row(*map(terminal.text, _row(found, use_as)))
+    if not as_json:
+        console.print(table)
     for error in broken:
         console.print(terminal.text(f"✗ {error}", "red"))
 
@@ -192,13 +184,16 @@ def tune(
         )
 
 
-def _bundles(folders: list[Path] | None) -> Iterator[Bundle | Misconfigured]:
-    from workers.models.bundle import list_bundles
+def _bundles(folders: list[Path] | None) -> Iterator[tuple[str, Bundle | Misconfigured]]:
+    """The bundles, each with the name for TAGSTREAM_TAGGER."""
+    from workers.models.bundle import Bundle, list_bundles
+    from workers.models.compact import compact_bundle
 
+    yield "compact", compact_bundle()
     for folder in folders or [DEFAULT_FOLDER]:
         if folders and not folder.is_dir():
-            yield Misconfigured(f"{folder} is no folder.")
-        yield from list_bundles(folder)
+            yield "", Misconfigured(f"{folder} is no folder.")
+        yield from ((str(each.folder) if isinstance(each, Bundle) else "", each) for each in list_bundles(folder))
 
 
 def _document(bundle: Bundle, use_as: str) -> dict[str, Any]:

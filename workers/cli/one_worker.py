@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from workers.environment import all_secrets
-from workers.errors import Broken, Unavailable
+from workers.errors import DONE, Broken, Unavailable
 from workers.service.logs import start_logging
 from workers.service.process import (
     Slot,
@@ -35,8 +35,8 @@ CLOSE_S = 18.0
 """Beyond the drain's time, for the end of threads and clients: a deployment's grace period gives them 20 s."""
 
 
-def work(settings: Settings, until_idle_s: float | None = None, models: ModelsByUse | None = None) -> None:
-    """Be one worker until it is asked to end.
+def work(settings: Settings, until_idle_s: float | None = None, models: ModelsByUse | None = None) -> int:
+    """Be one worker until it is asked to end; returns the exit code 0.
 
     Args:
         models: loaded ones; None: it loads them.
@@ -51,6 +51,7 @@ def work(settings: Settings, until_idle_s: float | None = None, models: ModelsBy
         except Unavailable as error:
             # The pipeline waits for its dependencies by itself; what arrives here is not cured by waiting.
             raise Broken(str(error)) from error
+    return DONE
 
 
 def set_apart_what_is_imported() -> None:

@@ -40,8 +40,7 @@ def run_several(settings: Settings, until_idle_s: float | None) -> int:
     found = cache(partial(hardware, settings.device))
     count = wanted_processes(settings, found)
     if count == 1:
-        work(settings, until_idle_s)
-        return 0
+        return work(settings, until_idle_s)
     start_logging(settings.log_level, settings.log_format, secrets=all_secrets(settings))
     raise_descriptor_limit()
     for number in STOPPING:
@@ -114,8 +113,7 @@ class _Starter:
     def _work(self, settings: Settings) -> int:
         if self._listener is not None:
             self._listener.close()
-        work(settings, models=self._models)
-        return 0
+        return work(settings, models=self._models)
 
 
 def _forked(work: Callable[[], int]) -> int:
@@ -148,12 +146,7 @@ def main() -> None:
     """Be the worker whose settings are on standard input."""
     settings, parent = pickle.load(sys.stdin.buffer)
     tie_to(parent)
-
-    def be_it() -> int:
-        work(settings)
-        return 0
-
-    _leave(exit_code_of(be_it))
+    _leave(exit_code_of(lambda: work(settings)))
 
 
 def _leave(code: int) -> NoReturn:

@@ -80,7 +80,11 @@ def tag(
                     console.print(terminal.text(f"  {shorten(line, 400, placeholder=' …')}", "dim"))
     if page is not None:
         typer.echo(f"a page with the images: {_name(page.absolute())}", err=True)
-    _print_summary(tagged, len(files))
+    failed = len(files) - tagged
+    missed = f", {failed:,} could not be" if failed else ""
+    typer.echo(f"{tagged:,} of {counted(len(files), 'image')} tagged{missed}", err=True)
+    if not tagged:
+        raise typer.Exit(MISCONFIGURED)
 
 
 @contextmanager
@@ -178,12 +182,3 @@ def _line(style: str, *cells: str) -> Table:
 def _name(path: Path) -> str:
     """A path as text; bytes that are not UTF-8 are replaced."""
     return os.fsencode(path).decode("utf-8", "replace")
-
-
-def _print_summary(tagged: int, total: int) -> None:
-    failed = total - tagged
-    typer.echo(
-        f"{tagged:,} of {counted(total, 'image')} tagged" + (f", {failed:,} could not be" if failed else ""), err=True
-    )
-    if not tagged:
-        raise typer.Exit(MISCONFIGURED)
