@@ -68,13 +68,10 @@ def compose(
     store = object_store(settings)
     options = worker_options(settings, models.get("tagger"), transactional_id)
 
-    def say_what_runs() -> None:
-        logger.info("%s", banner(settings, models, device))  # the warm-up has settled precision and batch by now
-
     return Worker(
         source=lambda: patiently(lambda: record_source(settings), stopping),
         publisher=lambda source: patiently(lambda: publisher(settings, source, transactional_id), stopping),
-        when_warm=say_what_runs,
+        when_warm=lambda: logger.info("%s", banner(settings, models, device)),  # precision and batch are settled
         refused_keys=lambda: store.refused_keys(settings.buckets[0]),
         intake=intake(settings, transforms, store),
         cache=result_cache(settings),

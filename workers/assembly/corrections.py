@@ -209,20 +209,17 @@ class Applier:
     def turn(self) -> bool:
         """Send events that are due, and read for a moment; returns whether any correction is on its way."""
         for batch in self._batches:
-            self._send_events(batch)
+            now = time.monotonic()
+            due = [each for each in batch.parts.values() if each.due_at <= now][: batch.room(now)]
+            images, topic = self._threads.map(self._look, due), self._settings.live_topic
+            self._emitter.emit(event_for(image, topic) for image in images if image is not None)
+            for each in due:
+                each.due_at, each.sent_at, each.events = inf, now, each.events + 1
         for record in self._reading.poll(_POLL_S):
             for batch in self._batches:
                 batch.take(record)
         self._batches = [batch for batch in self._batches if batch.goes_on()]
         return bool(self._batches)
-
-    def _send_events(self, batch: _Sent) -> None:
-        now = time.monotonic()
-        due = [each for each in batch.parts.values() if each.due_at <= now][: batch.room(now)]
-        images, topic = self._threads.map(self._look, due), self._settings.live_topic
-        self._emitter.emit(event_for(image, topic) for image in images if image is not None)
-        for each in due:
-            each.due_at, each.sent_at, each.events = inf, now, each.events + 1
 
     def _look(self, each: Applying) -> StoredImage | None:
         """The image in the store; None: the correction has failed."""

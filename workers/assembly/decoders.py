@@ -37,6 +37,7 @@ def intake(settings: Settings, transforms: Sequence[Transform], store: ObjectSto
     """
     if sys.platform != "linux":
         raise Misconfigured("images are decoded in sandboxed processes, which need Linux: use it, a container or WSL2")
+    folder, of = settings.part.folder, settings.part.of
     return ProcessIntake(
         store or object_store(settings),
         transforms,
@@ -45,14 +46,9 @@ def intake(settings: Settings, transforms: Sequence[Transform], store: ObjectSto
         children=decoders(settings),
         decode_s=settings.decode_timeout_s,
         reducing_gap=reducing_gap(settings),
-        large=_large(settings),
+        large=None if folder is None else LargeImages(folder / "decode.lock", settings.decode_memory // of),
         rendition=Rendition.of(settings.rendition, settings.buckets),
     )
-
-
-def _large(settings: Settings) -> LargeImages | None:
-    folder, of = settings.part.folder, settings.part.of
-    return None if folder is None else LargeImages(folder / "decode.lock", settings.decode_memory // of)
 
 
 def decoders(settings: Settings) -> int:

@@ -28,7 +28,8 @@ def load_env_file(path: Path) -> None:
     Raises Misconfigured: a line for everything that is wrong with it; nothing was set then. Values are not named.
     """
     for name, value in parse_env_file(_text(path), str(path)).items():
-        if not _is_set(name):
+        names = (name, name.removesuffix(_FILE), f"{name}{_FILE}")
+        if not any(os.environ.get(each, "").strip() for each in names):
             os.environ[name] = value
 
 
@@ -99,9 +100,3 @@ def _pieces(text: str) -> Iterator[str]:
         at = piece.end()
     if not _REST.fullmatch(text, at):
         raise ValueError("quote a value with spaces, and close the quote on the same line")
-
-
-def _is_set(name: str) -> bool:
-    """Whether the name or its `…_FILE` has a value."""
-    names = (name, name.removesuffix(_FILE), f"{name}{_FILE}")
-    return any(os.environ.get(each, "").strip() for each in names)

@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Set
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Literal, Protocol, TypeAlias, TypeVar
@@ -108,9 +108,7 @@ class BucketSource:
     bucket: str
     prefix: str
     excepted: Set[str] = frozenset()
-
-    def __post_init__(self) -> None:
-        self.left_out = LeftOut()
+    left_out: LeftOut = field(default_factory=LeftOut, init=False)
 
     def images(self, store: MinioObjectStore, last: str, *, try_only: bool) -> Images:
         """Raises Misconfigured: there is nothing, and `last` does not say that there was."""
@@ -144,9 +142,9 @@ class FolderSource:
     max_bytes: int
     overwrite: bool
     excepted: Set[str] = frozenset()
+    left_out: LeftOut = field(default_factory=LeftOut, init=False)
 
     def __post_init__(self) -> None:
-        self.left_out = LeftOut()
         self._files = self._found()
 
     def behind(self, last: str) -> list[tuple[str, Path]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from importlib.metadata import entry_points
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, cast
 
 from schemas.result_kinds import ResultKind
 from workers.errors import not_installed
@@ -22,8 +22,7 @@ def remote_captioner(settings: Settings) -> RemoteCaptioner | None:
     """
     if settings.captioner_address is None:
         return None
-    captioner: RemoteCaptioner = _made("address", settings)
-    return captioner
+    return cast(RemoteCaptioner, _made("address", settings))
 
 
 class EndpointCheck(Protocol):
@@ -40,8 +39,7 @@ class EndpointCheck(Protocol):
 
 def endpoint_check(settings: Settings) -> EndpointCheck:
     """Check the settings of an address, without a request. Raises Misconfigured: as `remote_captioner`."""
-    check: EndpointCheck = _made("check", settings)
-    return check
+    return cast(EndpointCheck, _made("check", settings))
 
 
 def _made(name: str, settings: Settings) -> Any:

@@ -185,11 +185,9 @@ class Judge:
         return self._inputs.get(place)
 
     def _comes_again(self, source: _Input, claim: Claim) -> bool:
-        if claim.last > claim.offset:
-            return self._range_again(source.ranges, max(claim.offset, source.first), min(claim.last, source.end - 1))
-        return self._seen.add(source.number, claim.offset, claim.kind, claim.events)
-
-    def _range_again(self, ranges: _Ranges, first: int, last: int) -> bool:
+        if claim.last == claim.offset:
+            return self._seen.add(source.number, claim.offset, claim.kind, claim.events)
+        ranges, first, last = source.ranges, max(claim.offset, source.first), min(claim.last, source.end - 1)
         if ranges.meets(first, last):
             return True
         if self._ranges < RANGES_MAX:

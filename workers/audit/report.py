@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Literal, TypeAlias, get_args
 
 from workers.types import Partition, ReadRecord
@@ -44,7 +43,6 @@ class AuditFinding:
         output: the outcome that is too many or too late, `topic:partition:offset`.
     """
 
-    fault: Fault
     record: str
     detail: str
     output: str | None = None
@@ -52,9 +50,6 @@ class AuditFinding:
     def __str__(self) -> str:
         at = f", at {self.output}" if self.output else ""
         return f"{self.record}: {self.detail}{at}"
-
-    def as_json(self) -> dict[str, Any]:
-        return {"record": self.record, "detail": self.detail, "output": self.output}
 
 
 _NUMBERS: Final = ("records", "events", "outcomes", "remade", "other", "strange", "tombstones", "in_flight")
@@ -96,7 +91,7 @@ class AuditReport:
         self.counts[fault] += 1
         where = None if output is None else f"{output.topic}:{output.partition}:{output.offset}"
         if len(self.findings[fault]) < KEPT:
-            self.findings[fault].append(AuditFinding(fault, record, detail, where))
+            self.findings[fault].append(AuditFinding(record, detail, where))
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -107,12 +102,8 @@ class AuditReport:
             ],
             **{name: getattr(self, name) for name in _NUMBERS},
             "faults": {
-                fault: {"count": self.counts[fault], "first": [one.as_json() for one in self.findings[fault]]}
+                fault: {"count": self.counts[fault], "first": [asdict(one) for one in self.findings[fault]]}
                 for fault in FAULTS
             },
             "unverifiable": {name: {"count": n, "reason": REASONS[name]} for name, n in self.unverifiable.items()},
         }
-
-    def told(self) -> Iterator[AuditFinding]:
-        for fault in FAULTS:
-            yield from self.findings[fault]

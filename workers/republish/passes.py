@@ -94,6 +94,7 @@ ReadTopic: TypeAlias = Callable[[Callable[[ReadRecord], None], Spans | None], No
 Its first argument takes a record, and raises ValueError if it is foreign.
 """
 _STALE: Final = "CREATE TABLE stale (place INT, at INT, PRIMARY KEY (place, at)) WITHOUT ROWID"
+_KEEP: Final = "INSERT OR IGNORE INTO stale VALUES (?, ?)"
 _BATCH: Final = 20_000
 _NO_VERSION: Final = -1
 
@@ -122,8 +123,8 @@ class Stale(SortedRows):
         for (place, _), group in groupby(self.sorted(), itemgetter(0, 1)):
             found += [(place, at) for at in _behind(group)]
             if len(found) >= _BATCH:
-                self._note(found)
-        self._note(found)
+                self._write(_KEEP, found)
+        self._write(_KEEP, found)
         spans = self._stored.execute("SELECT place, min(at), max(at) FROM stale GROUP BY place")
         return {Partition(self._topic, place): (first, last + 1) for place, first, last in spans}
 
@@ -131,9 +132,6 @@ class Stale(SortedRows):
         """Whether this record is hidden. Call it after `settle`."""
         place = record.partition, record.offset
         return self._stored.execute("SELECT 1 FROM stale WHERE place = ? AND at = ?", place).fetchone() is not None
-
-    def _note(self, found: list[tuple[int, int]]) -> None:
-        self._write("INSERT OR IGNORE INTO stale VALUES (?, ?)", found)
 
 
 def _behind(group: Iterable[tuple[int, ...]]) -> list[int]:

@@ -161,10 +161,8 @@ class Numbering:
         words = {*said.get("added", ()), *said.get("removed", ())}
         same = old["models"]["tagger"] is not None and old["models"]["tagger"]["digest"] == self._tagger
         earlier = self._by_digest.get(old["thresholds"]["digest"]) if same else None
-        profile, shown = (
-            self._profiles[old["thresholds"]["profile"]],
-            {tag["name"]: tag["score"] for tag in old["tags"] if tag.get("source") is None},
-        )
+        profile = self._profiles[old["thresholds"]["profile"]]
+        shown = {tag["name"]: tag["score"] for tag in old["tags"] if tag.get("source") is None}
 
         def numbers(name: str) -> LabelNumbers | None:
             label = self._ids.get(name)

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, NamedTuple, TypeAlias
+from typing import Annotated, Final, Literal, NamedTuple, TypeAlias
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
@@ -178,15 +178,11 @@ def write_plan(path: Path, head: PlanHead, records: Iterable[Planned]) -> str:
     digest = hashlib.sha256()
     with whole_file(path) as file:
         for document in chain([head.model_dump(mode="json")], (planned._asdict() for planned in records)):
-            line = _line(document)
+            body = orjson.dumps(document, option=orjson.OPT_NON_STR_KEYS)[:-1]
+            line = body + _SUFFIX % zlib.crc32(body)
             digest.update(line)
             file.write(line)
     return digest.hexdigest()
-
-
-def _line(document: Mapping[str, Any]) -> bytes:
-    body = orjson.dumps(document, option=orjson.OPT_NON_STR_KEYS)[:-1]
-    return body + _SUFFIX % zlib.crc32(body)
 
 
 def _document(path: Path, number: int, line: bytes) -> bytes:

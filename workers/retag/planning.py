@@ -229,18 +229,14 @@ class OutcomeChoice:
     reasons: frozenset[str] = frozenset()
     facts: bool = False
 
-    def has(self, document: Fields, timestamp_ms: int) -> bool:
-        """Whether an outcome passes the filters, reasons aside."""
-        if not document["subject"].startswith(self.prefix) or timestamp_ms < (self.since_ms or 0):
-            return False
-        model = document["models"]["tagger"]
-        if self.tagger and not (model and model["digest"].startswith(self.tagger)):
-            return False
-        return not self.tags or any(tag["name"] in self.tags for tag in document["tags"])
-
     def of(self, document: Fields, timestamp_ms: int, kind: Kind) -> Kind:
         """The outcome's kind, or `FILTERED` if it does not pass."""
-        if not self.has(document, timestamp_ms):
+        if not document["subject"].startswith(self.prefix) or timestamp_ms < (self.since_ms or 0):
+            return FILTERED
+        model = document["models"]["tagger"]
+        if self.tagger and not (model and model["digest"].startswith(self.tagger)):
+            return FILTERED
+        if self.tags and not any(tag["name"] in self.tags for tag in document["tags"]):
             return FILTERED
         passes = not self.reasons or not self.reasons.isdisjoint((*kind.reason.split(","), *reasons_in(document)))
         return kind if passes else FILTERED

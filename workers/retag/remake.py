@@ -203,7 +203,10 @@ class Remaker:
 
     def _remake(self, outcome: StoredOutcome) -> Remade:
         fields = outcome.fields
-        case, shown = self._case_of(fields), _word_of(fields.get("corrections"))
+        case, said = self._case_of(fields), fields.get("corrections")
+        shown = (
+            None if said is None else Word(tuple(said["added"]), tuple(said["removed"]), tuple(said.get("by") or ()))
+        )
         if isinstance(case.settled, Stays):
             return case.settled
         if fields["status"] == "partial":
@@ -442,10 +445,3 @@ def _digest(model: Fields | None) -> str | None:
 
 def _untranslated(tags: Sequence[Fields]) -> list[dict[str, Any]]:
     return [{**tag, "translations": None} for tag in tags]
-
-
-def _word_of(corrections: Fields | None) -> Word | None:
-    """The corrections that an event shows."""
-    if corrections is None:
-        return None
-    return Word(tuple(corrections["added"]), tuple(corrections["removed"]), tuple(corrections.get("by") or ()))

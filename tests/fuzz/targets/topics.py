@@ -51,7 +51,7 @@ def audited(parts: Parts) -> str:
     assert whole or not report.proved
     assert report.strange + report.tombstones == len(outcomes) - len(claims)
     assert json.loads(json.dumps(report.as_json()))["records"] == 1
-    assert all(str(found).isprintable() for found in report.told())
+    assert all(str(found).isprintable() for told in report.findings.values() for found in told)
     return "proved" if report.proved else " ".join(sorted(report.counts))
 
 
