@@ -48,12 +48,13 @@ def test_names_of_added_kinds_may_be_wanted_and_come_after_todays() -> None:
     assert (options.own, options.results) == (("tags", "embedding", "caption"), ("a-b", "zebra"))
 
 
-def test_without_options_tags_and_caption_are_wanted() -> None:
-    assert event(own()).options == Options(want=("tags", "caption"), guide_tags=(), profile=None)
+NULLS = {"want": None, "guide_tags": None, "profile": None}
 
 
-def test_equal_wishes_are_equal_options() -> None:
-    assert event(own(options={"want": ["caption", "tags", "caption"]})).options == Options()
+@pytest.mark.parametrize("wishes", [None, {}, NULLS, {"want": ["caption", "tags", "caption"]}])
+def test_absent_null_and_repeated_wishes_are_for_tags_and_a_caption(wishes: object) -> None:
+    usual = Options(want=("tags", "caption"), guide_tags=(), profile=None)
+    assert event(own(options=wishes)).options == event(own()).options == Options() == usual
 
 
 def test_fields_that_are_not_ours_are_ignored() -> None:
@@ -119,11 +120,6 @@ def test_a_wrong_field_is_a_schema_fault_that_names_it(fields: dict[str, Any], n
 )  # fmt: skip
 def test_an_odd_optional_value_counts_as_absent(field: str, value: object) -> None:
     assert event(own(**{field: value})) == event(own())
-
-
-@pytest.mark.parametrize("options", [None, {}, {"want": None, "guide_tags": None, "profile": None}])
-def test_options_that_are_null_are_the_usual_ones(options: object) -> None:
-    assert event(own(options=options)).options == Options()
 
 
 @pytest.mark.parametrize("bucket", ["abc", "a" * 63, "My_old.bucket", "tenant:bucket", "1.2.3", "xn--bcher-kva"])

@@ -59,11 +59,18 @@ def test_a_password_that_is_not_escaped_is_refused_with_the_way_to_write_it(url:
         read({"TAGSTREAM_REDIS_URL": url})
 
 
-def test_a_login_in_the_stores_endpoint_is_refused_and_not_shown() -> None:
-    for url in ("http://:hush@store:9000", "http://user:hush@store:9000"):
-        with pytest.raises(Misconfigured) as caught:
-            read({"TAGSTREAM_S3_ENDPOINT": url})
-        assert "hush" not in str(caught.value)
+@pytest.mark.parametrize(
+    ("name", "url"),
+    [
+        ("TAGSTREAM_S3_ENDPOINT", "http://:hush@store:9000"),
+        ("TAGSTREAM_S3_ENDPOINT", "http://user:hush@store:9000"),
+        ("TAGSTREAM_REDIS_URL", "http://user:hush@cache"),
+    ],
+)
+def test_a_login_in_a_wrong_url_is_not_repeated_in_the_complaint(name: str, url: str) -> None:
+    with pytest.raises(Misconfigured, match=name) as caught:
+        read({name: url})
+    assert "hush" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["TAGSTREAM_S3_ENDPOINT", "AWS_ENDPOINT_URL_STS", "TAGSTREAM_KAFKA_TOKEN_ENDPOINT"])
@@ -94,12 +101,6 @@ def test_what_must_be_seen_nowhere_is_every_secret_and_of_a_url_its_password() -
         "hush8",
     ]
     assert secret_values(read({"TAGSTREAM_REDIS_URL": "redis://cache:6379"})) == []
-
-
-def test_a_wrong_secret_is_not_repeated_in_the_complaint() -> None:
-    with pytest.raises(Misconfigured) as caught:
-        read({"TAGSTREAM_REDIS_URL": "http://user:hush@cache"})
-    assert "hush" not in str(caught.value)
 
 
 def test_values_are_shown_as_they_may_be_set_again() -> None:
