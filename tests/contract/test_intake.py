@@ -58,25 +58,8 @@ def intake(make: Make) -> Intake:
     return make()
 
 
-def job(
-    key: str,
-    *,
-    etag: str | None = None,
-    version_id: str | None = None,
-    size: int | None = None,
-    assignment: Assignment = EPOCH,
-) -> Job:
-    event = ImageEvent(
-        id="1",
-        dialect="own",
-        action="enrich",
-        index=0,
-        bucket="photos",
-        key=key,
-        etag=etag,
-        version_id=version_id,
-        size=size,
-    )
+def job(key: str, *, assignment: Assignment = EPOCH, **more: Any) -> Job:
+    event = ImageEvent(id="1", dialect="own", action="enrich", index=0, bucket="photos", key=key, **more)
     return Job(Coordinates("images", assignment.partition.number, 0, 0), assignment, event)
 
 

@@ -48,15 +48,15 @@ def _dual(folder: Path, kind: Kind, precision: Precision) -> LoadTagger:
     return lambda allow: load_tagger(target, device="cpu", precision=precision, allow=allow, threads=1)
 
 
-def _choosy(folder: Path) -> LoadTagger:
-    load_plain = _tiny(folder, "fp32")
+def _as(changed: type[TorchTagger], load: LoadTagger) -> LoadTagger:
+    """Loads the same taggers with other methods."""
 
-    def load(allow: Sequence[str] | None) -> Tagger:
-        tagger = load_plain(allow)
-        tagger.__class__ = Choosy
+    def load_changed(allow: Sequence[str] | None) -> Tagger:
+        tagger = load(allow)
+        tagger.__class__ = changed
         return tagger
 
-    return load
+    return load_changed
 
 
 def _build(bundle: Bundle, precision: Precision, allow: Sequence[str] | None) -> TorchTagger:
@@ -71,7 +71,7 @@ TAGGERS: dict[str, Callable[[Path], LoadTagger]] = {
     "a linear layer in int8": lambda folder: _tiny(folder, "int8"),
     "SigLIP in fp32": lambda folder: _dual(folder, "siglip", "fp32"),
     "CLIP in bf16": lambda folder: _dual(folder, "clip", "bf16"),
-    "a linear layer that scores subsets": lambda folder: _choosy(folder),
+    "a linear layer that scores subsets": lambda folder: _as(Choosy, _tiny(folder, "fp32")),
 }
 
 
@@ -95,15 +95,9 @@ class TurnsLongListsRound(TorchTagger):
 
 
 def test_a_tagger_that_takes_its_own_answer_for_a_wrong_one_is_found_out(folder: Path) -> None:
-    load = _tiny(folder, "fp32")
-
-    def load_broken() -> Tagger:
-        tagger = load(None)
-        tagger.__class__ = TurnsLongListsRound
-        return tagger
-
+    load = _as(TurnsLongListsRound, _tiny(folder, "fp32"))
     with pytest.raises(NotConforming, match="of 8, it does not know its own answer again: tiny in fp32"):
-        conformance.any_use_recognises_its_own_self_test("tagger", load_broken)
+        conformance.any_use_recognises_its_own_self_test("tagger", lambda: load(None))
 
 
 class RingsTheBell(EchoCaptioner):
@@ -219,13 +213,6 @@ class HandsSubsetsToTheWrongImages(Choosy):
 def test_a_tagger_that_breaks_a_promise_is_found_out(
     broken: type[TorchTagger], check: Callable[[LoadTagger], None], folder: Path
 ) -> None:
-    load_right = _tiny(folder, "fp32")
-
-    def load(allow: Sequence[str] | None) -> Tagger:
-        tagger = load_right(allow)
-        tagger.__class__ = broken
-        return tagger
-
-    check(load_right)
+    check(_tiny(folder, "fp32"))
     with pytest.raises(NotConforming):
-        check(load)
+        check(_as(broken, _tiny(folder, "fp32")))

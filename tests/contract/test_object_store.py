@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import TypeAlias
+from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
 import pytest
@@ -30,24 +30,12 @@ class Bucket:
     put: Callable[[str, bytes], object]
     remove: Callable[[str], None]
 
-    def get(
-        self,
-        key: str,
-        *,
-        etag: str | None = None,
-        version_id: str | None = None,
-        max_bytes: int = 1_000_000,
-        first_bytes: int = 0,
-    ) -> StoredObject:
-        return self.store.get(
-            self.name,
-            key,
-            version_id=version_id,
-            etag=etag,
-            max_bytes=max_bytes,
-            deadline_s=30.0,
-            first_bytes=first_bytes,
-        )
+    def get(self, key: str, *, etag: str | None = None, version_id: str | None = None, **more: Any) -> StoredObject:
+        bounds = {"max_bytes": 1_000_000, "deadline_s": 30.0, **more}
+        return self.store.get(self.name, key, version_id=version_id, etag=etag, **bounds)
+
+    def head(self, key: str) -> ObjectVersion:
+        return self.store.head(self.name, key, deadline_s=30.0)
 
 
 def keep_versions(server: SeaweedFS, bucket: str) -> None:
@@ -171,14 +159,14 @@ def test_an_objects_present_version_is_returned_without_its_bytes(bucket: Bucket
     bucket.put("folder/ä image.jpg", b"one")
     bucket.put("folder/ä image.jpg", b"two")
     stored = bucket.get("folder/ä image.jpg")
-    now = bucket.store.head(bucket.name, "folder/ä image.jpg", deadline_s=30.0)
+    now = bucket.head("folder/ä image.jpg")
     assert now == ObjectVersion(stored.etag, stored.version_id, stored.last_modified)
     assert now.version_id is not None
 
 
 def test_an_object_without_bytes_has_a_version_of_now_too(bucket: Bucket) -> None:
     bucket.put("a", b"")
-    assert bucket.store.head(bucket.name, "a", deadline_s=30.0).etag == hashlib.md5(usedforsecurity=False).hexdigest()
+    assert bucket.head("a").etag == hashlib.md5(usedforsecurity=False).hexdigest()
 
 
 def test_a_removed_object_has_no_version_of_now_although_older_ones_can_be_read(bucket: Bucket) -> None:
@@ -186,7 +174,7 @@ def test_a_removed_object_has_no_version_of_now_although_older_ones_can_be_read(
     bucket.remove("a")
     for key in ("a", "nothing"):
         with pytest.raises(Gone) as gone:
-            bucket.store.head(bucket.name, key, deadline_s=30.0)
+            bucket.head(key)
         assert gone.value.date is not None
         said = datetime.strptime(gone.value.date, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
         assert abs(datetime.now(UTC) - said) < timedelta(minutes=2)

@@ -130,6 +130,12 @@ class Retagging(EnrichedTopic):
             write_plan(self.folder / name, head, newest.planned())
         return PlanFile.open(self.folder / name)
 
+    def planned(self, *keys: str, **more: Any) -> PlanFile:
+        """The plan of these outcomes."""
+        for key in keys:
+            self.outcome(key, **more)
+        return self.plan()
+
     @property
     def partitions(self) -> list[Partition]:
         with self.broker.changed:

@@ -35,7 +35,7 @@ FLOOR = 0.05
 SHA256 = "c" * 64
 
 
-def retraction(key: str, version: int, version_id: str | None = None) -> Retraction:
+def retraction(key: str, version: int | None, version_id: str | None = None) -> Retraction:
     return Retraction(
         subject=f"photos/{key}",
         version=version,

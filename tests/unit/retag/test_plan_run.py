@@ -66,9 +66,7 @@ def test_a_new_outcome_stays_in_its_partition_and_keeps_the_old_ones_fields(scen
 
 
 def test_a_second_run_and_a_second_plan_publish_nothing(scene: Retagging) -> None:
-    for key in KEYS:
-        scene.outcome(key)
-    plan = scene.plan()
+    plan = scene.planned(*KEYS)
     assert scene.go(plan).rescored == len(KEYS)
     before = scene.records()
     again = scene.go(plan)
@@ -79,9 +77,7 @@ def test_a_second_run_and_a_second_plan_publish_nothing(scene: Retagging) -> Non
 
 
 def test_only_chosen_subjects_are_remade_and_later_others_too(scene: Retagging) -> None:
-    for key in KEYS:
-        scene.outcome(key)
-    plan = scene.plan()
+    plan = scene.planned(*KEYS)
     first, later = [{f"photos/{key}" for key in keys} for keys in (KEYS[5:8], KEYS[::2])]
     report = scene.go(plan.of_subjects(first))
     assert (report.planned, report.rescored, report.finished) == (3, 3, True)
@@ -94,8 +90,7 @@ def test_only_chosen_subjects_are_remade_and_later_others_too(scene: Retagging) 
 
 
 def test_images_are_asked_for_by_own_events(scene: Retagging) -> None:
-    scene.outcome("a.png", stored=False, want=("tags",), profile=None)
-    plan = scene.plan()
+    plan = scene.planned("a.png", stored=False, want=("tags",), profile=None)
     (line,) = plan
     report = scene.go(plan)
     (record,) = scene.broker.visible(EVENTS)
@@ -146,9 +141,7 @@ def test_events_for_images_keep_their_pace_and_stop_with_the_run(scene: Retaggin
 
 
 def test_a_record_that_was_compacted_away_is_overtaken(scene: Retagging) -> None:
-    for key in KEYS:
-        scene.outcome(key)
-    plan = scene.plan()
+    plan = scene.planned(*KEYS)
     for key in KEYS[:5]:
         scene.outcome(key, V + 100, by=scene.now)
     scene.broker.compact(TOPIC)
@@ -158,8 +151,7 @@ def test_a_record_that_was_compacted_away_is_overtaken(scene: Retagging) -> None
 
 
 def test_records_that_all_are_gone_are_overtaken_although_nothing_stands_behind_them(scene: Retagging) -> None:
-    scene.outcome("a.png")
-    plan = scene.plan()
+    plan = scene.planned("a.png")
     scene.tombstone("a.png", V + 5)
     scene.broker.compact(TOPIC)
     report = scene.go(plan)
@@ -193,8 +185,7 @@ def test_a_correction_before_the_start_is_heeded_and_a_later_one_wins_by_its_own
 
 
 def test_a_newer_outcome_that_a_new_one_follows_is_published_again(scene: Retagging) -> None:
-    scene.outcome("a.png")
-    plan = scene.plan()
+    plan = scene.planned("a.png")
     scene.outcome("a.png", V + 500, by=scene.now, scores={"blue": 0.8})
     newest = scene.records("a.png")[-1]
     report = scene.go(plan)
@@ -208,8 +199,7 @@ def test_a_newer_outcome_that_a_new_one_follows_is_published_again(scene: Retagg
 
 
 def test_a_retraction_is_published_again_with_its_tombstone(scene: Retagging) -> None:
-    scene.outcome("a.png")
-    plan = scene.plan()
+    plan = scene.planned("a.png")
     scene.retraction("a.png", V + 500)
     scene.tombstone("a.png", V + 501)
     report = scene.go(plan)
@@ -273,9 +263,7 @@ def test_a_version_that_is_no_version_is_foreign_to_the_last_pass(scene: Retaggi
 
 @pytest.mark.parametrize("fault", list(Fault))
 def test_a_transaction_of_unclear_fate_leaves_each_outcome_once(scene: Retagging, fault: Fault) -> None:
-    for key in KEYS:
-        scene.outcome(key)
-    plan = scene.plan()
+    plan = scene.planned(*KEYS)
     scene.broker.fail_next(fault)
     report = scene.go(plan)
     assert report.rescored == len(KEYS)
@@ -283,9 +271,7 @@ def test_a_transaction_of_unclear_fate_leaves_each_outcome_once(scene: Retagging
 
 
 def test_a_rebalance_in_the_middle_changes_nothing(scene: Retagging) -> None:
-    for key in KEYS:
-        scene.outcome(key)
-    plan = scene.plan()
+    plan = scene.planned(*KEYS)
     going = scene.prepare(plan)
     group, struck = f"tagstream-retag-{plan.digest[:12]}", iter([True, False])
 
@@ -315,9 +301,7 @@ def test_a_killed_run_continues_at_its_place(scene: Retagging, after: int) -> No
 
 
 def test_two_runs_of_one_plan_write_once(scene: Retagging) -> None:
-    for key in KEYS:
-        scene.outcome(key)
-    plan = scene.plan()
+    plan = scene.planned(*KEYS)
     first, second = scene.prepare(plan), scene.prepare(plan)
     for going in (first, second):  # the first finds its transactional id taken
         try:
@@ -329,8 +313,7 @@ def test_two_runs_of_one_plan_write_once(scene: Retagging) -> None:
 
 
 def test_another_record_where_one_was_planned_is_no_case_for_this_plan(scene: Retagging) -> None:
-    scene.outcome("a.png")
-    plan = scene.plan()
+    plan = scene.planned("a.png")
     other = Retagging(scene.folder / "other")
     other.outcome("a.png", V + 7)
     with pytest.raises(Misconfigured, match="not the record that was planned"):
@@ -378,29 +361,25 @@ def test_an_outcome_that_no_reader_takes_is_left(scene: Retagging) -> None:
 
 @pytest.mark.parametrize("value", [b"{}", b"[]", b'{"event": {}}', b"\xff"])
 def test_a_record_that_no_reader_reads_is_not_published_again(scene: Retagging, value: bytes) -> None:
-    scene.outcome("a.png")
-    plan = scene.plan()
+    plan = scene.planned("a.png")
     scene.send(b"photos/a.png", value, V + 500)
     report = scene.go(plan)
     assert (report.rescored, report.repeated, report.finished) == (1, 0, True)
 
 
 def test_one_that_is_too_large_with_its_scores_goes_without_them(scene: Retagging) -> None:
-    scene.outcome("a.png")
-    plan = scene.plan()
+    plan = scene.planned("a.png")
     scene.go(plan)
     size = max(len(each.value or b"") for each in scene.records()) + 200
     fresh = Retagging(scene.folder / "fresh")
-    fresh.outcome("a.png")
-    plan = fresh.plan()
+    plan = fresh.planned("a.png")
     fresh.broker.create_topic(TOPIC, 2, max_message_bytes=size)
     assert fresh.go(plan).rescored == 1
     assert SCORES_HEADER not in dict(fresh.records()[-1].headers)
 
 
 def test_a_plan_of_other_settings_is_refused(scene: Retagging, tmp_path: Path) -> None:
-    scene.outcome("a.png")
-    plan = scene.plan()
+    plan = scene.planned("a.png")
     with pytest.raises(Misconfigured, match="profile default"):
         plan.require_fit(TOPIC, "", 2, today(tmp_path / "b", thresholds=0.4).parts)
 
@@ -408,8 +387,7 @@ def test_a_plan_of_other_settings_is_refused(scene: Retagging, tmp_path: Path) -
 def test_partitions_are_read_from_their_first_planned_record(scene: Retagging) -> None:
     for key in KEYS:
         scene.outcome(key, scores=SAME)
-    scene.outcome("a.png")
-    plan = scene.plan()
+    plan = scene.planned("a.png")
     (line,) = plan
     assert (list(plan.of(line.partition)), list(plan.of(1 - line.partition))) == ([line], [])
     scene.go(plan)

@@ -10,10 +10,10 @@ import orjson
 import pytest
 
 from schemas.correction import Word
-from schemas.enriched_image import EventRef, GoneSource, Retraction, version_key
+from schemas.enriched_image import version_key
 from schemas.version import VERSION_HEADER
 from tagstream_testing.memory import ManualClock, MemoryCorrections
-from tests.unit.retag.stored import outcome, today
+from tests.unit.retag.stored import outcome, retraction, today
 from workers.pipeline.published import StoredOutcome
 from workers.retag.changes import ChangesWriter, LabelNumbers, Numbering, PlannedChanges, read_changes
 from workers.retag.plan_file import Planned
@@ -46,15 +46,7 @@ class Topic:
         self.add(place, document["subject"].encode(), orjson.dumps(document), headers)
 
     def retraction(self, key: str, version: int | None = V, *, version_id: str | None = None, place: int = 0) -> None:
-        scope: Any = "object" if version_id is None else "version"
-        gone = Retraction(
-            subject=f"photos/{key}",
-            version=version,
-            scope=scope,
-            event=EventRef(id="e", topic="images", partition=0, offset=0, index=0),
-            source=GoneSource(bucket="photos", key=key, version_id=version_id),
-            produced_at="2026-01-01T00:00:00Z",
-        )
+        gone = retraction(key, version, version_id)
         self.add(place, gone.message_key, gone.to_bytes())
 
     def add(self, place: int, key: bytes | None, value: bytes | None, headers: Any = ()) -> None:
