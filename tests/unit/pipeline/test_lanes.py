@@ -16,6 +16,7 @@ from tests.support.tasks import record_at
 from tests.support.waiting import ends, eventually, waiting
 from tests.unit.pipeline.commit.test_ledger import FOR_EVER, admit, finish, taken
 from tests.unit.pipeline.commit.test_polling import Polling as AnyPolling
+from tests.unit.pipeline.flow.test_budget import reserved
 from tests.unit.pipeline.test_commit_pace import _World
 from workers.lanes import LIVE_IN_A_ROW
 from workers.pipeline.commit.ledger import Ledger
@@ -29,13 +30,6 @@ LANES = frozenset([BEHIND])
 
 
 # ---- budgets --------------------------------------------------------------------------------------------------------
-
-
-def reserved(budget: Budget, partition: Partition, *sizes: int) -> list[Reservation]:
-    granted: list[Reservation] = []
-    for size in sizes:
-        budget.reserve(partition, size, granted.append)
-    return granted
 
 
 def divided(limit: int = 100, live: int = 1, background: int = 1) -> Budget:

@@ -67,10 +67,6 @@ def manual(tagger: Rotting) -> ManualPipeline:
     return ManualPipeline(tagger=tagger, self_test_s=EVERY_S)
 
 
-def come(manual: ManualPipeline, *keys: str) -> None:
-    manual.give(*keys)
-
-
 def tags(manual: ManualPipeline, offset: int) -> dict[str, float]:
     outcome = read(*manual.done[0, offset, 0])
     assert isinstance(outcome, EnrichedImage)
@@ -98,7 +94,7 @@ def test_it_takes_the_place_of_one_image_in_a_batch_and_nothing_comes_of_it(
     manual: ManualPipeline, tagger: Rotting, told: list[str]
 ) -> None:
     keys = [f"{number}.png" for number in range(10)]
-    come(manual, *keys)
+    manual.give(*keys)
     manual.clock.advance(EVERY_S)
     manual.turn()
     assert tagger.seen == [[*range(7), 200], [7, 8, 9]]
@@ -110,7 +106,7 @@ def test_it_takes_the_place_of_one_image_in_a_batch_and_nothing_comes_of_it(
 def test_where_one_image_is_the_largest_batch_it_runs_alone(tagger: Rotting, told: list[str]) -> None:
     tagger.max_batch = 1
     manual = ManualPipeline(tagger=tagger, self_test_s=EVERY_S)
-    come(manual, "a.png", "b.png")
+    manual.give("a.png", "b.png")
     manual.clock.advance(EVERY_S)
     manual.turn()
     assert tagger.seen == [[0], [200], [1]]
@@ -130,7 +126,7 @@ def test_the_batch_that_is_known_to_be_safe_is_shown_from_the_start(
         return forward(images)
 
     monkeypatch.setattr(tagger, "forward", small)
-    come(manual, *(f"{number}.png" for number in range(8)))
+    manual.give(*(f"{number}.png" for number in range(8)))
     manual.turn()
     assert shown() == [(4, {"role": "tags"})]
 
@@ -147,7 +143,7 @@ def test_one_wrong_answer_is_forgiven_and_its_batch_annotated_again(
     manual: ManualPipeline, tagger: Rotting, told: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     """Guard: the repeated batch; otherwise images of a wrong batch are published with their wrong answers."""
-    come(manual, "a.png", "b.png")
+    manual.give("a.png", "b.png")
     manual.clock.advance(EVERY_S)
     tagger.wrong_for = 1
     with caplog.at_level(logging.WARNING):
@@ -161,16 +157,16 @@ def test_one_wrong_answer_is_forgiven_and_its_batch_annotated_again(
 
 
 def break_it(manual: ManualPipeline, tagger: Rotting) -> None:
-    come(manual, "a.png")
+    manual.give("a.png")
     manual.turn()
     manual.clock.advance(EVERY_S)
     manual.turn()
     manual.pipeline.annotate.work()
     tagger.wrong_for = -1
-    come(manual, "b.png", "c.png")
+    manual.give("b.png", "c.png")
     manual.turn()
     manual.clock.advance(EVERY_S)
-    come(manual, "d.png")
+    manual.give("d.png")
     with pytest.raises(Broken, match=r"failed its self-test twice in a row .*\(colours is off\)"):
         manual.turn()
 
@@ -201,7 +197,7 @@ def test_results_since_the_last_right_answer_are_removed_from_the_cache(
     """Guard: `KnownResults.disown`; without it the next worker publishes the wrong scores, which it finds there."""
     break_it(manual, tagger)
     heir = ManualPipeline(tagger=Rotting(), cache=manual.cache)
-    come(heir, "a.png", "b.png", "c.png", "d.png")
+    heir.give("a.png", "b.png", "c.png", "d.png")
     heir.turn()
     assert isinstance(heir.tagger, Rotting)
     [batch] = heir.tagger.seen

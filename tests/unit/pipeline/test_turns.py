@@ -84,13 +84,17 @@ def come(manual: ManualPipeline, *levels: int, want: Sequence[str]) -> None:
         manual.events(f"{level}", options={"want": want})
 
 
+def run(manual: ManualPipeline, *levels: int, want: Sequence[str]) -> None:
+    come(manual, *levels, want=want)
+    manual.turn()
+
+
 def test_images_that_want_only_tags_share_no_batch_with_an_added_role_and_both_have_turns(tagger: Seeing) -> None:
     model = Shades()
     manual = pipeline(tagger, model)
     come(manual, 100, want=BOTH)
     come(manual, *range(10, 22), want=TAGS)
-    come(manual, 101, 102, 103, want=BOTH)
-    manual.turn()
+    run(manual, 101, 102, 103, want=BOTH)
     assert tagger.seen == [[*range(10, 18)], [100], [18, 19, 20, 21], [101, 102], [103]]
     assert model.seen == [[100], [101, 102], [103]]
     assert len(manual.done) == 16
@@ -99,12 +103,10 @@ def test_images_that_want_only_tags_share_no_batch_with_an_added_role_and_both_h
 def test_an_image_whose_added_result_is_known_goes_with_those_that_want_only_tags(tagger: Seeing) -> None:
     model = Shades()
     manual = pipeline(tagger, model)
-    come(manual, 1, want=ALONE)
-    manual.turn()
+    run(manual, 1, want=ALONE)
     manual.commit_all()
     come(manual, 1, want=BOTH)
-    come(manual, 2, want=TAGS)
-    manual.turn()
+    run(manual, 2, want=TAGS)
     assert (tagger.seen, model.seen) == ([[1, 2]], [[1]])
 
 
@@ -114,16 +116,13 @@ def test_a_batch_of_an_added_role_grows_while_it_is_quick_and_ends_others_wait_w
     image_s = 0.02
     model = Shades(works=lambda images: manual.clock.advance(images * image_s))
     manual = pipeline(tagger, model)
-    come(manual, *range(50, 65), want=ALONE)
-    manual.turn()
+    run(manual, *range(50, 65), want=ALONE)
     assert list(map(len, model.seen)) == [1, 2, 4, 8]
     image_s = 0.1
-    come(manual, *range(20, 32), want=ALONE)
-    manual.turn()
+    run(manual, *range(20, 32), want=ALONE)
     assert list(map(len, model.seen[4:])) == [8, 2, 2]
     image_s = 5.0
-    come(manual, *range(40, 44), want=ALONE)
-    manual.turn()
+    run(manual, *range(40, 44), want=ALONE)
     assert list(map(len, model.seen[7:])) == [2, 1, 1]
 
 
@@ -141,11 +140,9 @@ def test_an_added_role_that_runs_out_of_memory_works_in_smaller_pieces_and_the_t
 
     model = Shades(works=works)
     manual = pipeline(tagger, model)
-    come(manual, *range(50, 65), want=BOTH)
-    manual.turn()
+    run(manual, *range(50, 65), want=BOTH)
     room = 3
-    come(manual, *range(20, 36), want=BOTH)
-    manual.turn()
+    run(manual, *range(20, 36), want=BOTH)
     assert list(map(len, tagger.seen[4:])) == [8, 8]
     assert tried[4:] == [8, 4, 2, 2, 4, 2, 2, *([2] * 4)]
     safe = {labels["role"]: size for size, labels in manual.pipeline.annotate.gauges[metrics.SAFE_BATCH]()}
@@ -159,28 +156,24 @@ def test_a_self_test_among_images_that_want_only_tags_leaves_the_added_role_for_
     model = Shades()
     manual = pipeline(tagger, model, self_test_s=EVERY_S)
     manual.clock.advance(EVERY_S)
-    come(manual, 1, want=TAGS)
-    manual.turn()
+    run(manual, 1, want=TAGS)
     assert (tagger.seen, model.seen) == ([[1, 200], [200]], [[200]])
     manual.clock.advance(EVERY_S)
-    come(manual, 2, 3, want=BOTH)
-    manual.turn()
+    run(manual, 2, 3, want=BOTH)
     assert model.seen[1:] == [[2, 200], [3]]
 
 
 def test_a_right_answer_of_the_tagger_proves_nothing_of_an_added_role(tagger: Seeing) -> None:
     model = Shades()
     manual = pipeline(tagger, model, self_test_s=EVERY_S)
-    come(manual, 1, want=ALONE)
-    manual.turn()
+    run(manual, 1, want=ALONE)
     manual.clock.advance(EVERY_S)
     model.wrong = True
     come(manual, 2, want=TAGS)
     with pytest.raises(Broken, match="bright is off"):
         manual.turn()
     heir = pipeline(tagger, healthy := Shades(), cache=manual.cache)
-    come(heir, 1, want=ALONE)
-    heir.turn()
+    run(heir, 1, want=ALONE)
     assert healthy.seen == [[1]], "its wrong result is still in the cache"
 
 
@@ -207,8 +200,7 @@ def test_an_image_is_decoded_for_the_results_that_it_lacks_and_takes_no_more_mem
     manual = pipeline(tagger, model, make_intake=lambda store: Asked(store, transforms), facts="on")
     manual.intake.used = lambda: manual.pipeline.decode.budget.used
     for level, want in ((1, TAGS), (2, BOTH), (3, ALONE), (1, TAGS), (1, ALONE)):
-        come(manual, level, want=want)
-        manual.turn()
+        run(manual, level, want=want)
         manual.commit_all()
     small, large = transforms
     # Facts are cached under the tagger's scale, so they are read at that.

@@ -1,7 +1,7 @@
 """The whole line on in-memory dependencies: every record gets exactly one outcome set, in order."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import TypeVar
 
@@ -127,32 +127,27 @@ def test_what_no_image_is_to_blame_for_stops_the_worker_with_the_topic_untouched
     assert harness.coordinates() == []
 
 
+def work_with_faults(harness: Harness, faults: Mapping[int, Fault]) -> None:
+    """Twenty images, one after the other; the transaction after these meets a fault."""
+    with harness.running():
+        for number in range(20):
+            if number in faults:
+                harness.broker.fail_next(faults[number])
+            harness.give(f"{number}.png", (number, 0, 200), partition=number % 2)
+            threading.Event().wait(0.01)
+        harness.settled()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", list(Fault))
 def test_whatever_happens_to_a_run_its_outcomes_are_there_once(harness: Harness, fault: Fault) -> None:
-    for number in range(20):
-        harness.put(f"{number}.png", (number, 0, 200))
-    with harness.running():
-        for number in range(20):
-            if number == 3 or (number == 11 and fault is not Fault.FENCED):
-                harness.broker.fail_next(fault)
-            harness.send(harness.event(f"{number}.png"), partition=number % 2)
-            threading.Event().wait(0.01)
-        harness.settled()
+    work_with_faults(harness, {3: fault} if fault is Fault.FENCED else {3: fault, 11: fault})
     assert harness.coordinates() == sorted((p, o, 0) for p, o in harness.appended)
 
 
 def test_at_least_once_loses_nothing_and_repeats_have_the_same_id(harness: Harness) -> None:
     harness.delivery = "at_least_once"
-    for number in range(20):
-        harness.put(f"{number}.png", (number, 0, 200))
-    with harness.running():
-        for number in range(20):
-            if number in (3, 11):
-                harness.broker.fail_next(Fault.COMMIT_UNACKNOWLEDGED if number == 3 else Fault.COMMIT_LOST)
-            harness.send(harness.event(f"{number}.png"), partition=number % 2)
-            threading.Event().wait(0.01)
-        harness.settled()
+    work_with_faults(harness, {3: Fault.COMMIT_UNACKNOWLEDGED, 11: Fault.COMMIT_LOST})
     assert sorted(set(harness.coordinates())) == sorted((p, o, 0) for p, o in harness.appended)
     ids: dict[tuple[int, int], set[str]] = {}
     for image in harness.outputs():

@@ -10,47 +10,44 @@ from workers.types import Partition
 A, B = Partition("in", 0), Partition("in", 1)
 
 
-def reserve(budget: Budget, partition: Partition, size: int, into: list[Reservation]) -> None:
-    budget.reserve(partition, size, into.append)
+def reserved(budget: Budget, partition: Partition, *sizes: int) -> list[Reservation]:
+    """The granted ones of these, also those that are granted later."""
+    granted: list[Reservation] = []
+    for size in sizes:
+        budget.reserve(partition, size, granted.append)
+    return granted
 
 
 def test_a_reservation_that_fits_is_granted_at_once() -> None:
-    budget, granted = Budget(100), list[Reservation]()
-    reserve(budget, A, 40, granted)
-    assert [t.size for t in granted] == [40]
+    budget = Budget(100)
+    assert [t.size for t in reserved(budget, A, 40)] == [40]
     assert budget.used == 40
 
 
 def test_within_a_partition_grants_go_in_order_even_when_a_later_one_would_fit() -> None:
-    budget, granted = Budget(100), list[Reservation]()
-    for size in (50, 40, 30, 1):
-        reserve(budget, A, size, granted)
+    granted = reserved(Budget(100), A, 50, 40, 30, 1)
     assert [t.size for t in granted] == [50, 40]
     granted[0].release()
     assert [t.size for t in granted[1:]] == [40, 30, 1]
 
 
 def test_a_stuck_partition_leaves_the_share_of_the_others_alone() -> None:
-    budget, stuck, flowing = Budget(100), list[Reservation](), list[Reservation]()
+    budget = Budget(100)
     budget.divide(2)
-    for _ in range(20):
-        reserve(budget, A, 5, stuck)
-    assert sum(t.size for t in stuck) == 75
+    assert sum(t.size for t in reserved(budget, A, *[5] * 20)) == 75
     for _ in range(3):
-        reserve(budget, B, 25, flowing)
-        flowing[-1].release()
-    assert len(flowing) == 3
+        [flowing] = reserved(budget, B, 25)
+        flowing.release()
 
 
 def test_with_more_partitions_than_units_each_can_still_get_one() -> None:
     """Guard: the least share. Without it one partition takes the whole pool, and the others wait for it."""
-    budget, stuck, flowing = Budget(16), list[Reservation](), list[Reservation]()
+    budget, flowing = Budget(16), list[Reservation]()
     budget.divide(24)
-    for _ in range(100):
-        reserve(budget, A, 1, stuck)
+    stuck = reserved(budget, A, *[1] * 100)
     assert len(stuck) == 9
     for number in range(1, 24):
-        reserve(budget, Partition("in", number), 1, flowing)
+        budget.reserve(Partition("in", number), 1, flowing.append)
     assert len(flowing) == 7
     for _ in range(16):
         flowing.pop(0).release()
@@ -58,75 +55,66 @@ def test_with_more_partitions_than_units_each_can_still_get_one() -> None:
 
 
 def test_new_partitions_wait_until_old_ones_give_up_their_larger_shares() -> None:
-    budget, old, new = Budget(100), list[Reservation](), list[Reservation]()
-    for _ in range(10):
-        reserve(budget, A, 10, old)
+    budget = Budget(100)
+    old = reserved(budget, A, *[10] * 10)
     budget.divide(2)
-    reserve(budget, B, 10, new)
+    new = reserved(budget, B, 10)
     assert (new, budget.peak) == ([], 100)
     old[0].release()
     assert [t.size for t in new] == [10]
 
 
 def test_waiting_reservations_continue_once_shares_grow() -> None:
-    budget, granted = Budget(100), list[Reservation]()
+    budget = Budget(100)
     budget.divide(4)
-    for _ in range(4):
-        reserve(budget, A, 25, granted)
+    granted = reserved(budget, A, *[25] * 4)
     assert len(granted) == 2  # two of the pool; a share has 12 bytes
     budget.divide(1)
     assert len(granted) == 4
 
 
 def test_one_above_every_share_waits_for_the_pool_and_runs_alone_in_it() -> None:
-    budget, granted = Budget(100), list[Reservation]()
+    budget = Budget(100)
     budget.divide(2)
-    for _ in range(7):
-        reserve(budget, A, 10, granted)
-    reserve(budget, B, 80, granted)
-    reserve(budget, A, 10, granted)
-    assert len(granted) == 7
-    for reservation in granted[2:7]:
+    held, large = reserved(budget, A, *[10] * 7), reserved(budget, B, 80)
+    assert (len(held), large, reserved(budget, A, 10)) == (7, [], [])
+    for reservation in held[2:]:
         reservation.release()
-    assert 80 in [t.size for t in granted]
+    assert [t.size for t in large] == [80]
     assert budget.used <= 20 + 80
 
 
 def test_a_second_release_of_a_reservation_counts_for_nothing() -> None:
-    budget, granted = Budget(100), list[Reservation]()
-    reserve(budget, A, 40, granted)
-    granted[0].shrink(10)
-    granted[0].shrink(30)
+    budget = Budget(100)
+    [granted] = reserved(budget, A, 40)
+    granted.shrink(10)
+    granted.shrink(30)
     assert budget.used == 10
-    granted[0].release()
-    granted[0].release()
+    granted.release()
+    granted.release()
     assert budget.used == 0
 
 
 def test_it_remembers_the_most_that_was_ever_reserved() -> None:
     budget = Budget(100)
-    granted: list[Reservation] = []
-    for size in (30, 20, 5):
-        reserve(budget, A, size, granted)
-        if size == 20:
-            granted[0].release()
+    reserved(budget, A, 30, 20)[0].release()
+    reserved(budget, A, 5)
     assert (budget.used, budget.peak) == (25, 50)
 
 
 def test_thousands_that_give_back_at_once_do_not_recurse() -> None:
-    budget, first, count = Budget(10), list[Reservation](), 0
+    budget, count = Budget(10), 0
 
     def give_back(reservation: Reservation) -> None:
         nonlocal count
         count += 1
         reservation.release()
 
-    reserve(budget, A, 5, first)
-    reserve(budget, A, 5, first)
+    first, _ = reserved(budget, A, 5, 5)
     for _ in range(5_000):
         budget.reserve(A, 5, give_back)
     assert count == 0
-    first[0].release()
+    first.release()
     assert count == 5_000
 
 
@@ -143,10 +131,10 @@ def test_everything_is_granted_in_the_end_and_the_limit_holds(
     for live, background, number, size, release in asked:
         if lanes:
             budget.divide(live, background)
-            reserve(budget, Partition("behind" if number % 2 else "in", number), size, granted)
+            budget.reserve(Partition("behind" if number % 2 else "in", number), size, granted.append)
         else:
             budget.divide(1 + background)
-            reserve(budget, Partition("in", number % (1 + background)), size, granted)
+            budget.reserve(Partition("in", number % (1 + background)), size, granted.append)
         if release and granted:
             granted[0].release()
         largest = max((t.size for t in granted), default=0)
