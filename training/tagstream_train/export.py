@@ -14,7 +14,6 @@ from torch import Tensor
 from tagstream_train.plan import Exact
 from workers import __version__
 from workers.models.bundle import ALIGNMENT, Bundle, Golden
-from workers.models.device import choose_device
 from workers.models.load import load_tagger
 from workers.models.manifest import Manifest
 from workers.models.ram.adapters import golden_of
@@ -74,7 +73,7 @@ def _along(parent: Bundle | None, weights: Mapping[str, Tensor]) -> Mapping[str,
 
 def _golden(bundle: Bundle) -> Golden:
     if bundle.manifest.kind in PUBLISHED:
-        return golden_of(bundle, choose_device("cpu"))
+        return golden_of(bundle)
     tagger = load_tagger(bundle.folder, device="cpu", precision="fp32")
     assert isinstance(tagger, TorchTagger)
     return golden_answers(tagger)

@@ -163,7 +163,9 @@ class _Header:
         self.segments += 1
         at_most(self._most, self.segments, "segments in a JPEG")
         if marker in _FRAMES:
-            self._take_frame(start)
+            if self.frame is not None:
+                raise Rejected("decode", "broken-image", "the JPEG has two frames")
+            self.frame = _frame(self._body, start)
         elif marker in _TABLES:
             self._table_bytes += end - start
             at_most(_TABLE_BYTES, self._table_bytes, "bytes of tables in a JPEG's header")
@@ -182,11 +184,6 @@ class _Header:
                 self.exif.append(self._body[start + len(_EXIF_WORDS) : end])
         elif self._body.startswith(_XMP_WORDS, start):
             self.xmp = self._body[start + len(_XMP_WORDS) : end]
-
-    def _take_frame(self, start: int) -> None:
-        if self.frame is not None:
-            raise Rejected("decode", "broken-image", "the JPEG has two frames")
-        self.frame = _frame(self._body, start)
 
 
 def _segment(body: bytes, at: int, gap: int) -> tuple[int, int, int]:

@@ -18,14 +18,14 @@ from schemas.text import first_fault
 from workers.errors import Broken, Misconfigured
 from workers.models.added import pooled
 from workers.models.bundle import Bundle, Golden
-from workers.models.device import Device, Precision
+from workers.models.device import Device, Precision, choose_device
 from workers.models.precision import DRIFT, check_batches, check_golden, settle_batch
 from workers.models.ram.config import CLIP_SPACE, PUBLISHED, Tag2TextConfig
 from workers.models.ram.decoding import CaptionDecoding, Tokens, decode
 from workers.models.ram.engine import Engine, engine_of
 from workers.models.ram.networks import Tag2Text
 from workers.models.ram.wordpiece import PROMPT_IDS, SEP, WordPiece
-from workers.models.tagger import SeenRows, TorchTagger, sample_image
+from workers.models.tagger import SeenRows, TorchTagger, golden_answers, sample_image
 from workers.types import Caption, LabelScores, Pixels, Subset, Transform
 
 Ids = NDArray[np.int32]
@@ -268,18 +268,18 @@ def uses_of(bundle: Bundle) -> tuple[str, ...]:
     return ("tagger", "captioner") if PUBLISHED[bundle.manifest.kind].facts.captions else ("tagger",)
 
 
-def golden_of(bundle: Bundle, device: Device) -> Golden:
+def golden_of(bundle: Bundle) -> Golden:
     """The golden answers of a new bundle, in fp32: label logits, for a captioner with its first logits behind them."""
+    device = choose_device("cpu")
     tagger = build_tagger(bundle, device, "fp32")
-    images = [sample_image(bundle.manifest.transform.size, seed) for seed in (0, 1)]
-    logits = np.stack(tagger.forward(images))
+    golden = golden_answers(tagger)
     if "captioner" not in uses_of(bundle):
-        return Golden(np.stack(images), logits)
-    captioner = build_captioner(bundle, device, "fp32")
-    guides = tuple(captioner.guide(_tags(tagger, row)) for row in logits)
+        return golden
+    captioner, images = build_captioner(bundle, device, "fp32"), list(golden.pixels)
+    guides = tuple(captioner.guide(_tags(tagger, row)) for row in golden.outputs)
     captions = tuple(captioner.postprocess(raw).text for raw in captioner.forward(images, guides))
-    outputs = np.concatenate((logits, captioner.first_logits(images, guides)), axis=1)
-    return Golden(np.stack(images), outputs, guides, captions)
+    outputs = np.concatenate((golden.outputs, captioner.first_logits(images, guides)), axis=1)
+    return Golden(golden.pixels, outputs, guides, captions)
 
 
 def _tags(tagger: RamTagger, logits: NDArray[np.float32]) -> list[str]:

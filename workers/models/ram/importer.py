@@ -21,7 +21,6 @@ from torch import Tensor
 
 from workers.errors import Misconfigured
 from workers.models.bundle import Bundle
-from workers.models.device import choose_device
 from workers.models.files import lines_of, read_saved, require_sha256
 from workers.models.manifest import Manifest, Provenance
 from workers.models.pull import licence_of
@@ -125,7 +124,7 @@ def import_checkpoint(
         labels=labels,
         translations=translations,
         vocabulary=vocabulary,
-        golden=lambda made: golden_of(made, choose_device("cpu")),
+        golden=golden_of,
         replace_existing=replace_existing,
     )
     progress("writing the bundle and its golden answers", 1, 1)
@@ -257,7 +256,7 @@ def random_bundle(
         weights=weights,
         labels=[f"label {number}" for number in range(sizes.labels)],
         vocabulary=vocabulary or made_up,
-        golden=lambda made: golden_of(made, choose_device("cpu")),
+        golden=golden_of,
         replace_existing=replace_existing,
     )
     progress("writing the bundle and its golden answers", 1, 1)

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from workers.errors import Misconfigured
 from workers.models.bundle import Bundle, read_tensors
-from workers.models.device import choose_device
 from workers.models.manifest import Thresholds
 from workers.models.ram.adapters import golden_of
 from workers.models.ram.config import PUBLISHED, AnyConfig, RamPlusConfig, Tag2TextConfig, from_json, to_json
@@ -74,7 +73,7 @@ def with_matrix(
         labels=labels,
         translations=translations,
         parents=parents,
-        golden=lambda made: golden_of(made, choose_device("cpu")),
+        golden=golden_of,
     )
 
 
