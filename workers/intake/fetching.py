@@ -10,7 +10,7 @@ import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Final, NoReturn
+from typing import Final
 
 from schemas.image_event import ImageEvent
 from schemas.text import version_or_none
@@ -80,7 +80,8 @@ class Fetching:
         """Errors as in `ports.Intake.fetch`."""
         most, event = self.limits.max_object_bytes, job.event
         if event.action == "retract":
-            self._check_gone(event)
+            now = self.store.head(event.bucket, event.key, deadline_s=self.limits.fetch_s)
+            raise Superseded("the removed object exists again", now.last_modified)
         place = None if job.original else self.rendition.place(event.bucket, event.key)
         if place is None:
             self._check(event.size)
@@ -213,11 +214,6 @@ class Fetching:
             now = self.store.head(event.bucket, event.key, deadline_s=until - time.monotonic())
             return (now.etag, now.last_modified) == (first.etag, first.last_modified)
         return False
-
-    def _check_gone(self, event: ImageEvent) -> NoReturn:
-        """Raise Superseded if the object is there. Other errors as of `ObjectStore.head`."""
-        now = self.store.head(event.bucket, event.key, deadline_s=self.limits.fetch_s)
-        raise Superseded("the removed object exists again", now.last_modified)
 
     def _check_newest(self, event: ImageEvent) -> None:
         """Raise Superseded if the key has another object than the event names."""

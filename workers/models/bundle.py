@@ -215,7 +215,13 @@ class Bundle:
     @cached_property
     def parents(self) -> Sequence[Sequence[str]]:
         """At most three wider names of each label, nearest first; empty if the bundle has no such names."""
-        return _read_parents(self.folder / PARENTS) if PARENTS in self.manifest.files else ()
+        if PARENTS not in self.manifest.files:
+            return ()
+        path = self.folder / PARENTS
+        try:
+            return _PARENTS.validate_json(content_of(path, _MAX_FILE_BYTES))
+        except ValidationError as error:
+            raise Misconfigured(f"{path} holds no parents of labels ({first_fault(error)}).") from None
 
     @property
     def thresholds(self) -> tuple[float, ...]:
@@ -418,14 +424,6 @@ def _lines(path: Path) -> tuple[str, ...]:
         if CONTROLS.search(name):
             raise Misconfigured(f"{path}, line {number}: a name with control characters (a carriage return, a tab, …).")
     return names
-
-
-def _read_parents(path: Path) -> Sequence[Sequence[str]]:
-    """Raises Misconfigured: it is something else than a few names for each label."""
-    try:
-        return _PARENTS.validate_json(content_of(path, _MAX_FILE_BYTES))
-    except ValidationError as error:
-        raise Misconfigured(f"{path} holds no parents of labels ({first_fault(error)}).") from None
 
 
 def _spread(given: Thresholds, labels: int) -> tuple[float, ...]:

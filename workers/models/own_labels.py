@@ -27,7 +27,6 @@ from workers.models.dual.importer import FLOOR, Labels, with_labels
 from workers.models.dual.text import TextEncoder
 from workers.models.labels import LabelFile
 from workers.models.manifest import LabelSource
-from workers.models.ram.config import CLIP_SPACE, PUBLISHED
 from workers.models.ram.relabel import THRESHOLD, with_matrix
 
 GUESSES: Final = {"siglip": 0.1, "clip": 0.9}
@@ -40,7 +39,7 @@ _AT_ONCE: Final = 1024
 
 def require_takes_labels(bundle: Bundle) -> None:
     """Raises Misconfigured: a bundle whose labels are learnt one by one."""
-    if _space(bundle) is None:
+    if space_of(bundle.manifest) is None:
         raise Misconfigured(
             f"{bundle.folder} is a bundle of the kind {bundle.manifest.kind!r}, whose labels are learnt one by one; "
             "dual encoders (siglip, clip), RAM and RAM++ take others. Train it with `tagstream train fit`."
@@ -60,7 +59,7 @@ def with_own_labels(
     Raises Misconfigured: the bundle takes no labels, the encoder's vectors are of another space, or `out` exists.
     """
     require_takes_labels(bundle)
-    encoder.require_space(_space(bundle) or "", bundle.name)
+    encoder.require_space(space_of(bundle.manifest) or "", bundle.name)
     rows = list(_rows(file, encoder, progress))
     names, kind = tuple(label.name for label in file.labels), bundle.manifest.kind
     provenance = bundle.manifest.provenance.model_copy(update={"labels": told})
@@ -110,11 +109,6 @@ def by_rank(logits: Floats, shares: Sequence[float]) -> list[Calibrated]:
     places = [min(max(1, round(share * images)), images - 1) for share in shares]
     limits = [float(row[place - 1] + row[place]) / 2 for row, place in zip(falling, places, strict=True)]
     return [Calibrated(0, images, line=Line(1.0, -limit), threshold=0.5) for limit in limits]
-
-
-def _space(bundle: Bundle) -> str | None:
-    known = PUBLISHED.get(bundle.manifest.kind)
-    return CLIP_SPACE if known is not None and known.facts.clip else space_of(bundle.manifest)
 
 
 def _rows(file: LabelFile, encoder: TextEncoder, progress: Callable[[int, int], None]) -> Iterator[Tensor]:

@@ -23,7 +23,7 @@ from workers.models.files import content_of, sha256_of
 from workers.models.ram.config import Kind
 
 Progress = Callable[[str, int, int], None]
-"""Told what is being done, how many bytes of it are done, and how many there are."""
+"""Told what is being done, how much of it is done, and how much there is."""
 
 HUB = "https://huggingface.co"
 MAX_GIT_BYTES = 64 * 1024**2

@@ -26,7 +26,8 @@ from workers.models.dual.text import MAX_TOKENIZER_BYTES, SPECIAL, TokenIds, ope
 from workers.models.dual.towers import ImageTower, TextTower, shapes
 from workers.models.files import bytes_of, disk_faults, require_sha256
 from workers.models.manifest import Manifest, Provenance, Thresholds
-from workers.models.ram.importer import DTYPES, Progress, WeightDtype
+from workers.models.pull import Progress
+from workers.models.ram.importer import DTYPES, WeightDtype
 from workers.models.tagger import golden_answers
 from workers.types import Transform
 

@@ -26,6 +26,7 @@ from workers.models.ram.engine import Engine, engine_of
 from workers.models.ram.networks import Tag2Text
 from workers.models.ram.wordpiece import PROMPT_IDS, SEP, WordPiece
 from workers.models.tagger import SeenRows, TorchTagger, golden_answers, sample_image
+from workers.models.tune import shown_labels
 from workers.types import Caption, LabelScores, Pixels, Subset, Transform
 
 Ids = NDArray[np.int32]
@@ -276,16 +277,11 @@ def golden_of(bundle: Bundle) -> Golden:
     if "captioner" not in uses_of(bundle):
         return golden
     captioner, images = build_captioner(bundle, device, "fp32"), list(golden.pixels)
-    guides = tuple(captioner.guide(_tags(tagger, row)) for row in golden.outputs)
+    shown = (sorted(shown_labels(tagger, row)) for row in golden.outputs)
+    guides = tuple(captioner.guide([tagger.labels[label] for label in labels]) for labels in shown)
     captions = tuple(captioner.postprocess(raw).text for raw in captioner.forward(images, guides))
     outputs = np.concatenate((golden.outputs, captioner.first_logits(images, guides)), axis=1)
     return Golden(golden.pixels, outputs, guides, captions)
-
-
-def _tags(tagger: RamTagger, logits: NDArray[np.float32]) -> list[str]:
-    scores = tagger.postprocess(logits)
-    kept = zip(scores.label_ids.tolist(), scores.scores.tolist(), strict=True)
-    return [tagger.labels[i] for i, score in kept if score > tagger.thresholds[i]]
 
 
 def _decoding(bundle: Bundle) -> CaptionDecoding:

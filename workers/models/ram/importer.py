@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 import string
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from workers.errors import Misconfigured
 from workers.models.bundle import Bundle
 from workers.models.files import lines_of, read_saved, require_sha256
 from workers.models.manifest import Manifest, Provenance
-from workers.models.pull import licence_of
+from workers.models.pull import Progress, licence_of
 from workers.models.ram.adapters import golden_of
 from workers.models.ram.config import PUBLISHED, AnyConfig, Kind, from_json, to_json
 from workers.models.ram.keys import translate
@@ -34,8 +34,6 @@ from workers.models.tagger import sample_image
 from workers.types import Transform
 
 WeightDtype = Literal["fp32", "bf16", "fp16"]
-Progress = Callable[[str, int, int], None]
-"""Told what is being done, how much of it is done, and how much there is."""
 
 DTYPES: Mapping[WeightDtype, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 MEAN = (0.485, 0.456, 0.406)
