@@ -7,7 +7,7 @@ blamed, its decoder must read a small image of its format that is known to be go
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 
@@ -22,26 +22,6 @@ from workers.intake.transform import decode, load_rgb, transform_bytes
 from workers.types import DecodedImage, Facts, Fetched, Transform
 
 _TRANSFORM = Transform(size=8)
-
-
-class SelfTest:
-    """Decodes small good images, made at the start. Thread-safe."""
-
-    def __init__(self, formats: Iterable[str]) -> None:
-        Image.init()
-        writable = [name for name in formats if name.upper() in Image.SAVE]
-        self._images = {name: _encoded(name) for name in writable}
-
-    def check(self, name: str | None) -> None:
-        """Decode the format's self-test image; a format without one passes.
-
-        Raises Broken: it can't be decoded either, so this process is at fault, not the image.
-        """
-        try:
-            if name in self._images:
-                decode(self._images[name], name, (_TRANSFORM,))
-        except Rejected as error:
-            raise Broken(f"the {name} decoder fails on an image known to be good: {error.detail}") from error
 
 
 def _encoded(name: str) -> bytes:
@@ -72,7 +52,9 @@ class Decoding:
         self._hashing = 0 if limits.facts == "off" else HASH_BYTES
         self._after = lru_cache(_SIZES)(self._bytes_after)
         self._limits = limits
-        self._self_test = SelfTest(limits.formats)
+        Image.init()
+        self._good = {name: _encoded(name) for name in limits.formats if name.upper() in Image.SAVE}
+        """The self-test images."""
 
     def glance(self, body: bytes) -> Header | None:
         """The header of an ordinary image, read by Python alone; None: call `inspect`."""
@@ -89,7 +71,7 @@ class Decoding:
             return read_header(body, self._limits)
         except Rejected as error:
             if error.reason in _BLAMED_BY_DECODERS:
-                self._self_test.check(sniff(body))
+                self.check(sniff(body))
             raise
 
     def scale_of(self, image: Facts | Header, transforms: Sequence[Transform] | None = None) -> int:
@@ -129,12 +111,15 @@ class Decoding:
             return load_rgb(body, name, exif_transpose=exif_transpose)
 
     def check(self, name: str | None) -> None:
-        """Decode the self-test image of this format; None: of every allowed format.
+        """Decode the self-test image of this format; None: of every allowed format. A format without one passes.
 
-        Raises Broken: it can't be decoded.
+        Raises Broken: it can't be decoded, so this process is at fault, not an image.
         """
-        for each in self._limits.formats if name is None else (name,):
-            self._self_test.check(each)
+        for each in self._good if name is None else {name} & self._good.keys():
+            try:
+                decode(self._good[each], each, (_TRANSFORM,))
+            except Rejected as error:
+                raise Broken(f"the {each} decoder fails on an image known to be good: {error.detail}") from error
 
     def _chosen(self, transforms: Sequence[Transform] | None) -> tuple[Transform, ...]:
         return self._transforms if transforms is None else tuple(transforms)
@@ -150,7 +135,7 @@ class Decoding:
         try:
             yield
         except Rejected:
-            self._self_test.check(name)
+            self.check(name)
             raise
 
 

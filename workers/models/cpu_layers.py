@@ -7,7 +7,7 @@ an answer does not depend on what else is in the batch, as it would with one sca
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Literal, TypeVar
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -56,8 +56,6 @@ def leave_file(module: nn.Module, bundle: Bundle, mapped: Mapping[str, Tensor]) 
                 again = again or bundle.weights()
                 parameter.data = again[name]
 
-
-Module = TypeVar("Module", bound=nn.Module)
 
 _STEPS = 127
 _WEIGHT_STEPS = _STEPS if torch.cpu._is_vnni_supported() else 64
@@ -110,13 +108,12 @@ class Int8Linear(nn.Module):
         return product.view(*x.shape[:-1], self.out_features)
 
 
-def quantize_linears(module: Module) -> Module:
+def quantize_linears(module: nn.Module) -> None:
     """Replace, in place, every `nn.Linear` below `module` by its `Int8Linear`.
 
     Subclasses stay: the modules that make them (`nn.MultiheadAttention`) read their weights instead of calling them.
     """
     replace_layers(module, lambda _, layer: Int8Linear(layer) if type(layer) is nn.Linear else None)
-    return module
 
 
 Activation = Literal["none", "gelu", "gelu_tanh", "quick_gelu"]

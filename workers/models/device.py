@@ -125,7 +125,7 @@ class Device:
         if precision == "int8":
             if self.kind != "cpu":
                 raise Misconfigured("int8 runs on CPUs only; on CUDA choose bf16, fp16 or fp32.")
-            module = quantize_linears(module)
+            quantize_linears(module)
         # typed as Module.to(device, dtype) only when memory_format is not given
         return cast("Module", module.to(self.where, self.dtype(precision), memory_format=torch.channels_last))  # type: ignore[call-overload]
 

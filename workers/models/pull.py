@@ -189,7 +189,11 @@ def fetch(
         folder.mkdir(parents=True, exist_ok=True)
         if not wanted.sha256:
             with _faults_as_sentences(wanted, part, endpoint):
-                wanted = replace(wanted, sha256=(_stated(wanted, endpoint),))
+                etag = _metadata(wanted, endpoint).etag or ""  # of a large file its sha256, of a small one git's name
+                if not re.fullmatch(r"[0-9a-f]{64}|[0-9a-f]{40}", etag):
+                    url = wanted.url(endpoint)
+                    raise Unavailable("hub", f"{url} has no known sha256, and the hub states none for it.")
+                wanted = replace(wanted, sha256=(etag,))
         if target.is_file():
             if wanted.is_this(_digest(wanted, target, checking)):
                 return target
@@ -212,14 +216,6 @@ def _digest(wanted: HubFile, path: Path, progress: Callable[[int, int], None]) -
         return sha256_of(path, progress)
     content = content_of(path, MAX_GIT_BYTES)
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
-
-
-def _stated(wanted: HubFile, endpoint: str | None) -> str:
-    """The sha256 that the hub states for a large file. For a small one it states the content's name in git."""
-    etag = _metadata(wanted, endpoint).etag or ""
-    if not re.fullmatch(r"[0-9a-f]{64}|[0-9a-f]{40}", etag):
-        raise Unavailable("hub", f"{wanted.url(endpoint)} has no known sha256, and the hub states none for it.")
-    return etag
 
 
 def _download(wanted: HubFile, part: Path, endpoint: str | None, progress: Progress) -> None:

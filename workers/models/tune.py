@@ -97,10 +97,6 @@ def _tags_agree(tagger: Tagger, golden: Golden) -> Agreement | None:
     return of_rows(tagger, list(golden.outputs[:, :width]), found)
 
 
-def _caption(captioner: Captioner, images: Sequence[Pixels]) -> Sequence[Any]:
-    return captioner.forward(images, [captioner.guide([])] * len(images))
-
-
 def _captions_agree(captioner: Captioner, golden: Golden) -> Agreement | None:
     if not golden.captions:
         return None
@@ -110,7 +106,9 @@ def _captions_agree(captioner: Captioner, golden: Golden) -> Agreement | None:
 
 USES: Final = {
     "tagger": Use(lambda tagger, images: tagger.forward(images), _tags_agree),
-    "captioner": Use(_caption, _captions_agree),
+    "captioner": Use(
+        lambda captioner, images: captioner.forward(images, [captioner.guide([])] * len(images)), _captions_agree
+    ),
 }
 _OF_A_ROLE = Use(
     lambda model, images: model.forward(images, [ImageAbout.of(each) for each in images]),

@@ -14,7 +14,7 @@ from schemas.text import first_fault
 from workers.errors import Misconfigured
 from workers.models.bundle import WEIGHTS
 from workers.models.manifest import Manifest
-from workers.models.ram.config import CLIP_SPACE, PUBLISHED
+from workers.models.ram.config import CLIP_SPACE, PUBLISHED, Few
 
 Kind: TypeAlias = Literal["siglip", "clip"]
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
@@ -25,7 +25,6 @@ COMPACT_DIMENSIONS: Final = 256
 """Of its embeddings, and the fewest labels of a classifier that gives some."""
 
 Width: TypeAlias = Annotated[int, Field(ge=1, le=8192)]
-Few: TypeAlias = Annotated[int, Field(ge=1, le=99)]
 Space: TypeAlias = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 
 

@@ -51,7 +51,8 @@ class RamTagger(TorchTagger):
     def __init__(
         self, bundle: Bundle, device: Device, precision: Precision, engine: Engine, subset: Sequence[int] | None
     ) -> None:
-        super().__init__(bundle, device, precision, _no_network, subset=subset)
+        model = engine.model
+        super().__init__(bundle, device, precision, lambda x: model.score(model.embed(model.encode(x))), subset=subset)
         self._engine = engine
 
     def forward(self, images: Sequence[Pixels]) -> Sequence[NDArray[np.float32]]:
@@ -294,7 +295,3 @@ def _decoding(bundle: Bundle) -> CaptionDecoding:
 
 
 _DECODING = TypeAdapter(CaptionDecoding)
-
-
-def _no_network(images: Tensor) -> Tensor:
-    raise AssertionError("a RamTagger has its own forward")

@@ -35,7 +35,14 @@ class WordPiece:
 
     def __init__(self, tokens: Sequence[str]) -> None:
         """Raises Misconfigured: not the vocabulary that these models were trained with."""
-        _check(tokens)
+        if len(tokens) != VOCABULARY_SIZE or len(set(tokens)) != len(tokens):
+            raise Misconfigured(
+                f"the vocabulary has {len(set(tokens)):,} different tokens in {len(tokens):,} lines where "
+                f"bert-base-uncased has {VOCABULARY_SIZE:,}; give its vocab.txt."
+            )
+        wrong = [token for index, token in SPECIAL.items() if tokens[index] != token]
+        if wrong:
+            raise Misconfigured(f"the vocabulary has {', '.join(wrong)} not at their places; give bert-base-uncased's.")
         self._tokens = (*tokens, *_ADDED.values())
         self._tokenizer = Tokenizer(
             WordPieceModel(
@@ -74,14 +81,3 @@ class WordPiece:
     def caption(self, ids: Sequence[int]) -> str:
         """The text behind the prompt of ids that begin with it."""
         return self.decode(ids)[len(PROMPT) :]
-
-
-def _check(tokens: Sequence[str]) -> None:
-    if len(tokens) != VOCABULARY_SIZE or len(set(tokens)) != len(tokens):
-        raise Misconfigured(
-            f"the vocabulary has {len(set(tokens)):,} different tokens in {len(tokens):,} lines where "
-            f"bert-base-uncased has {VOCABULARY_SIZE:,}; give its vocab.txt."
-        )
-    wrong = [token for index, token in SPECIAL.items() if tokens[index] != token]
-    if wrong:
-        raise Misconfigured(f"the vocabulary has {', '.join(wrong)} not at their places; give bert-base-uncased's.")
