@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageFilter
 
-from schemas.enriched_image import EnrichedImage
 from tests.fixtures import Stack
+from tests.support.captioned import newest
+from tests.support.images import encoded
 from tests.support.waiting import eventually
 from tests.support.worker_process import Site, photo, worker
 
@@ -24,9 +25,7 @@ SHARP = photo(515_000, 200)
 
 
 def blurred(image: bytes) -> bytes:
-    out = io.BytesIO()
-    Image.open(io.BytesIO(image)).filter(ImageFilter.GaussianBlur(8)).save(out, "PNG")
-    return out.getvalue()
+    return encoded(Image.open(io.BytesIO(image)).filter(ImageFilter.GaussianBlur(8)), "png")
 
 
 def _path(packages: Path | None) -> str:
@@ -63,10 +62,6 @@ class Line:
         assert done.returncode == 0, (words, done.stdout, done.stderr)
         return done.stdout
 
-    def newest(self) -> dict[str, EnrichedImage]:
-        found = [each for each in self.site.outputs() if isinstance(each, EnrichedImage)]
-        return {each.source.key: each for each in sorted(found, key=lambda each: each.version or 0)}
-
 
 @pytest.fixture(scope="module")
 def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -94,14 +89,13 @@ def line(stack: Stack, packages: Path) -> Iterator[Line]:
         eventually(lambda: site.behind() == 0, 90, process.said)
         site.upload("copy", SHARP)
         site.send([(site.own("copy", options={"want": ["sharpness"]}), ())])
-        eventually(lambda: site.behind() == 0, 90, process.said)
-        assert process.terminate() == 0, process.said()
+        process.finish()
     yield made
     site.store.close()
 
 
 def test_outcomes_have_the_result_with_its_model_and_the_cache_gives_it_back(line: Line) -> None:
-    found = line.newest()
+    found = newest(line.site)
     results = {key: each.results or {} for key, each in found.items()}
     values = {key: (each["sharpness"].value["text"], each["sharpness"].cache) for key, each in results.items() if each}
     assert values == {"sharp": ("sharp", "miss"), "blurred": ("blurred", "miss"), "copy": ("sharp", "hit")}
@@ -118,7 +112,7 @@ def test_a_wish_for_a_kind_that_the_worker_lacks_is_a_dead_letter_beside_the_tag
     (letter,) = line.site.letters()
     (failure,) = letter.failures
     assert (failure.stage, failure.reason, failure.want) == ("annotate", "role-not-here", "logos")
-    assert line.newest()["logos"].models.tagger is not None
+    assert newest(line.site)["logos"].models.tagger is not None
     assert line.site.audit().proved
 
 
@@ -131,12 +125,12 @@ def test_a_dead_letter_is_answered_when_it_is_replayed_to_a_worker_that_has_the_
     site.send([(site.own("late", options={"want": ["tags", "sharpness"]}), ())])
     with worker(site, "without", tmp_path) as process:
         eventually(lambda: len(site.letters()) == 1 and site.behind() == 0, 90, process.said)
-    assert (line.newest()["late"].status, line.newest()["late"].results) == ("partial", None)
+    assert (newest(line.site)["late"].status, newest(line.site)["late"].results) == ("partial", None)
     line.command("dead-letters", "replay", "--reason", "role-not-here", "--want", "sharpness", "--go")
     own = {"PYTHONPATH": _path(packages), "TAGSTREAM_ROLES": line.roles}
     with worker(site, "with", tmp_path, **own) as process:
-        eventually(lambda: line.newest()["late"].status == "complete", 90, process.said)
+        eventually(lambda: newest(line.site)["late"].status == "complete", 90, process.said)
         assert process.terminate() == 0, process.said()
-    assert list(line.newest()["late"].results or ()) == ["sharpness"]
+    assert list(newest(line.site)["late"].results or ()) == ["sharpness"]
     assert site.audit().proved
     site.store.close()

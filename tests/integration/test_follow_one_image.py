@@ -9,7 +9,6 @@ import pytest
 
 from tests.fixtures import Stack
 from tests.support.otlp import Received, otlp_receiver
-from tests.support.waiting import eventually
 from tests.support.worker_process import Site, WorkerProcess, photo, worker
 
 pytestmark = pytest.mark.servers
@@ -36,8 +35,7 @@ def followed(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     with otlp_receiver() as received:
         settings = {**LOG, "OTEL_EXPORTER_OTLP_ENDPOINT": received.url, "OTEL_METRICS_EXPORTER": "none"}
         with worker(site, "w", tmp_path_factory.mktemp("followed"), **settings) as process:
-            eventually(lambda: site.behind() == 0, 90, process.said)
-            assert process.terminate() == 0, process.said()
+            process.finish()
         yield Followed(site, received, lines_of(process))
 
 

@@ -24,13 +24,14 @@ from tagstream_testing.local.scratch import Scratch
 from tagstream_testing.local.seaweedfs import SeaweedFS
 from tagstream_testing.local.valkey import Valkey
 from tests.fixtures import Stack, Unique, up_or_skip
+from tests.support.broker import publish
 from tests.support.forked import run_command
 from tests.support.slowed import slowed
 from tests.support.waiting import eventually
 from tests.support.worker_process import Site, WorkerProcess, photo, worker
 from tests.unit.retag.stored import outcome, today
 from workers.assembly.corrections import Applier, Applying
-from workers.backends.kafka import KafkaEmitter, ensure_topics
+from workers.backends.kafka import ensure_topics
 from workers.environment import read
 from workers.types import Message
 
@@ -65,8 +66,7 @@ class Place:
             self.site.send(
                 [(self.site.own(key, etag=self.site.upload(key, photo(seed))), ()) for key, seed in images.items()]
             )
-            eventually(lambda: not self.site.behind(), 90, process.said)
-            assert process.terminate() == 0
+            process.finish()
 
     def names(self, *parts: str) -> list[str]:
         with redis.Redis.from_url(self.site.stack.valkey.url) as client:
@@ -224,8 +224,8 @@ def compact(place: Place, key: bytes) -> None:
     other = Skip(event=where, reason="test-event").to_bytes()
 
     def is_gone() -> bool:
-        with KafkaEmitter(site.stack.kafka.servers) as emitter:  # a segment is compacted once another follows
-            emitter.emit([Message(site.enriched, b"other", other, (), partition) for partition in range(3)])
+        messages = [Message(site.enriched, b"other", other, (), partition) for partition in range(3)]
+        publish(site.stack.kafka.servers, messages)  # a segment is compacted once another follows
         return all(each.key != key for each in site.read(site.enriched))
 
     eventually(is_gone, 60)
@@ -266,8 +266,7 @@ def test_a_killed_run_continues_and_publishes_nothing_twice(place: Place, tmp_pa
         document, headers = outcome(then, {"red": 0.9}, key=key)
         value = orjson.dumps(document).replace(b"photos", name.encode())
         messages.append(Message(place.site.enriched, f"{name}/{key}".encode(), value, headers))
-    with KafkaEmitter(place.site.stack.kafka.servers) as emitter:
-        emitter.emit(messages)
+    publish(place.site.stack.kafka.servers, messages)
 
     def retracted() -> list[str]:
         found = [each for each in place.site.outputs() if isinstance(each, Retraction)]

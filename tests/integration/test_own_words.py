@@ -1,6 +1,5 @@
 """Own words on real servers: label file, calibration by images in the store, worker, new labels without images."""
 
-import io
 import json
 import os
 import subprocess
@@ -12,10 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from schemas.enriched_image import EnrichedImage
 from tagstream_testing.local.postgresql import PostgreSQL
 from tests.fixtures import Stack, Unique
-from tests.support.waiting import eventually
+from tests.support.captioned import newest
+from tests.support.images import encoded
+from tests.support.slowed import WITHOUT_TORCH
 from tests.support.worker_process import Site, worker
 from tests.unit.models.small_dual import small_dual
 from workers.cli.app import run_command
@@ -32,42 +32,23 @@ parents = ["light"]
 translations = {de = "dunkel"}
 """
 EXAMPLES, PICTURES = 120, 6
-_WITHOUT_TORCH = """
-import sys
-from workers.cli.app import run_command
-code = run_command(sys.argv[1:])
-assert "torch" not in sys.modules, "new labels need no model"
-sys.exit(code)
-"""
 
 
 def picture(number: int) -> bytes:
     """Noise; even numbers are dark."""
     low = 0 if number % 2 == 0 else 160
     pixels = np.random.default_rng(number).integers(low, low + 90, (24, 24, 3), dtype=np.uint8)
-    out = io.BytesIO()
-    Image.fromarray(pixels).resize((96, 96)).save(out, "PNG")
-    return out.getvalue()
+    return encoded(Image.fromarray(pixels).resize((96, 96)), "png")
 
 
 def retag(site: Site, folder: Path, *words: object, **more: str) -> dict[str, Any]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("TAGSTREAM_", "OTEL_"))}
     environment = kept | site.settings("retag") | {"TAGSTREAM_STATE_DIR": str(folder / "state")} | more
-    command = [sys.executable, "-c", _WITHOUT_TORCH, "retag", *map(str, words), "--json"]
+    command = [sys.executable, *WITHOUT_TORCH, "retag", *map(str, words), "--json"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, (done.stdout, done.stderr)
     report: dict[str, Any] = json.loads(done.stdout)
     return report
-
-
-def newest(site: Site) -> dict[str, EnrichedImage]:
-    found: dict[str, EnrichedImage] = {}
-    for output in site.outputs():
-        assert isinstance(output, EnrichedImage)
-        before = found.get(output.source.key)
-        if before is None or (output.version or 0) > (before.version or 0):
-            found[output.source.key] = output
-    return found
 
 
 def test_labels_are_calibrated_used_and_changed_without_the_images(
@@ -109,8 +90,7 @@ def test_labels_are_calibrated_used_and_changed_without_the_images(
         site.upload(f"{number}.png", picture(number))
     site.send([(site.own(f"{number}.png", options={"want": ["tags"]}), ()) for number in range(PICTURES)])
     with worker(site, "w", tmp_path, TAGSTREAM_TAGGER=str(dark.folder)) as process:
-        eventually(lambda: site.behind() == 0, 90, process.said)
-        assert process.terminate() == 0, process.said()
+        process.finish()
     shown = {
         key: [(tag.name, tag.parents, tag.translations) for tag in each.tags] for key, each in newest(site).items()
     }

@@ -1,6 +1,5 @@
 """A worker process with RAM and Tag2Text bundles, or a dual encoder, answers as the models called directly do."""
 
-import io
 from pathlib import Path
 
 import pytest
@@ -8,8 +7,7 @@ from PIL import Image
 
 from schemas.enriched_image import EnrichedImage
 from tests.fixtures import Stack, Unique
-from tests.support.broker import lag
-from tests.support.waiting import eventually
+from tests.support.images import encoded
 from tests.support.worker_process import Site, worker
 from tests.unit.models.small import SMALL, small_bundle, small_checkpoint
 from workers.models.load import load_captioner, load_tagger
@@ -72,21 +70,14 @@ def directly(bundles: Path) -> Directly:
 def site(stack: Stack, unique: Unique) -> Site:
     site = Site(stack, unique("ram"))
     for key, pixels in IMAGES.items():
-        out = io.BytesIO()
-        Image.fromarray(pixels).save(out, "PNG")
-        site.upload(key, out.getvalue())
+        site.upload(key, encoded(Image.fromarray(pixels), "png"))
     return site
 
 
 def enriched(site: Site, folder: Path, events: list[bytes], **settings: str) -> dict[str, EnrichedImage]:
     site.send([(event, ()) for event in events])
     with worker(site, "w", folder, **settings) as process:
-        eventually(
-            lambda: all(left == 0 for left in lag(site.stack.kafka.servers, site.name, [site.images]).values()),
-            90,
-            process.said,
-        )
-        assert process.terminate() == 0, process.said()
+        process.finish()
     assert site.outcomes() == site.inputs()
     assert site.letters() == []
     return {

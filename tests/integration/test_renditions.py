@@ -15,6 +15,7 @@ from PIL import Image
 from schemas.enriched_image import EnrichedImage, Skip
 from tests.fixtures import Stack, Unique
 from tests.support.exif import TAKEN, whole
+from tests.support.images import encoded
 from tests.support.waiting import eventually
 from tests.support.worker_process import Site, worker
 
@@ -24,16 +25,13 @@ MORE = bytes(100_000)
 
 
 def jpeg(number: int, size: tuple[int, int] = (96, 128)) -> bytes:
-    out = io.BytesIO()
-    Image.linear_gradient("L").rotate(7 * number).resize(size).convert("RGB").save(out, "JPEG")
-    return out.getvalue()
+    return encoded(Image.linear_gradient("L").rotate(7 * number).resize(size).convert("RGB"), "jpeg")
 
 
 def original(number: int) -> bytes:
     """Stored on its side."""
-    picture, out = Image.open(io.BytesIO(jpeg(number, (192, 256)))), io.BytesIO()
-    picture.rotate(90, expand=True).save(out, "JPEG", exif=b"Exif\0\0" + whole("<"))
-    return out.getvalue() + MORE
+    picture = Image.open(io.BytesIO(jpeg(number, (192, 256)))).rotate(90, expand=True)
+    return encoded(picture, "jpeg", exif=b"Exif\0\0" + whole("<")) + MORE
 
 
 HEIC = b"\0\0\0\x18ftypheic\0\0\0\0heicmif1" + MORE

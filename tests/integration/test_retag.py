@@ -13,11 +13,13 @@ import pytest
 from schemas.correction import correction
 from schemas.enriched_image import EventRef, GoneSource, Retraction
 from tagstream_testing.local.apache_kafka import ApacheKafka
+from tests.support.broker import publish
+from tests.support.slowed import WITHOUT_TORCH
 from tests.unit.models.tiny import tiny_bundle
 from tests.unit.retag.stored import outcome
 from workers.assembly.choices import Choice, choose
 from workers.assembly.retagging import current_settings
-from workers.backends.kafka import KafkaEmitter, describe_topics, ensure_topics, tail
+from workers.backends.kafka import describe_topics, ensure_topics, tail
 from workers.environment import read
 from workers.errors import MISCONFIGURED
 from workers.retag.changes import read_changes
@@ -26,13 +28,6 @@ from workers.types import Message
 
 SCORES = {"red": 0.9, "green": 0.65, "blue": 0.4}
 V = 1_700_000_000_000_000
-PROGRAM = """
-import sys
-from workers.cli.app import run_command
-code = run_command(sys.argv[1:])
-assert "torch" not in sys.modules, "a plan needs no torch"
-sys.exit(code)
-"""
 
 
 class Site:
@@ -53,8 +48,7 @@ class Site:
         self.then = current_settings(read(self.environment))
 
     def send(self, *messages: Message) -> None:
-        with KafkaEmitter(self.servers) as emitter:
-            emitter.emit(iter(messages))
+        publish(self.servers, messages)
 
     def outcome(self, key: str, version: int = V, **more: Any) -> Message:
         scores = more.pop("scores", SCORES)
@@ -95,7 +89,7 @@ class Site:
 
     def _run(self, environment: dict[str, str], *arguments: object) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-c", PROGRAM, "retag", *map(str, arguments), "--json"],
+            [sys.executable, *WITHOUT_TORCH, "retag", *map(str, arguments), "--json"],
             env={"PATH": "", "HOME": str(Path.home()), **environment},
             capture_output=True,
             text=True,

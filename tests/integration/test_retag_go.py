@@ -16,12 +16,13 @@ from confluent_kafka.admin import AdminClient
 from schemas.correction import correction
 from schemas.enriched_image import EnrichedImage, read_output
 from tagstream_testing.local import tuned
+from tests.support.broker import publish
 from tests.support.lying_store import LyingStore
-from tests.support.slowed import slowed
+from tests.support.slowed import WITHOUT_TORCH, slowed
 from tests.support.waiting import eventually
 from tests.support.worker_process import Site, WorkerProcess, photo, worker
 from workers.assembly.choices import choose
-from workers.backends.kafka import KafkaEmitter, ensure_topics, group_watch
+from workers.backends.kafka import ensure_topics, group_watch
 from workers.retag.changes import read_changes
 from workers.retag.plan_file import PlanFile
 from workers.retag.planned_work import group_of
@@ -31,13 +32,6 @@ pytestmark = pytest.mark.timeout(600)
 
 SUBJECTS = 300
 SESSION_S = 4
-_WITHOUT_TORCH = """
-import sys
-from workers.cli.app import run_command
-code = run_command(sys.argv[1:])
-assert "torch" not in sys.modules, "a call of a device needs it"
-sys.exit(code)
-"""
 
 
 class Command:
@@ -61,7 +55,7 @@ class Command:
 
     def without_torch(self, *arguments: object) -> dict[str, Any]:
         del self.environment[tuned.VARIABLE]
-        return self.run(*arguments, program=("-c", _WITHOUT_TORCH))
+        return self.run(*arguments, program=WITHOUT_TORCH)
 
     def run(self, *arguments: object, program: Sequence[str] = ("-m", tuned.__name__)) -> dict[str, Any]:
         process = self.start(*arguments, program=program)
@@ -104,8 +98,7 @@ def tagged(site: Site, keys: list[str], tmp_path: Path, request: pytest.FixtureR
         site.upload(key, photo(number % 12))
     with worker(site, "first", tmp_path, **getattr(request, "param", {})) as process:
         site.send([(site.own(key), ()) for key in keys])
-        eventually(lambda: not site.behind(), 300, process.said)
-        assert process.terminate() == 0
+        process.finish(300)
     return site
 
 
@@ -161,8 +154,7 @@ def test_kills_of_a_go_and_of_a_live_worker_leave_each_outcome_once(
         killed = kill_again_and_again(command, live, keys, kills)
         report = command.go()
         live.wait_ready()
-        eventually(lambda: not tagged.behind(), 300, live.said)
-        assert live.terminate() == 0
+        live.finish(300)
     assert killed[0] == kills
     assert killed[1] > 0
     assert report["finished"], report
@@ -218,9 +210,8 @@ def test_corrections_that_come_before_and_while_a_go_runs_stand(tagged: Site, ke
     earlier, reached, coming = planned[-2], planned[0], planned[-1]
 
     def say(*keys: str) -> None:
-        with KafkaEmitter(tagged.stack.kafka.servers) as emitter:
-            said = [correction(tagged.name, key, added=["a kite"]) for key in keys]
-            emitter.emit(Message(topic, each.key, each.value, ()) for each in said)
+        said = [correction(tagged.name, key, added=["a kite"]) for key in keys]
+        publish(tagged.stack.kafka.servers, (Message(topic, each.key, each.value, ()) for each in said))
 
     def corrected() -> set[str]:
         newest = sorted(enriched(tagged), key=lambda each: each.version or 0)
@@ -243,8 +234,7 @@ def test_corrections_that_come_before_and_while_a_go_runs_stand(tagged: Site, ke
         eventually(again, 90, live.said)
         out, err = process.communicate(timeout=180)
         assert (process.returncode, json.loads(out)["finished"]) == (0, True), err
-        eventually(lambda: not tagged.behind(), 60, live.said)
-        assert live.terminate() == 0
+        live.finish()
     assert command.go()["finished"]
     assert corrected() == {earlier, reached, coming}
     newest_is_last(tagged, len(keys))

@@ -11,17 +11,11 @@ import pytest
 from tests.support.forked import MayFork
 from tests.support.processes import children, family, lives, survivors
 from tests.support.waiting import eventually
-from tests.support.worker_process import Site, WorkerProcess, photo, started, worker
+from tests.support.worker_process import Site, WorkerProcess, started, worker
 
 pytestmark = [pytest.mark.timeout(240), pytest.mark.slow]
 
 TWO = {"TAGSTREAM_WORKERS": "2", "TAGSTREAM_LOG_FORMAT": "text"}
-
-
-def send(site: Site, *numbers: int) -> None:
-    for number in numbers:
-        site.upload(f"{number}.jpg", photo(number))
-    site.send([(site.own(f"{number}.jpg"), ()) for number in numbers])
 
 
 def done_by(parent: WorkerProcess) -> Mapping[str, float]:
@@ -37,7 +31,7 @@ def assert_once_and_in_order(site: Site) -> None:
 
 def test_two_divide_a_topic_and_one_port_tells_of_both(site: Site, tmp_path: Path) -> None:
     with worker(site, "w", tmp_path, **TWO) as parent:
-        send(site, *range(60))
+        site.send_photos(range(60))
         eventually(lambda: site.behind() == 0, 90, parent.said)
         done = done_by(parent)
         assert min(done.values()) > 0, done
@@ -55,21 +49,20 @@ def test_two_divide_a_topic_and_one_port_tells_of_both(site: Site, tmp_path: Pat
 
 def test_a_killed_worker_comes_back_with_its_id_and_the_other_goes_on(site: Site, tmp_path: Path) -> None:
     with worker(site, "w", tmp_path, **TWO) as parent:
-        send(site, *range(30))
+        site.send_photos(range(30))
         (one, victim), (_, other) = sorted(started(parent))
         os.kill(victim, signal.SIGKILL)
         eventually(lambda: len(started(parent)) == 3, 30, parent.said)
         assert started(parent)[-1][0] == one
         eventually(lambda: parent.get("/readyz")[0] == 200, 60, parent.said)
         assert lives(other)
-        send(site, *range(30, 60))
-        eventually(lambda: site.behind() == 0, 90, parent.said)
-        assert parent.terminate() == 0, parent.said()
+        site.send_photos(range(30, 60))
+        parent.finish()
     assert_once_and_in_order(site)
 
 
 def test_until_idle_ends_all_once_each_has_nothing_to_do(site: Site, tmp_path: Path) -> None:
-    send(site, *range(20))
+    site.send_photos(range(20))
     process = WorkerProcess(site, "w", tmp_path, arguments=["--until-idle", "1"], **TWO)
     try:
         assert process.wait_gone(120) == 0, process.said()
@@ -86,7 +79,7 @@ def test_workers_are_started_anew_where_a_fork_would_lose_threads(
     first_start = {"XDG_CACHE_HOME": str(tmp_path / "cache"), "OMP_NUM_THREADS": "2"}
     with worker(site, "w", tmp_path, **TWO, **first_start) as parent:
         assert "the workers share no memory" in parent.said()
-        send(site, *range(20))
+        site.send_photos(range(20))
         eventually(lambda: site.behind() == 0, 90, parent.said)
         assert {number for number, _ in started(parent)} == {1, 2}
         assert parent.pid is not None
@@ -98,7 +91,7 @@ def test_workers_are_started_anew_where_a_fork_would_lose_threads(
 
 def test_one_worker_has_no_parent_and_no_label(site: Site, tmp_path: Path) -> None:
     with worker(site, "w", tmp_path, TAGSTREAM_WORKERS="1") as process:
-        send(site, 1)
+        site.send_photos(range(1))
         eventually(lambda: site.behind() == 0, 60, process.said)
         assert "worker=" not in process.get("/metrics")[1]
         assert process.pid is not None
@@ -110,7 +103,7 @@ def test_one_worker_has_no_parent_and_no_label(site: Site, tmp_path: Path) -> No
 def test_the_second_worker_costs_150_mb_at_most_because_the_loaded_model_is_shared(site: Site, tmp_path: Path) -> None:
     """With its decoders. By PSS: what all processes hold with it and without it."""
     with worker(site, "w", tmp_path, **TWO, TAGSTREAM_DECODE_THREADS="1") as parent:
-        send(site, *range(8))
+        site.send_photos(range(8))
         eventually(lambda: site.behind() == 0, 90, parent.said)
         assert parent.pid is not None
         parent.freeze()  # so that it starts none in place of the one that is killed

@@ -1,7 +1,6 @@
 """Worker processes on real servers: each record one outcome set, in order; and a worker's endpoints and logs."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -16,21 +15,13 @@ from tagstream_testing.local.apache_kafka import ApacheKafka
 from tagstream_testing.local.seaweedfs import SeaweedFS
 from tagstream_testing.local.valkey import Valkey
 from tests.fixtures import Stack, Unique
-from tests.support.broker import lag
+from tests.support.broker import publish
 from tests.support.waiting import eventually
 from tests.support.worker_process import Site, WorkerProcess, photo, worker
-from workers.backends.kafka import KafkaEmitter, ensure_topics
+from workers.backends.kafka import ensure_topics
 from workers.types import Headers, Message
 
 pytestmark = pytest.mark.timeout(240)
-
-
-def all_committed(site: Site) -> Callable[[], bool]:
-    def check() -> bool:
-        behind = lag(site.stack.kafka.servers, site.name, [site.images])
-        return all(value == 0 for value in behind.values())
-
-    return check
 
 
 def notification(bucket: str, *keys: str, name: str = "s3:ObjectCreated:Put") -> bytes:
@@ -77,11 +68,9 @@ def test_events_of_all_three_dialects_come_out_once_each_and_in_order(site: Site
     corrections = f"{site.name}.corrections"
     ensure_topics(site.stack.kafka.servers, {corrections: (1, {})})
     said = correction(site.name, "images/a b+3.jpg", added=["Egyptian cat", "Whiskers"])
-    with KafkaEmitter(site.stack.kafka.servers) as emitter:
-        emitter.emit([Message(corrections, said.key, said.value, ())])
+    publish(site.stack.kafka.servers, [Message(corrections, said.key, said.value, ())])
     with worker(site, "w", tmp_path, TAGSTREAM_CORRECTIONS_TOPIC=corrections) as process:
-        eventually(all_committed(site), 90, process.said)
-        assert process.terminate() == 0, process.said()
+        process.finish()
     assert site.outcomes() == site.inputs()
     site.assert_in_order()
     report = site.audit()
@@ -105,28 +94,23 @@ def test_events_of_all_three_dialects_come_out_once_each_and_in_order(site: Site
 
 
 def test_two_workers_share_the_partitions_and_repeat_nothing(site: Site, tmp_path: Path) -> None:
-    for number in range(60):
-        site.upload(f"{number}.jpg", photo(number))
     with worker(site, "w1", tmp_path) as first:
-        site.send([(site.own(f"{number}.jpg"), ()) for number in range(30)])
+        site.send_photos(range(30))
         with worker(site, "w2", tmp_path) as second:
-            site.send([(site.own(f"{number}.jpg"), ()) for number in range(30, 60)])
+            site.send_photos(range(30, 60))
             eventually(lambda: second.metric("messaging_client_consumed_messages_total") > 0, 60, second.said)
-            eventually(all_committed(site), 90, first.said)
-            assert second.terminate() == 0, second.said()
+            second.finish()
         assert first.terminate() == 0, first.said()
     assert site.outcomes() == site.inputs()
     site.assert_in_order()
 
 
 def test_the_other_delivery_does_the_same_work(site: Site, tmp_path: Path) -> None:
-    for number in range(20):
-        site.upload(f"{number}.jpg", photo(number))
+    site.send_photos(range(20))
     site.upload("broken.jpg", photo(0)[:300])
-    site.send([(site.own(f"{number}.jpg"), ()) for number in range(20)] + [(site.own("broken.jpg"), ())])
+    site.send([(site.own("broken.jpg"), ())])
     with worker(site, "w", tmp_path, TAGSTREAM_DELIVERY="at_least_once") as process:
-        eventually(all_committed(site), 60, process.said)
-        assert process.terminate() == 0, process.said()
+        process.finish()
     assert site.outcomes() == site.inputs()
     site.assert_in_order()
     assert [dead_letter.failures[0].reason for dead_letter in site.letters()] == ["broken-image"]
@@ -148,8 +132,7 @@ def test_a_worker_killed_in_mid_batch_loses_nothing_and_nothing_comes_twice(site
     done = len(site.read(site.enriched))
     assert 0 < done < 150, "the kill came too early or too late to prove anything"
     with worker(site, "w", tmp_path) as heir:
-        eventually(all_committed(site), 120, heir.said)
-        assert heir.terminate() == 0, heir.said()
+        heir.finish(120)
     assert site.outcomes() == site.inputs()
     site.assert_in_order()
     assert site.letters() == []
@@ -171,8 +154,7 @@ def test_each_removal_leaves_a_retraction_and_its_tombstone_in_one_transaction_h
             eventually(lambda: victim.metric("tagstream_outcomes_total") > 0, 60, victim.said)
             victim.kill()
     with worker(site, "w", tmp_path, TAGSTREAM_TOMBSTONES="on") as process:
-        eventually(all_committed(site), 90, process.said)
-        assert process.terminate() == 0, process.said()
+        process.finish()
     assert site.outcomes() == site.inputs()
     site.assert_in_order()
     found = {(seen.partition, seen.offset): seen for seen in site.read(site.enriched)}
@@ -194,15 +176,13 @@ def test_the_cache_may_die_and_come_back_meanwhile(
     kafka: ApacheKafka, s3: SeaweedFS, own_valkey: Valkey, unique: Unique, tmp_path: Path
 ) -> None:
     site = Site(Stack(kafka, s3, own_valkey), unique("line"))
-    for number in range(40):
-        site.upload(f"{number}.jpg", photo(number))
     with worker(site, "w", tmp_path) as process:
-        site.send([(site.own(f"{number}.jpg"), ()) for number in range(20)])
-        eventually(all_committed(site), 60, process.said)
+        site.send_photos(range(20))
+        eventually(lambda: site.behind() == 0, 60, process.said)
         own_valkey.stop()
         try:
-            site.send([(site.own(f"{number}.jpg"), ()) for number in range(20, 40)])
-            eventually(all_committed(site), 60, process.said)
+            site.send_photos(range(20, 40))
+            eventually(lambda: site.behind() == 0, 60, process.said)
             assert process.metric("tagstream_cache_errors_total") > 0
         finally:
             own_valkey.restart()
@@ -214,7 +194,7 @@ def test_the_cache_may_die_and_come_back_meanwhile(
 
 def _a_copy_is_remembered(site: Site) -> bool:
     site.send([(site.own("39.jpg"), ())])
-    eventually(all_committed(site), 30)
+    eventually(lambda: site.behind() == 0, 30)
     images = [
         output for output in site.outputs() if isinstance(output, EnrichedImage) and output.source.key == "39.jpg"
     ]

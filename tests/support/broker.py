@@ -1,7 +1,7 @@
 """A broker of our own behind a proxy for workers, and its words on transactions."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -12,9 +12,10 @@ from kafka.errors import KafkaError, TransactionalIdNotFoundError
 from tagstream_testing.local.apache_kafka import ApacheKafka
 from tests.support.kafka_proxy import KafkaProxy
 from tests.support.waiting import eventually
+from workers.backends.kafka import KafkaEmitter
 from workers.backends.kafka.client import Security, connect, end_consumer, mapped
 from workers.backends.kafka.topics import partitions_of
-from workers.types import Partition
+from workers.types import Message, Partition
 
 
 class BrokerBehindProxy(ApacheKafka):
@@ -58,6 +59,11 @@ class BrokerBehindProxy(ApacheKafka):
             "broker.session.timeout.ms": "15000",
             "controller.quorum.fetch.timeout.ms": "15000",
         }
+
+
+def publish(servers: str, messages: Iterable[Message]) -> None:
+    with KafkaEmitter(servers) as emitter:
+        emitter.emit(messages)
 
 
 def transaction_state(servers: str, transactional_id: str) -> str:

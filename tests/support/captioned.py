@@ -11,9 +11,9 @@ from typing import Any
 
 from remote.tests.stub import StubService
 from schemas.enriched_image import EnrichedImage
+from tests.support.broker import publish
 from tests.support.forked import run_command
 from tests.support.worker_process import Site
-from workers.backends.kafka import KafkaEmitter
 from workers.types import Message
 
 KEY = "MARKED-key-of-the-service"
@@ -43,8 +43,8 @@ def send(
     """One event for each key, in one partition or spread over all."""
     events = [site.own(key, options={"want": list(want)}) for key in keys]
     places = [number % site.partitions if partition is None else partition for number in range(len(keys))]
-    with KafkaEmitter(site.stack.kafka.servers) as emitter:
-        emitter.emit(Message(site.images, None, each, (), place) for each, place in zip(events, places, strict=True))
+    messages = (Message(site.images, None, each, (), place) for each, place in zip(events, places, strict=True))
+    publish(site.stack.kafka.servers, messages)
 
 
 def newest(site: Site) -> dict[str, EnrichedImage]:

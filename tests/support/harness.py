@@ -1,6 +1,5 @@
 """A worker on in-memory fakes, with a tagger that sees colours: fast, and every fault is a switch."""
 
-import io
 import json
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +14,7 @@ from schemas.enriched_image import EnrichedImage, Retraction, Skip, read_output
 from tagstream_testing.memory import MemoryObjectStore, MemoryResultCache
 from tagstream_testing.memory_broker import MemoryBroker
 from tagstream_testing.memory_kafka import MemoryPublisher, MemoryRecordSource
+from tests.support.images import encoded
 from tests.support.inline_intake import ThreadedIntake
 from tests.support.remote import AnyFields
 from tests.support.waiting import eventually
@@ -145,9 +145,7 @@ class EchoCaptioner:
 
 
 def png(colour: tuple[int, int, int], size: int = 16) -> bytes:
-    out = io.BytesIO()
-    Image.new("RGB", (size, size), colour).save(out, "PNG")
-    return out.getvalue()
+    return encoded(Image.new("RGB", (size, size), colour), "png")
 
 
 def template(names: Sequence[str]) -> Caption:

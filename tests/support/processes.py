@@ -51,16 +51,7 @@ def with_environment(name: str, value: str) -> list[int]:
 
 
 def children(pid: int) -> list[int]:
-    found = []
-    for entry in _PROC.iterdir():
-        if entry.name.isdigit():
-            try:
-                parent = (entry / "stat").read_text().rsplit(")", 1)[1].split()[1]
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-            if int(parent) == pid:
-                found.append(int(entry.name))
-    return found
+    return [int(entry.name) for entry in _PROC.iterdir() if entry.name.isdigit() and _parent(entry) == pid]
 
 
 def listening(pid: int) -> set[tuple[str, int]]:

@@ -1,4 +1,4 @@
-"""Commands that are slow enough for a test to act before their end, on any machine."""
+"""Commands slow enough for a test to act before their end, and commands that may not load torch."""
 
 from tagstream_testing.local import tuned
 
@@ -13,3 +13,16 @@ KafkaPublisher.publish = lambda *arguments: (publish(*arguments), time.sleep({pa
 runpy.run_module("{tuned.__name__}", run_name="__main__", alter_sys=True)
 """
     return "-c", program
+
+
+WITHOUT_TORCH = (
+    "-c",
+    """
+import sys
+from workers.cli.app import run_command
+code = run_command(sys.argv[1:])
+assert "torch" not in sys.modules, "no model is called"
+sys.exit(code)
+""",
+)
+"""Arguments of Python for `tagstream`; those of the command follow."""

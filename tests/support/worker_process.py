@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -20,17 +19,18 @@ from PIL import Image
 from schemas.dead_letter import DeadLetter, read_dead_letter_headers
 from schemas.enriched_image import EnrichedImage, Retraction, Skip, read_output
 from tests.fixtures import Stack
-from tests.support.broker import await_markers, lag
+from tests.support.broker import await_markers, lag, publish
 from tests.support.forked import MayFork
+from tests.support.images import encoded
 from tests.support.processes import children
 from tests.support.waiting import eventually
 from workers.assembly.auditing import Auditing
 from workers.audit.report import AuditReport
-from workers.backends.kafka import KafkaEmitter, ensure_topics
+from workers.backends.kafka import ensure_topics
 from workers.backends.s3.store import MinioObjectStore
 from workers.environment import read
 from workers.errors import Unavailable
-from workers.types import Headers
+from workers.types import Headers, Message
 
 Coordinates = tuple[int, int, int]
 """(partition, offset, index) in the input topic."""
@@ -40,9 +40,7 @@ def photo(seed: int, side: int = 64) -> bytes:
     """A JPEG of noise over a colour: no two seeds give the same bytes."""
     rng = np.random.default_rng(seed)
     pixels = rng.integers(0, 80, (side, side, 3)) + rng.integers(0, 170, 3)
-    out = io.BytesIO()
-    Image.fromarray(pixels.astype(np.uint8)).save(out, "JPEG", quality=90)
-    return out.getvalue()
+    return encoded(Image.fromarray(pixels.astype(np.uint8)), "jpeg", quality=90)
 
 
 @dataclass(frozen=True)
@@ -55,6 +53,28 @@ class Seen:
     key: bytes | None
     value: bytes
     headers: Headers
+
+
+def settings_of(stack: Stack, name: str) -> dict[str, str]:
+    """A worker's, for a group, a bucket and topics of this name."""
+    return {
+        "TAGSTREAM_KAFKA_SERVERS": stack.kafka.servers,
+        "TAGSTREAM_GROUP": name,
+        "TAGSTREAM_INPUT_TOPICS": f"{name}.images",
+        "TAGSTREAM_OUTPUT_TOPIC": f"{name}.enriched",
+        "TAGSTREAM_DEAD_LETTER_TOPIC": f"{name}.dead",
+        "TAGSTREAM_SKIPPED_TOPIC": f"{name}.skipped",
+        "TAGSTREAM_S3_ENDPOINT": stack.s3.endpoint_url,
+        "TAGSTREAM_S3_ACCESS_KEY": stack.s3.access_key,
+        "TAGSTREAM_S3_SECRET_KEY": stack.s3.secret_key,
+        "TAGSTREAM_BUCKETS": name,
+        "TAGSTREAM_REDIS_URL": stack.valkey.url,
+        "TAGSTREAM_TAGGER": "compact",
+        "TAGSTREAM_CAPTIONER": "template",
+        "TAGSTREAM_DEVICE": "cpu",
+        "TAGSTREAM_PRECISION": "fp32",
+        "TAGSTREAM_MAX_BATCH": "8",
+    }
 
 
 @dataclass
@@ -82,25 +102,7 @@ class Site:
         self.store.make_bucket(self.name)
 
     def settings(self, replica: str) -> dict[str, str]:
-        return {
-            "TAGSTREAM_KAFKA_SERVERS": self.stack.kafka.servers,
-            "TAGSTREAM_GROUP": self.name,
-            "TAGSTREAM_INPUT_TOPICS": self.images,
-            "TAGSTREAM_OUTPUT_TOPIC": self.enriched,
-            "TAGSTREAM_DEAD_LETTER_TOPIC": self.dead,
-            "TAGSTREAM_SKIPPED_TOPIC": self.skipped,
-            "TAGSTREAM_S3_ENDPOINT": self.stack.s3.endpoint_url,
-            "TAGSTREAM_S3_ACCESS_KEY": self.stack.s3.access_key,
-            "TAGSTREAM_S3_SECRET_KEY": self.stack.s3.secret_key,
-            "TAGSTREAM_BUCKETS": self.name,
-            "TAGSTREAM_REDIS_URL": self.stack.valkey.url,
-            "TAGSTREAM_TRANSACTIONAL_ID": f"{self.name}-{replica}",
-            "TAGSTREAM_TAGGER": "compact",
-            "TAGSTREAM_CAPTIONER": "template",
-            "TAGSTREAM_DEVICE": "cpu",
-            "TAGSTREAM_PRECISION": "fp32",
-            "TAGSTREAM_MAX_BATCH": "8",
-        }
+        return settings_of(self.stack, self.name) | {"TAGSTREAM_TRANSACTIONAL_ID": f"{self.name}-{replica}"}
 
     def upload(self, key: str, body: bytes) -> str:
         return self.store.put(self.name, key, body)
@@ -111,10 +113,14 @@ class Site:
 
     def send(self, values: Sequence[tuple[bytes | None, Headers]]) -> None:
         """Send in order, spread over the partitions by key."""
-        with KafkaEmitter(self.stack.kafka.servers) as emitter:
-            for number, (value, headers) in enumerate(values):
-                emitter.send(self.images, f"key-{number}".encode(), value, headers)
-            emitter.flush()
+        messages = (Message(self.images, f"key-{n}".encode(), *each) for n, each in enumerate(values))
+        publish(self.stack.kafka.servers, messages)
+
+    def send_photos(self, numbers: range) -> None:
+        """Upload the photo of each number, and send its event."""
+        for number in numbers:
+            self.upload(f"{number}.jpg", photo(number))
+        self.send([(self.own(f"{number}.jpg"), ()) for number in numbers])
 
     def read(self, topic: str) -> list[Seen]:
         """All records of a topic for a read_committed reader, partition by partition in offset order."""
@@ -244,6 +250,7 @@ class WorkerProcess(MayFork):
         super().__init__(own, site.settings(replica) | settings, arguments)
         self.budget_peaks: dict[str, tuple[float, float]] = {}
         """By budget: the most bytes that it ever held and its size, when /metrics was last read."""
+        self._site = site
         site.workers.append(self)
         self.launch()
 
@@ -301,6 +308,11 @@ class WorkerProcess(MayFork):
         self.stop()
         return self.exit_code
 
+    def finish(self, timeout_s: float = 90) -> None:
+        """Wait until the group is at the end of the site's topic, and end this worker well."""
+        eventually(lambda: self._site.behind() == 0, timeout_s, self.said)
+        assert self.terminate() == 0, self.said()
+
 
 def started(parent: WorkerProcess) -> list[tuple[int, int]]:
     """Number and process id of each started worker, as the parent logs them."""
@@ -335,7 +347,6 @@ def enriched_by_a_worker(site: Site, folder: Path, images: Mapping[str, bytes], 
         site.upload(key, body)
     site.send([(site.own(key), ()) for key in images])
     with worker(site, "w", folder, **settings) as process:
-        eventually(lambda: site.behind() == 0, 90, process.said)
-        assert process.terminate() == 0, process.said()
+        process.finish()
     assert site.letters() == []
     return [output for output in site.outputs() if isinstance(output, EnrichedImage)]

@@ -19,13 +19,15 @@ from tagstream_testing.local.apache_kafka import ApacheKafka
 from tagstream_testing.local.seaweedfs import SeaweedFS
 from tagstream_testing.local.valkey import Valkey
 from tagstream_testing.local.worker_process import WorkerProcess
+from tests.support.broker import publish
 from tests.support.missing import skip_or_fail
 from tests.support.worker_process import photo
 from tests.unit.deploy.tools import compose
 from workers.assembly.topics import wanted_topics
-from workers.backends.kafka import KafkaEmitter, ensure_topics
+from workers.backends.kafka import ensure_topics
 from workers.backends.s3.store import MinioObjectStore
 from workers.environment import read
+from workers.types import Message
 
 
 class ComposedKafka(ApacheKafka):
@@ -137,7 +139,6 @@ def send_a_photo(addresses: Mapping[str, str], store: SeaweedFS, key: str) -> st
     bucket = environment["TAGSTREAM_BUCKETS"]
     MinioObjectStore(store.endpoint_url, store.access_key, store.secret_key).put(bucket, key, photo(1))
     event = {"schema": "image-event/1", "id": uuid.uuid4().hex, "bucket": bucket, "key": key}
-    with KafkaEmitter(addresses["kafka:9092"]) as emitter:
-        emitter.send(environment["TAGSTREAM_INPUT_TOPICS"], key.encode(), json.dumps(event).encode(), ())
-        emitter.flush()
+    message = Message(environment["TAGSTREAM_INPUT_TOPICS"], key.encode(), json.dumps(event).encode(), ())
+    publish(addresses["kafka:9092"], [message])
     return str(event["id"])

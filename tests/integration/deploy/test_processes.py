@@ -16,7 +16,7 @@ from tagstream_testing.local.ports import free_ports
 from tagstream_testing.local.server import spawn_tied
 from tests.fixtures import Stack, Unique
 from tests.support.waiting import eventually
-from tests.support.worker_process import Site, photo
+from tests.support.worker_process import Site
 from tests.unit.deploy.dockerfile import Dockerfile
 from tests.unit.deploy.tools import ROOT, compose, overlay, pod_environment, the, worker_of
 
@@ -121,9 +121,7 @@ def running(site: Site, folder: Path) -> Iterator[Pod]:
 @pytest.mark.usefixtures("may_mount")
 def test_a_pods_worker_does_its_work_and_leaves_in_time(stack: Stack, unique: Unique, tmp_path: Path) -> None:
     site = Site(stack, unique("pod"))
-    for number in range(3):
-        site.upload(f"{number}.jpg", photo(number))
-    site.send([(site.own(f"{number}.jpg"), ()) for number in range(3)])
+    site.send_photos(range(3))
     with running(site, tmp_path) as pod:
         pod.wait_ready()
         assert pod.probe("startup") == pod.probe("liveness") == 200

@@ -17,16 +17,17 @@ import pytest
 from kafka import KafkaProducer
 
 from tests.fixtures import Stack, Unique
+from tests.support.broker import publish
 from tests.support.waiting import eventually
 from tests.unit.cli.conftest import Tagstream
 from workers.assembly.group_status import Look, Observer, Snapshot, pace, snapshots, start_of
-from workers.backends.kafka import Extent, GroupState, GroupWatch, KafkaEmitter, KafkaRecordSource, Reach, ensure_topics
+from workers.backends.kafka import Extent, GroupState, GroupWatch, KafkaRecordSource, Reach, ensure_topics
 from workers.backends.kafka.topics import GroupMember
 from workers.cli import terminal
 from workers.cli.status import document, page
 from workers.cli.terminal import duration
 from workers.settings import InputTopic, Settings
-from workers.types import Partition
+from workers.types import Message, Partition
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -59,6 +60,13 @@ def test_a_days_tokens_for_captions_are_shown_beside_their_limit(tmp_path: Path)
     assert spent.tokens == 0, "of the state folder, where there is no Redis"
 
 
+def printed(seen: Snapshot, settings: Settings) -> str:
+    console = terminal.console()
+    with console.capture() as shown:
+        console.print(page(settings, seen))
+    return shown.get()
+
+
 def test_each_lane_has_its_own_lag_age_pace_and_end() -> None:
     old = Partition("old", 0)
 
@@ -81,10 +89,7 @@ def test_each_lane_has_its_own_lag_age_pace_and_end() -> None:
         "background": {"lag": 500, "lag_s": 7_200, "rate": 50, "arriving": 0, "eta_s": 10},
     }
     assert (told["lag"], told["rate"], [each["lane"] for each in told["partitions"]]) == (600, 150, [*told["lanes"]])
-    console = terminal.console()
-    with console.capture() as shown:
-        console.print(page(settings, seen))
-    assert re.search(r"^background +500 +2.0 h +50.0/s +0.0/s +done in 10 s", shown.get(), re.MULTILINE)
+    assert re.search(r"^background +500 +2.0 h +50.0/s +0.0/s +done in 10 s", printed(seen, settings), re.MULTILINE)
 
 
 class Looks:
@@ -211,9 +216,7 @@ def test_it_watches_until_it_is_interrupted(images: str, stack: Stack) -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as watching:
         assert watching.stdout is not None
         assert json.loads(watching.stdout.readline())["lag"] == 0
-        with KafkaEmitter(stack.kafka.servers) as emitter:
-            emitter.send(images, b"key", b"value")
-            emitter.flush()
+        publish(stack.kafka.servers, [Message(images, b"key", b"value", ())])
         for line in watching.stdout:
             told = json.loads(line)
             if told["lag"] == 1:
@@ -233,18 +236,12 @@ def test_a_missing_topic_is_named(images: str, tagstream: Tagstream, monkeypatch
 def test_what_members_say_of_themselves_steers_no_terminal() -> None:
     group = GroupState("stable", (GroupMember("id\x1b[2J", "host[bold]", (FIRST,)),), {})
     seen = Snapshot(Look(0, group, {}, {}, {}), 0, 0, 0)
-    console = terminal.console()
-    with console.capture() as shown:
-        console.print(page(Settings(), seen))
-    assert "\x1b" not in shown.get()
-    assert "host[bold]" in shown.get()
+    assert "\x1b" not in printed(seen, Settings())
+    assert "host[bold]" in printed(seen, Settings())
 
 
 @pytest.mark.parametrize(("hosts", "told"), [("aab", "3 members on 2 hosts ·"), ("abc", "3 members ·")])
 def test_members_of_one_host_are_told_as_such(hosts: str, told: str) -> None:
     members = tuple(GroupMember(f"m{number}", host, ()) for number, host in enumerate(hosts))
     seen = Snapshot(Look(0, GroupState("stable", members, {}), {}, {}, {}), 0, 0, 0)
-    console = terminal.console()
-    with console.capture() as shown:
-        console.print(page(Settings(), seen))
-    assert f"stable, {told}" in shown.get()
+    assert f"stable, {told}" in printed(seen, Settings())

@@ -1,6 +1,5 @@
 """The commands against real servers."""
 
-import io
 import json
 import re
 import signal
@@ -12,6 +11,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 import zstandard
@@ -22,9 +22,10 @@ from schemas.dead_letter import Failure, dead_letter_headers, only_indexes
 from schemas.enriched_image import EnrichedImage, Source, Tag
 from tagstream_train.data.samples import DataSet
 from tests.fixtures import Stack, Unique
-from tests.support.broker import lag
+from tests.support.broker import lag, publish
 from tests.support.raw_kafka import ZSTD, batch, produce, record
 from tests.support.waiting import eventually
+from tests.support.worker_process import settings_of
 from tests.unit.cli.conftest import Tagstream
 from tests.unit.schemas.documents import enriched
 from workers.assembly import corrections
@@ -32,7 +33,7 @@ from workers.backends.kafka import KafkaEmitter, ensure_topics, group_watch, tai
 from workers.backends.s3.store import MinioObjectStore
 from workers.errors import Unavailable
 from workers.retag.changes import read_changes
-from workers.types import Headers, Partition, ReadRecord
+from workers.types import Headers, Message, Partition, ReadRecord
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -53,11 +54,9 @@ class TopicsAndBucket:
     def dead(self) -> str:
         return f"{self.name}.dead"
 
-    def send(self, *values: bytes) -> None:
-        with KafkaEmitter(self.servers) as emitter:
-            for value in values:
-                emitter.send(self.images, b"k", value)
-            emitter.flush()
+    def send(self, *values: bytes | None, topic: str = "") -> None:
+        """To the input, or to another topic."""
+        publish(self.servers, (Message(topic or self.images, b"k", value, ()) for value in values))
 
     def records(self, topic: str) -> list[ReadRecord]:
         with tail(self.servers, [topic], start="beginning", follow=False) as reading:
@@ -75,23 +74,7 @@ def site(stack: Stack, unique: Unique, monkeypatch: pytest.MonkeyPatch) -> Topic
     name = unique("cli")
     servers = stack.kafka.servers
     ensure_topics(servers, {f"{name}.{topic}": (1, {}) for topic in ("images", "enriched", "dead", "skipped")})
-    environment = {
-        "TAGSTREAM_KAFKA_SERVERS": servers,
-        "TAGSTREAM_GROUP": name,
-        "TAGSTREAM_INPUT_TOPICS": f"{name}.images",
-        "TAGSTREAM_OUTPUT_TOPIC": f"{name}.enriched",
-        "TAGSTREAM_DEAD_LETTER_TOPIC": f"{name}.dead",
-        "TAGSTREAM_SKIPPED_TOPIC": f"{name}.skipped",
-        "TAGSTREAM_S3_ENDPOINT": stack.s3.endpoint_url,
-        "TAGSTREAM_S3_ACCESS_KEY": stack.s3.access_key,
-        "TAGSTREAM_S3_SECRET_KEY": stack.s3.secret_key,
-        "TAGSTREAM_BUCKETS": name,
-        "TAGSTREAM_REDIS_URL": stack.valkey.url,
-        "TAGSTREAM_HTTP_PORT": "off",
-        "TAGSTREAM_DEVICE": "cpu",
-        "TAGSTREAM_PRECISION": "fp32",
-        "TAGSTREAM_MAX_BATCH": "1",
-    }
+    environment = settings_of(stack, name) | {"TAGSTREAM_HTTP_PORT": "off", "TAGSTREAM_MAX_BATCH": "1"}
     for variable, value in environment.items():
         monkeypatch.setenv(variable, value)
     return TopicsAndBucket(servers, name, environment)
@@ -108,9 +91,7 @@ def folder(tmp_path: Path) -> Path:
     images = tmp_path / "images"
     (images / "deep er").mkdir(parents=True)
     for number, name in enumerate(("a.png", "b+c.png", "deep er/ünï.png")):
-        out = io.BytesIO()
-        Image.new("RGB", (32, 32), (80 * number, 40, 200)).save(out, "PNG")
-        (images / name).write_bytes(out.getvalue())
+        Image.new("RGB", (32, 32), (80 * number, 40, 200)).save(images / name)
     (images / "notes.txt").write_text("no image")
     return images
 
@@ -147,21 +128,15 @@ def test_a_folder_goes_in_and_its_outcomes_come_out(site: TopicsAndBucket, folde
 def test_tail_chooses_outcomes_by_time_by_key_and_by_kind(site: TopicsAndBucket, tagstream: Tagstream) -> None:
     topic = f"{site.name}.enriched"
 
-    def publish(*messages: EnrichedImage | bytes) -> None:
-        with KafkaEmitter(site.servers) as emitter:
-            for message in messages:
-                emitter.send(topic, b"k", message if isinstance(message, bytes) else message.to_bytes())
-            emitter.flush()
-
     def seen(*options: str) -> list[int]:
         lines = tagstream("tail", "--json", "--no-follow", *options).out.splitlines()
         return [json.loads(line)["_record"]["offset"] for line in lines]
 
-    publish(enriched_photo("cats/1.jpg"), b"foreign")
+    site.send(enriched_photo("cats/1.jpg").to_bytes(), b"foreign", topic=topic)
     (*_, last) = site.records(topic)
     later_ms = last.timestamp_ms + 1
     eventually(lambda: time.time() * 1000 > later_ms)
-    publish(enriched_photo("dogs/1.jpg"), enriched_photo("cats/2.jpg"))
+    site.send(*(enriched_photo(key).to_bytes() for key in ("dogs/1.jpg", "cats/2.jpg")), topic=topic)
     later = datetime.fromtimestamp(later_ms / 1000, UTC).isoformat()
     assert seen() == [0, 1, 2, 3]
     assert seen("--since", later) == [2, 3]
@@ -178,8 +153,7 @@ def test_existing_outcomes_come_in_order_of_time_from_all_partitions(
 ) -> None:
     topics = (f"{site.name}.enriched", f"{site.name}.skipped", site.dead) * 2
     for topic in topics:
-        with KafkaEmitter(site.servers) as emitter:
-            emitter.send(topic, b"k", b"{}")
+        site.send(b"{}", topic=topic)
         time.sleep(0.002)  # the next one has a later millisecond
     for options in ((), ("--since", "1h"), ("--limit", "4")):
         lines = tagstream("tail", "--json", "--no-follow", *options).out.splitlines()
@@ -216,9 +190,6 @@ def test_every_command_says_at_once_that_its_topic_is_missing(
     site.send(b"can be skipped")
     nowhere = f"{site.name}.nowhere"
     monkeypatch.setenv("TAGSTREAM_DEAD_LETTER_TOPIC", nowhere)
-    with KafkaEmitter(site.servers) as emitter:  # a record to skip
-        emitter.send(site.images, b"k", b"{}")
-        emitter.flush()
     commands = (
         ("emit", folder, "--topic", nowhere),
         ("correct", "photos/a.jpg", "--add", "dog", "--topic", nowhere),
@@ -334,16 +305,20 @@ def test_a_prefix_without_objects_is_an_error(
     assert "stopped" not in ran.err, "nothing was begun that could be gone on with"
 
 
+def letter_of(topic: str, failure: Failure | None = None, **more: Any) -> Headers:
+    """The headers of a dead letter of this topic's first record, changed."""
+    failure = failure or Failure(index=0, stage="fetch", reason="unreadable", detail="d")
+    given = {"partition": 0, "offset": 0, "timestamp_ms": 0, "attempts": 1, "worker": "0", "models": {}, **more}
+    return dead_letter_headers(topic=topic, failures=[failure], **given)
+
+
 def test_dead_letters_are_listed_shown_and_sent_back(site: TopicsAndBucket, tagstream: Tagstream) -> None:
-    with KafkaEmitter(site.servers) as emitter:
-        for offset, (reason, truncated) in enumerate([("unreadable", False), ("schema", False), ("unreadable", True)]):
-            failure = Failure(index=2, stage="fetch", reason=reason, detail=f"failure {offset}")  # type: ignore[arg-type]
-            headers = dead_letter_headers(
-                topic=site.images, partition=0, offset=offset, timestamp_ms=0, failures=[failure], attempts=1,
-                worker="0", models={}, truncated=truncated,
-            )  # fmt: skip
-            emitter.send(site.dead, b"key", b"" if truncated else b'{"n": 1}', (("h", b"x"), *headers))
-        emitter.flush()
+    letters: list[Message] = []
+    for offset, (reason, truncated) in enumerate([("unreadable", False), ("schema", False), ("unreadable", True)]):
+        failure = Failure(index=2, stage="fetch", reason=reason, detail=f"failure {offset}")  # type: ignore[arg-type]
+        headers = (("h", b"x"), *letter_of(site.images, failure, offset=offset, truncated=truncated))
+        letters.append(Message(site.dead, b"key", b"" if truncated else b'{"n": 1}', headers))
+    publish(site.servers, letters)
     listed = tagstream("dead-letters", "list", "--reason", "unreadable")
     assert listed.code == 0
     assert "failure 0" in listed.out
@@ -376,24 +351,22 @@ def test_what_strangers_write_ends_no_command_and_reaches_the_terminal_as_plain_
     failure = Failure(index=0, stage="fetch", reason="unreadable", detail=NASTY)
 
     def headers(topic: str, **more: bytes) -> Headers:
-        made = dead_letter_headers(
-            topic=topic, partition=0, offset=0, timestamp_ms=2**62, failures=[failure], attempts=1, worker=NASTY,
-            models={NASTY: NASTY},
-        )  # fmt: skip
+        made = letter_of(topic, failure, timestamp_ms=2**62, worker=NASTY, models={NASTY: NASTY})
         return (*made, *((f"tagstream-{name}", value) for name, value in more.items()), (NASTY, NASTY.encode()))
 
     deep = b'{"a":' * 100_000
     value = json.dumps({"n": NASTY, "deep": json.loads("[" * 150 + "]" * 150)}).encode()
-    with KafkaEmitter(site.servers) as emitter:
-        emitter.send(site.dead, NASTY.encode(), value, headers(site.images))
-        emitter.send(site.dead, NASTY.encode(), value, headers("__consumer_offsets"))
-        emitter.send(site.dead, b"\xff", deep, headers(site.images, failures=b"[]"))
-        emitter.send(site.dead, b"k", deep, headers(site.images, failures=deep))
-        emitter.send(site.dead, b"k", deep, headers(site.images, models=b"9" * 100_000))
-        emitter.send(site.dead, b"k", b"{}")
-        for foreign in (deep, b"9" * 100_000, b"[1]", b'{"schema":"enriched-image/1","tags":[null]}', b"\xff", b""):
-            emitter.send(f"{site.name}.enriched", b"k", foreign)
-        emitter.flush()
+    letters_sent = (
+        (NASTY.encode(), value, headers(site.images)),
+        (NASTY.encode(), value, headers("__consumer_offsets")),
+        (b"\xff", deep, headers(site.images, failures=b"[]")),
+        (b"k", deep, headers(site.images, failures=deep)),
+        (b"k", deep, headers(site.images, models=b"9" * 100_000)),
+        (b"k", b"{}", ()),
+    )
+    publish(site.servers, (Message(site.dead, *each) for each in letters_sent))
+    foreign = (deep, b"9" * 100_000, b"[1]", b'{"schema":"enriched-image/1","tags":[null]}', b"\xff", b"")
+    site.send(*foreign, topic=f"{site.name}.enriched")
 
     letters = ("list", "list --json", f"show {site.dead}:0:0", f"show {site.dead}:0:0 --json", "replay", "replay --go")
     commands = (*(f"dead-letters {command}" for command in letters), "tail --no-follow", "tail --no-follow --json")
@@ -418,48 +391,29 @@ def test_a_dead_letter_that_its_topic_does_not_take_keeps_no_other_from_being_se
     site: TopicsAndBucket, tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small, large = f"{site.name}.small", f"{site.name}.large"
-    ensure_topics(
-        site.servers, {small: (1, {"max.message.bytes": "2000"}), large: (1, {"max.message.bytes": "3000000"})}
-    )
-    ensure_topics(site.servers, {f"{site.name}.letters": (1, {"max.message.bytes": "4000000"})})
-    failure = Failure(index=0, stage="fetch", reason="unreadable", detail="d")
+    letters = f"{site.name}.letters"
+    most = {small: "2000", large: "3000000", letters: "4000000"}
+    ensure_topics(site.servers, {topic: (1, {"max.message.bytes": size}) for topic, size in most.items()})
     sizes = [(small, 3_000), (large, 2_000_000), (small, 2)]
     with KafkaEmitter(site.servers, max_message_bytes=4_000_000) as emitter:
-        for topic, size in sizes:
-            headers = dead_letter_headers(
-                topic=topic, partition=0, offset=0, timestamp_ms=0, failures=[failure], attempts=1, worker="0",
-                models={},
-            )  # fmt: skip
-            emitter.send(f"{site.name}.letters", b"key", b" " * size, headers)
-        emitter.flush()
-    monkeypatch.setenv("TAGSTREAM_DEAD_LETTER_TOPIC", f"{site.name}.letters")
+        emitter.emit(Message(letters, b"key", b" " * size, letter_of(topic)) for topic, size in sizes)
+    monkeypatch.setenv("TAGSTREAM_DEAD_LETTER_TOPIC", letters)
     ran = tagstream("dead-letters", "replay", "--topic", small, "--topic", large, "--go")
     assert (ran.code, ran.err) == (0, "")
-    assert f"{site.name}.letters:0:0 not sent: " in ran.out
+    assert f"{letters}:0:0 not sent: " in ran.out
     assert "2 sent back" in ran.out
     assert [len(record.value or b"") for record in site.records(small)] == [2]
 
 
-def send_dead_letters(site: TopicsAndBucket, count: int) -> None:
-    failure = Failure(index=0, stage="fetch", reason="unreadable", detail="d")
-    headers = dead_letter_headers(
-        topic=site.images, partition=0, offset=0, timestamp_ms=0, failures=[failure], attempts=1, worker="0", models={}
-    )
-    with KafkaEmitter(site.servers) as emitter:
-        for _ in range(count):
-            emitter.send(site.dead, b"key", b"{}", headers)
-        emitter.flush()
-
-
 def test_a_replay_keeps_to_its_rate(site: TopicsAndBucket, tagstream: Tagstream) -> None:
-    send_dead_letters(site, 5)
+    publish(site.servers, [Message(site.dead, b"key", b"{}", letter_of(site.images))] * 5)
     started = time.monotonic()
     assert "4 sent back" in tagstream("dead-letters", "replay", "--go", "--rate", "4", "--limit", "4").out
     assert time.monotonic() - started >= 0.75
 
 
 def test_a_replay_that_is_stopped_says_how_far_it_came(site: TopicsAndBucket, tagstream: Tagstream) -> None:
-    send_dead_letters(site, 2)
+    publish(site.servers, [Message(site.dead, b"key", b"{}", letter_of(site.images))] * 2)
     command = [sys.executable, "-m", "workers", "dead-letters", "replay", "--go", "--rate", "0.1"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as replay:
         eventually(lambda: list(site.records(site.images)), 30)
@@ -525,7 +479,7 @@ def test_a_partition_that_does_not_exist_is_refused_before_a_group_is_joined(
         assert watch.look().state == "dead"  # as Kafka calls a group that never was
 
 
-def test_a_check_of_sound_settings_ends_with_0(
+def test_a_check_of_sound_settings_ends_with_0_and_with_only_a_dependency_away_with_4(
     site: TopicsAndBucket, folder: Path, tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tagstream("emit", folder)
@@ -536,6 +490,9 @@ def test_a_check_of_sound_settings_ends_with_0(
     assert "Decoders: child processes (1) decode good images of jpeg" in ran.out
     assert "Memory: up to " in ran.out
     assert site.environment["TAGSTREAM_S3_SECRET_KEY"] not in ran.out
+    monkeypatch.setenv("TAGSTREAM_REDIS_URL", "redis://127.0.0.1:1")
+    away = tagstream("check")
+    assert (away.code, "✗ Redis" in away.out) == (4, True), away.out
 
 
 def test_a_check_advises_against_an_input_topic_that_the_broker_opens(
@@ -573,16 +530,6 @@ def test_a_check_tells_each_fault_and_how_to_repair_it(
     assert f"the bucket '{site.name}' does not exist: make it" in ran.out
     assert "is not a bundle" in ran.out
     assert "✓ Redis" in ran.out
-
-
-def test_a_check_with_only_a_dependency_away_ends_with_4(
-    site: TopicsAndBucket, folder: Path, tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tagstream("emit", folder)
-    monkeypatch.setenv("TAGSTREAM_REDIS_URL", "redis://127.0.0.1:1")
-    ran = tagstream("check")
-    assert ran.code == 4, ran.out
-    assert "✗ Redis" in ran.out
 
 
 def test_a_persons_correction_is_in_the_topic(
@@ -645,10 +592,7 @@ def test_enriched_and_corrected_images_become_a_training_set(
     monkeypatch.setenv("TAGSTREAM_OUTPUT_TOPIC", topic)
     monkeypatch.setenv("TAGSTREAM_CORRECTIONS_TOPIC", said)
     names = ("a.jpg", "b.jpg", "c.jpg")
-    with KafkaEmitter(site.servers) as emitter:
-        for value in (b"{", *(enriched_photo(name, "dog", "cat").to_bytes() for name in names)):
-            emitter.send(topic, b"k", value)
-        emitter.flush()
+    site.send(b"{", *(enriched_photo(name, "dog", "cat").to_bytes() for name in names), topic=topic)
     tagstream("correct", "photos/b.jpg", "--add", "terrier", "--remove", "cat")
     first = tagstream("train", "collect", "--out", tmp_path / "set")
     assert (first.code, first.out) == (0, f"3 images in {tmp_path / 'set'}, 1 of them or others corrected\n")
@@ -659,9 +603,7 @@ def test_enriched_and_corrected_images_become_a_training_set(
         ["dog", "terrier"],
         ["dog", "cat"],
     ]
-    with KafkaEmitter(site.servers) as emitter:
-        emitter.send(topic, b"k", enriched_photo("d.jpg", "sea").to_bytes())
-        emitter.flush()
+    site.send(enriched_photo("d.jpg", "sea").to_bytes(), topic=topic)
     again = tagstream("train", "collect", "--out", tmp_path / "set")
     assert again.out.startswith("4 images in")
     assert "skipped" not in again.err  # collected records are not read again
@@ -670,12 +612,8 @@ def test_enriched_and_corrected_images_become_a_training_set(
 def test_two_topics_are_compared_image_by_image(site: TopicsAndBucket, tagstream: Tagstream, tmp_path: Path) -> None:
     candidate = f"{site.name}.skipped"
     for topic, tags in ((f"{site.name}.enriched", ("dog", "grass")), (candidate, ("dog",))):
-        with KafkaEmitter(site.servers) as emitter:
-            for number in range(3):
-                emitter.send(topic, b"k", enriched_photo(f"{number}.jpg", *tags).to_bytes())
-            emitter.send(topic, b"k", b"no outcome")
-            emitter.send(topic, b"k", None)
-            emitter.flush()
+        images = (enriched_photo(f"{number}.jpg", *tags).to_bytes() for number in range(3))
+        site.send(*images, b"no outcome", None, topic=topic)
     compared = ("compare", f"{site.name}.enriched", candidate, "--images", "3", "--label-images", "1", "--json")
     refused = tagstream(*compared, "--jaccard", "0.6")
     found = json.loads(refused.out)
