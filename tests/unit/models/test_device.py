@@ -17,20 +17,12 @@ from workers.types import Pixels
 CPU = choose_device("cpu")
 
 
-def test_auto_is_a_cpu_where_there_is_no_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_there_is_no_cuda_auto_is_a_cpu_and_another_device_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert choose_device("auto") == Device("cpu", cpu_name())
-
-
-def test_cuda_without_a_device_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(Misconfigured, match="finds no CUDA device"):
-        choose_device("cuda")
-
-
-def test_an_unknown_device_is_a_sentence() -> None:
-    with pytest.raises(Misconfigured, match="may be auto, cpu or cuda"):
-        choose_device("tpu")
+    for name, says in (("cuda", "finds no CUDA device"), ("tpu", "may be auto, cpu or cuda")):
+        with pytest.raises(Misconfigured, match=says):
+            choose_device(name)
 
 
 def test_the_number_of_threads_is_set() -> None:
@@ -150,17 +142,11 @@ def test_a_run_computes_no_gradients() -> None:
         assert torch.is_inference_mode_enabled()
 
 
-def test_the_devices_out_of_memory_is_a_memory_error() -> None:
+def test_memory_that_runs_out_is_a_memory_error_and_any_other_error_of_the_device_stays_unchanged() -> None:
     with pytest.raises(MemoryError), CPU.run():
         raise torch.OutOfMemoryError("CUDA out of memory")
-
-
-def test_the_cpus_out_of_memory_is_a_memory_error() -> None:
     with pytest.raises(MemoryError), CPU.run():
         torch.empty(2**60)
-
-
-def test_any_other_error_of_the_device_stays_unchanged() -> None:
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"), CPU.run():
         torch.zeros(2, 3) @ torch.zeros(2, 3)
 

@@ -114,15 +114,11 @@ def test_files_that_do_not_fit_are_a_sentence(
     assert not (tmp_path / "new").exists()
 
 
-def test_a_file_that_is_no_safetensors_is_a_sentence(ram: Bundle, tmp_path: Path) -> None:
+def test_a_file_that_is_no_safetensors_or_has_two_matrices_is_a_sentence(ram: Bundle, tmp_path: Path) -> None:
     files = Files(tmp_path, unit_rows(1), "hen")
     files.embeddings.write_bytes(b"\x80\x02not it")
     with pytest.raises(Misconfigured, match="no safetensors file"):
         files.relabel(ram, tmp_path / "new")
-
-
-def test_two_matrices_in_one_file_are_a_sentence(ram: Bundle, tmp_path: Path) -> None:
-    files = Files(tmp_path, unit_rows(1), "hen")
     save_file({"a": unit_rows(1), "b": unit_rows(1)}, files.embeddings)
     with pytest.raises(Misconfigured, match=r"has 2 tensors \(a, b\); it must have one"):
         files.relabel(ram, tmp_path / "new")

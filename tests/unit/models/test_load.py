@@ -1,4 +1,5 @@
 import sys
+from collections.abc import Callable
 from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
 
@@ -81,24 +82,19 @@ def test_label_ids_ascend_and_a_repeated_name_means_all_of_them(tiny: Bundle) ->
     assert label_ids(bundle, ["train"]) == [0, 2]
 
 
-def test_an_unknown_label_is_a_sentence(tiny: Bundle) -> None:
-    with pytest.raises(Misconfigured, match=r"tiny has no label 'mauve' \(1 of 2 are unknown\)"):
-        label_ids(tiny, ["mauve", "red"])
-
-
-def test_no_allowed_label_at_all_is_a_sentence(tiny: Bundle) -> None:
-    with pytest.raises(Misconfigured, match="is empty"):
-        label_ids(tiny, [])
-
-
-def test_a_folder_that_is_no_bundle_is_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(Misconfigured, match="is not a bundle"):
-        load_tagger(str(tmp_path))
-
-
-def test_an_unknown_kind_is_a_sentence_that_names_the_known_ones(tiny: Bundle) -> None:
-    with pytest.raises(Misconfigured, match=r"No builder .* kind 'tiny'; known are clip, efficientnet_lite0"):
-        load_tagger(str(tiny.folder))
+@pytest.mark.parametrize(
+    ("load", "says"),
+    [
+        (lambda tiny: label_ids(tiny, ["mauve", "red"]), r"tiny has no label 'mauve' \(1 of 2 are unknown\)"),
+        (lambda tiny: label_ids(tiny, []), "is empty"),
+        (lambda tiny: load_tagger(str(tiny.folder.parent)), "is not a bundle"),
+        (lambda tiny: load_tagger(str(tiny.folder)), "No builder .* kind 'tiny'; known are clip, efficientnet_lite0"),
+    ],
+    ids=["an unknown label", "no label", "no bundle", "an unknown kind"],
+)
+def test_what_can_not_be_loaded_is_a_sentence(tiny: Bundle, load: Callable[[Bundle], object], says: str) -> None:
+    with pytest.raises(Misconfigured, match=says):
+        load(tiny)
 
 
 @pytest.mark.usefixtures("_tiny_kind")
