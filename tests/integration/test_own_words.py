@@ -14,11 +14,11 @@ from PIL import Image
 from tagstream_testing.local.postgresql import PostgreSQL
 from tests.fixtures import Stack, Unique
 from tests.support.captioned import newest
+from tests.support.command import Tagstream
 from tests.support.images import encoded
 from tests.support.slowed import WITHOUT_TORCH
 from tests.support.worker_process import Site, worker
 from tests.unit.models.small_dual import small_dual
-from workers.cli.app import run_command
 from workers.models.bundle import Bundle
 
 pytestmark = pytest.mark.timeout(240)
@@ -57,7 +57,7 @@ def test_labels_are_calibrated_used_and_changed_without_the_images(
     unique: Unique,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    tagstream: Tagstream,
 ) -> None:
     site = Site(stack, unique("words"))
     for name, value in site.settings("command").items():
@@ -65,7 +65,8 @@ def test_labels_are_calibrated_used_and_changed_without_the_images(
     monkeypatch.setenv("TAGSTREAM_STATE_DIR", str(tmp_path / "state"))
     base, file, told = small_dual("siglip", tmp_path / "siglip").folder, tmp_path / "labels.toml", tmp_path / "told.csv"
 
-    def made(name: str) -> Bundle:
+    def made(name: str) -> tuple[Bundle, dict[str, Any]]:
+        """A bundle, and the report of its calibration."""
         file.write_text(LABELS.replace('"dark"', f'"{name}"'))
         rows = [
             f"{place},{name},{1 - number % 2}"
@@ -73,16 +74,15 @@ def test_labels_are_calibrated_used_and_changed_without_the_images(
             for place in (f"s3://{site.name}/told/{number}.png", f"{number}.png")
         ]
         told.write_text("\n".join(rows))
-        assert run_command(["models", "labels", str(base), str(file), "-o", str(tmp_path / f"raw-{name}")]) == 0
-        words = ["models", "calibrate", str(tmp_path / f"raw-{name}"), str(told), "-o", str(tmp_path / name), "--json"]
-        assert run_command(words) == 0
-        return Bundle.open(tmp_path / name)
+        assert tagstream("models", "labels", base, file, "-o", tmp_path / f"raw-{name}").code == 0
+        words = ("models", "calibrate", tmp_path / f"raw-{name}", told, "-o", tmp_path / name, "--json")
+        report, *_ = map(json.loads, tagstream(*words).done.splitlines())
+        return Bundle.open(tmp_path / name), report
 
     for number in range(EXAMPLES // 2):
         site.upload(f"told/{number}.png", picture(1000 + number))
         (tmp_path / f"{number}.png").write_bytes(picture(2000 + number))
-    dark, gloomy = made("dark"), made("gloomy")
-    report = next(json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{"))
+    (dark, report), (gloomy, _) = made("dark"), made("gloomy")
     assert (report["shown"], report["not_shown"], report["kept"]) == (60, 60, None)
     assert min(report["precision"], report["recall"]) > 0.9
 
@@ -110,16 +110,11 @@ def test_labels_are_calibrated_used_and_changed_without_the_images(
     monkeypatch.setenv("TAGSTREAM_INDEX_DSN", postgresql.dsn)
     monkeypatch.setenv("TAGSTREAM_INDEX_SCHEMA", site.name.replace("-", "_"))
     run = [sys.executable, "-m", "workers", "index", "run", "--until-idle", "1"]
-    assert run_command(["index", "init"]) == 0
-    assert (
-        subprocess.run(run, timeout=120, check=False, env={**os.environ, "TAGSTREAM_INDEX_HTTP_PORT": "0"}).returncode
-        == 0
-    )
-    capsys.readouterr()
+    assert tagstream("index", "init").code == 0
+    subprocess.run(run, timeout=120, check=True, env={**os.environ, "TAGSTREAM_INDEX_HTTP_PORT": "0"})
 
     def found(*words: str) -> set[str]:
-        assert run_command(["search", *words, "--json"]) == 0
-        return {json.loads(line)["key"] for line in capsys.readouterr().out.splitlines()}
+        return {json.loads(line)["key"] for line in tagstream("search", *words, "--json").done.splitlines()}
 
     gloomy_ones = {f"{number}.png" for number in range(0, PICTURES, 2)}
     sentence = ("--about", "a dark room", "--text", str(base), "--within", "2")

@@ -4,17 +4,16 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
 from tagstream_testing.local.scratch import Scratch
 from tests.fixtures import Stack, Unique, up_or_skip
 from tests.support.broker import lag
+from tests.support.command import Ran, Tagstream
 from tests.support.secure_kafka import AGAIN_S, PASSWORD, USER, SecureKafka, unsigned_token
 from tests.support.waiting import eventually
 from tests.support.worker_process import Site, photo, worker
-from workers.cli.app import run_command
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -111,24 +110,17 @@ def test_a_worker_takes_a_new_password_from_its_file_while_it_works(
     assert "Authentication failed" not in process.said()
 
 
-class Checked(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Check = Callable[[dict[str, str]], Checked]
+Check = Callable[[dict[str, str]], Ran]
 
 
 @pytest.fixture
-def check(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Check:
-    def run(settings: dict[str, str]) -> Checked:
+def check(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tagstream: Tagstream) -> Check:
+    def run(settings: dict[str, str]) -> Ran:
         for name in [name for name in os.environ if name.startswith("TAGSTREAM_")]:
             monkeypatch.delenv(name)
         for name, value in (site.settings("check") | settings | {"TAGSTREAM_STATE_DIR": str(tmp_path)}).items():
             monkeypatch.setenv(name, value)
-        code = run_command(["check"])
-        return Checked(code, *capfd.readouterr())
+        return tagstream("check")
 
     return run
 

@@ -15,9 +15,9 @@ from tagstream_index.page import process as page_process
 from tagstream_index.sentences import embedding_of, open_text
 from tagstream_testing.local.demo_search import PageProcess
 from tagstream_testing.local.postgresql import PostgreSQL
+from tests.support.command import Tagstream
 from tests.unit.models import small_dual
-from workers.cli.app import run_command
-from workers.errors import MISCONFIGURED, Misconfigured
+from workers.errors import Misconfigured
 from workers.models.bundle import Bundle
 from workers.models.ram.config import CLIP_SPACE
 
@@ -27,7 +27,7 @@ SENTENCE = "a dog on a beach"
 
 
 def test_a_sentence_finds_images_of_rams_space_alone_and_with_words(
-    tables: Connection, clip: Bundle, capfd: pytest.CaptureFixture[str]
+    tables: Connection, clip: Bundle, tagstream: Tagstream
 ) -> None:
     meant = embedding_of(open_text(clip), SENTENCE)
     assert (meant.space, meant.vector.shape) == (CLIP_SPACE, (48,))
@@ -41,8 +41,7 @@ def test_a_sentence_finds_images_of_rams_space_alone_and_with_words(
     line = ["search", "--about", SENTENCE, "--text", str(clip.folder), "--json"]
 
     def found(*more: str) -> list[str]:
-        assert run_command([*line, *more]) == 0
-        return [json.loads(each)["key"] for each in capfd.readouterr().out.splitlines()]
+        return [json.loads(each)["key"] for each in tagstream(*line, *more).done.splitlines()]
 
     assert found() == ["same.jpg"]
     assert sorted(found("red", "car")) == ["opposite.jpg", "same.jpg"]
@@ -51,12 +50,11 @@ def test_a_sentence_finds_images_of_rams_space_alone_and_with_words(
 
 
 def test_a_sentence_of_another_space_is_refused_by_both_names(
-    tables: Connection, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    tables: Connection, tmp_path: Path, tagstream: Tagstream
 ) -> None:
     written(tables, enriched("a.jpg", vector=vector_of(1, 48)))
     other = small_dual.small_dual("siglip", tmp_path / "siglip")
-    assert run_command(["search", "--about", SENTENCE, "--text", str(other.folder)]) == MISCONFIGURED
-    said = capfd.readouterr().err
+    said = tagstream("search", "--about", SENTENCE, "--text", other.folder).fails()
     assert "small-siglip" in said
     assert CLIP_SPACE in said
 
@@ -81,13 +79,12 @@ def test_the_pages_command_reads_sentences_by_the_bundle_that_it_names(
 
 
 def test_the_pages_command_refuses_an_invalid_bundle(
-    tables: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    tables: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tagstream: Tagstream
 ) -> None:
     monkeypatch.setattr(page_process, "start_logging", lambda *_, **__: None)  # to a stream that ends with this test
     monkeypatch.setenv("TAGSTREAM_S3_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("TAGSTREAM_BUCKETS", "photos")
-    assert run_command(["index", "serve", "--port", "0", "--text", str(tmp_path)]) == MISCONFIGURED
-    assert str(tmp_path) in capfd.readouterr().err
+    assert str(tmp_path) in tagstream("index", "serve", "--port", "0", "--text", tmp_path).fails()
 
 
 @pytest.mark.parametrize("sentence", ["", " "])

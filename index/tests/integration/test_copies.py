@@ -14,6 +14,7 @@ from tagstream_index.copies import count_copies, months
 from tagstream_index.database import Connection
 from tagstream_index.page.typed import read
 from tagstream_index.searching import searching
+from tests.support.command import Tagstream
 from workers.cli.app import run_command
 from workers.errors import MISCONFIGURED
 
@@ -176,33 +177,26 @@ def three(tables: Connection) -> list[str]:
 
 
 def test_the_largest_and_then_the_oldest_is_to_be_kept_and_nothing_is_deleted(
-    tables: Connection, three: list[str], capfd: pytest.CaptureFixture[str]
+    tables: Connection, three: list[str], tagstream: Tagstream
 ) -> None:
-    assert run_command(["index", "copies", "--json"]) == 0
-    (told,) = map(json.loads, capfd.readouterr().out.splitlines())
+    (told,) = map(json.loads, tagstream("index", "copies", "--json").done.splitlines())
     assert [each["subject"] for each in (told["keep"], *told["copies"])] == three
     assert (told["images"], told["freed_bytes"]) == (3, 1_900)
     assert told["keep"]["sha256"] == told["copies"][0]["sha256"]
-    assert run_command(["index", "copies"]) == 0
-    out = capfd.readouterr().out
+    out = tagstream("index", "copies").done
     assert all(subject in out for subject in three)
     assert "1 group of 3 images" in out
     assert len(search(Query(), tables)) == 4
 
 
-def test_the_command_finds_copies_of_one_image(
-    tables: Connection, three: list[str], capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_finds_copies_of_one_image(tables: Connection, three: list[str], tagstream: Tagstream) -> None:
     large, old, small = three
-    assert run_command(["search", "--copies-of", old, "--json"]) == 0
-    equal, near = map(json.loads, capfd.readouterr().out.splitlines())
+    equal, near = map(json.loads, tagstream("search", "--copies-of", old, "--json").done.splitlines())
     assert (equal["subject"], equal["equal"], near["subject"], near["hash_distance"]) == (large, True, small, 1)
-    assert run_command(["search", "--copies-of", old, "--limit", "1"]) == 0
-    out = capfd.readouterr().out
+    out = tagstream("search", "--copies-of", old, "--limit", "1").done
     assert large in out
     assert small not in out
-    assert run_command(["search", "--copies-of", "photos/other"]) == 0
-    assert capfd.readouterr().out == ""
+    assert tagstream("search", "--copies-of", "photos/other").done == ""
     for line in (["photos/absent"], [old, "dog"], [old, "--offset", "1"]):
         assert run_command(["search", "--copies-of", *line]) == MISCONFIGURED
 

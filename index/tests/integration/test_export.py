@@ -30,18 +30,17 @@ from schemas.stored_scores import StoredScores
 from tagstream_index import exporting
 from tagstream_testing.local.apache_kafka import ApacheKafka
 from tests.fixtures import Unique
+from tests.support.command import Tagstream
 from workers.backends.kafka import KafkaEmitter, ensure_topics, extents
 from workers.cli.app import run_command
 from workers.errors import MISCONFIGURED, UNAVAILABLE
 
 pytestmark = pytest.mark.servers
 
-Capture = pytest.CaptureFixture[str]
-
 
 class ExportedTopic:
-    def __init__(self, kafka: ApacheKafka, topic: str, folder: Path, capture: Capture) -> None:
-        self.kafka, self.topic, self.folder, self._capture = kafka, topic, folder, capture
+    def __init__(self, kafka: ApacheKafka, topic: str, folder: Path, tagstream: Tagstream) -> None:
+        self.kafka, self.topic, self.folder, self._tagstream = kafka, topic, folder, tagstream
         ensure_topics(kafka.servers, {topic: (3, {})})
 
     def publish(self, told: Iterable[Said], rng: random.Random | None = None) -> None:
@@ -61,8 +60,7 @@ class ExportedTopic:
             emitter._producer.send(self.topic, said.value, said.key, timestamp_ms=timestamp_ms)
 
     def export(self, *arguments: str) -> dict[str, Any]:
-        assert run_command(["export", "parquet", str(self.folder), "--json", *arguments]) == 0
-        said: dict[str, Any] = json.loads(self._capture.readouterr().out)
+        said: dict[str, Any] = self._tagstream("export", "parquet", self.folder, "--json", *arguments).json
         return said
 
     def rows(self) -> list[dict[str, Any]]:
@@ -71,9 +69,9 @@ class ExportedTopic:
 
 @pytest.fixture
 def world(
-    kafka: ApacheKafka, unique: Unique, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+    kafka: ApacheKafka, unique: Unique, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tagstream: Tagstream
 ) -> ExportedTopic:
-    made = ExportedTopic(kafka, unique("export"), tmp_path / "out", capsys)
+    made = ExportedTopic(kafka, unique("export"), tmp_path / "out", tagstream)
     monkeypatch.setenv("TAGSTREAM_KAFKA_SERVERS", kafka.servers)
     monkeypatch.setenv("TAGSTREAM_OUTPUT_TOPIC", made.topic)
     return made
@@ -193,20 +191,18 @@ def test_a_records_impossible_time_is_left_out(world: ExportedTopic) -> None:
 
 
 def test_without_pyarrow_the_command_says_what_to_install(
-    monkeypatch: pytest.MonkeyPatch, capsys: Capture, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tagstream: Tagstream, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("TAGSTREAM_KAFKA_SERVERS", "127.0.0.1:1")
     monkeypatch.delitem(sys.modules, "tagstream_index.exporting")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    assert run_command(["export", "parquet", str(tmp_path / "out")]) == MISCONFIGURED
-    assert "pip install 'pyarrow" in " ".join(capsys.readouterr().err.split())
+    assert "pip install 'pyarrow" in " ".join(tagstream("export", "parquet", tmp_path / "out").fails().split())
 
 
-def test_a_folder_that_is_not_empty_is_refused(world: ExportedTopic, capsys: Capture) -> None:
+def test_a_folder_that_is_not_empty_is_refused(world: ExportedTopic, tagstream: Tagstream) -> None:
     world.folder.mkdir()
     (world.folder / "mine").touch()
-    assert run_command(["export", "parquet", str(world.folder)]) == MISCONFIGURED
-    assert str(world.folder) in capsys.readouterr().err
+    assert str(world.folder) in tagstream("export", "parquet", world.folder).fails()
     assert [path.name for path in world.folder.iterdir()] == ["mine"]
 
 

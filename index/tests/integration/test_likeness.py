@@ -9,10 +9,10 @@ from index.tests.support import enriched
 from tagstream_index.database import Connection
 from tagstream_index.likeness import embedding_of
 from tagstream_index.merge import Spaces, merge
+from tests.support.command import Tagstream
 from tests.support.images import encoded, ramp
 from tests.unit.models.small import small_bundle
-from workers.cli.app import run_command
-from workers.errors import MISCONFIGURED, Misconfigured
+from workers.errors import Misconfigured
 from workers.models.ram.config import CLIP_SPACE
 
 pytestmark = [pytest.mark.servers, pytest.mark.slow]
@@ -36,7 +36,7 @@ def ram(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(small_bundle("ram", tmp_path_factory.mktemp("bundles") / "ram").folder)
 
 
-def test_a_photo_finds_itself(tables: Connection, photo: Path, ram: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_photo_finds_itself(tables: Connection, photo: Path, ram: str, tagstream: Tagstream) -> None:
     like = embedding_of(photo, ram, str)
     assert like.space == CLIP_SPACE
     same = enriched("same.jpg", vector=like.vector.astype("<f2").tobytes(), space=like.space)
@@ -46,18 +46,16 @@ def test_a_photo_finds_itself(tables: Connection, photo: Path, ram: str, capfd: 
     spaces.meet(rows)
     with tables.transaction():
         merge(tables, rows, spaces.known)
-    assert run_command(["search", "--like", str(photo), "--bundle", ram, "--json"]) == 0
-    (found,) = map(json.loads, capfd.readouterr().out.splitlines())
+    (found,) = map(json.loads, tagstream("search", "--like", photo, "--bundle", ram, "--json").done.splitlines())
     assert found["key"] == "same.jpg"
     assert found["distance"] == pytest.approx(0, abs=1e-3)
 
 
 def test_a_tagger_without_embeddings_is_refused(
-    tables: Connection, photo: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    tables: Connection, photo: Path, tmp_path: Path, tagstream: Tagstream
 ) -> None:
     bundle = small_bundle("tag2text", tmp_path / "tag2text")
-    assert run_command(["search", "--like", str(photo), "--bundle", str(bundle.folder)]) == MISCONFIGURED
-    assert "embeddings" in capfd.readouterr().err
+    assert "embeddings" in tagstream("search", "--like", photo, "--bundle", bundle.folder).fails()
 
 
 @pytest.mark.parametrize("body", [b"", b"no image", encoded(ramp(400, 300), "jpeg")[:700]])

@@ -47,13 +47,14 @@ from tagstream_testing.local.demo_search import PageProcess
 from tagstream_testing.local.postgresql import PostgreSQL
 from tagstream_testing.local.seaweedfs import SeaweedFS
 from tests.fixtures import Unique
+from tests.support.command import Tagstream
+from tests.support.images import encoded
 from tests.support.lying_store import LyingStore, drips, errs
 from tests.support.waiting import eventually
 from workers.assembly.choices import Choices
 from workers.assembly.corrections import Applying
 from workers.backends.s3.store import MinioObjectStore
-from workers.cli.app import run_command
-from workers.errors import MISCONFIGURED, Misconfigured
+from workers.errors import Misconfigured
 from workers.pipeline.profiles import Profile
 from workers.retag.changes import Changed, ChangesWriter, LabelNumbers
 from workers.settings import SecretUrl
@@ -1064,9 +1065,7 @@ def stored(s3: SeaweedFS, unique: Unique) -> Iterator[Stored]:
 
 
 def jpeg(width: int, height: int, colour: str = "red", **others: Any) -> bytes:
-    written = io.BytesIO()
-    Image.new("RGB", (width, height), colour).save(written, "JPEG", **others)
-    return written.getvalue()
+    return encoded(Image.new("RGB", (width, height), colour), "jpeg", **others)
 
 
 def lying(bucket: str, key: str, body: bytes) -> Said:
@@ -1451,14 +1450,10 @@ def test_the_command_serves_until_a_signal_and_leaves_nothing(
 
 
 def test_an_unsafe_or_taken_address_is_a_sentence(
-    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, settings: IndexSettings, tmp_path: Path
+    tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch, settings: IndexSettings, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(process, "start_logging", lambda *_, **__: None)  # to a stream that ends with this test
-    for name, value in {
-        "INDEX_DSN": "postgresql://a@127.0.0.1:9/b",
-        "S3_ENDPOINT": "http://s3",
-        "BUCKETS": "b",
-    }.items():
+    for name, value in (("INDEX_DSN", "postgresql://a@127.0.0.1:9/b"), ("S3_ENDPOINT", "http://s3"), ("BUCKETS", "b")):
         monkeypatch.setenv(f"TAGSTREAM_{name}", value)
     (plan := tmp_path / "plan").write_text('{"schema":"tagstream-plan/1"}\n')
     Review.of("dog", 1, [drawn("a.jpg")]).write(review := tmp_path / "review")
@@ -1471,8 +1466,6 @@ def test_an_unsafe_or_taken_address_is_a_sentence(
         (["--review", str(plan)], "line 1"),
         (["--review", str(review)], "TAGSTREAM_INDEX_PAGE_TOKEN"),
     ):
-        assert run_command(["index", "serve", *words]) == MISCONFIGURED
-        assert says in capfd.readouterr().err
+        assert says in tagstream("index", "serve", *words).fails()
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        assert run_command(["index", "serve", "--port", str(taken.getsockname()[1])]) == MISCONFIGURED
-    assert "can't be bound" in capfd.readouterr().err
+        assert "can't be bound" in tagstream("index", "serve", "--port", taken.getsockname()[1]).fails()

@@ -17,9 +17,8 @@ from tagstream_index.database import Connection
 from tagstream_index.page import connections, finding, pool, process
 from tagstream_index.page.access import People
 from tagstream_index.settings import IndexSettings
+from tests.support.command import Tagstream
 from tests.support.waiting import eventually
-from workers.cli.app import run_command
-from workers.errors import MISCONFIGURED
 
 pytestmark = pytest.mark.servers
 
@@ -235,7 +234,7 @@ def test_every_answer_has_the_policy(attacked: Callable[..., Attacked], monkeypa
 
 
 def test_invalid_tables_end_the_page_at_once(
-    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, settings: IndexSettings, tables: Connection
+    tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch, settings: IndexSettings, tables: Connection
 ) -> None:
     monkeypatch.setattr(process, "start_logging", lambda *_, **__: None)  # to a stream that ends with this test
     monkeypatch.setenv("TAGSTREAM_S3_ENDPOINT", "http://s3")
@@ -243,5 +242,4 @@ def test_invalid_tables_end_the_page_at_once(
     tables.execute("delete from migration where number > 1")
     for name in (settings.index_schema, "nowhere"):
         monkeypatch.setenv("TAGSTREAM_INDEX_SCHEMA", name)
-        assert run_command(["index", "serve", "--port", "0"]) == MISCONFIGURED
-        assert "tagstream index init" in capfd.readouterr().err
+        assert "tagstream index init" in tagstream("index", "serve", "--port", "0").fails()

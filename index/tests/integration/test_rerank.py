@@ -1,6 +1,5 @@
 """`tagstream search --about … --rerank`: images of a real store, ordered by an alignment part's matching."""
 
-import io
 import json
 from collections.abc import Iterator
 from contextlib import closing
@@ -16,11 +15,11 @@ from tagstream_index.database import Connection
 from tagstream_index.sentences import embedding_of, open_text
 from tagstream_testing.local.seaweedfs import SeaweedFS
 from tests.fixtures import Unique
+from tests.support.command import Tagstream
+from tests.support.images import encoded
 from tests.unit.models.small import small_bundle
 from tests.unit.models.test_alignment import aligned_bundle
 from workers.backends.s3.store import MinioObjectStore
-from workers.cli.app import run_command
-from workers.errors import MISCONFIGURED
 from workers.models.bundle import Bundle
 from workers.models.ram.alignment import load_alignment
 from workers.models.tagger import sample_image
@@ -57,9 +56,7 @@ def store(s3: SeaweedFS, unique: Unique, monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 
 def picture(number: int) -> bytes:
-    out = io.BytesIO()
-    Image.fromarray(sample_image(64, number)).save(out, "PNG")
-    return out.getvalue()
+    return encoded(Image.fromarray(sample_image(64, number)), "png")
 
 
 def scores(aligned: Bundle) -> dict[str, float]:
@@ -76,7 +73,7 @@ def test_the_best_of_a_sentence_are_ordered_by_matching_and_unreadable_images_ke
     clip: Bundle,
     aligned: Bundle,
     store: MinioObjectStore,
-    capfd: pytest.CaptureFixture[str],
+    tagstream: Tagstream,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     vector = embedding_of(open_text(clip), SENTENCE).vector.astype("<f2").tobytes()
@@ -87,17 +84,15 @@ def test_the_best_of_a_sentence_are_ordered_by_matching_and_unreadable_images_ke
     line = ["search", "--about", SENTENCE, "--text", str(clip.folder), "--json"]
 
     def found(*more: str) -> list[str]:
-        assert run_command([*line, *more]) == 0
-        return [json.loads(each)["key"] for each in capfd.readouterr().out.splitlines()]
+        return [json.loads(each)["key"] for each in tagstream(*line, *more).done.splitlines()]
 
     assert found() == KEYS, "as near as each other: by name"
     wanted = sorted({*KEYS} - {GONE, BROKEN}, key=lambda key: -scores(aligned)[key])
     assert wanted != sorted(wanted)
     wanted[1:1], wanted[3:3] = [GONE], [BROKEN]
     again = ("--rerank", str(aligned.folder))
-    assert run_command([*line, *again]) == 0
-    shown = capfd.readouterr()
-    assert [json.loads(each)["key"] for each in shown.out.splitlines()] == wanted
+    shown = tagstream(*line, *again)
+    assert [json.loads(each)["key"] for each in shown.done.splitlines()] == wanted
     for key in (GONE, BROKEN):
         assert f"photos/{key} keeps its place: " in shown.err
     assert shown.err.count("keeps its place") == 2
@@ -110,12 +105,11 @@ def test_the_best_of_a_sentence_are_ordered_by_matching_and_unreadable_images_ke
 
 
 def test_a_model_that_cant_rerank_is_an_error_of_one_sentence(
-    tables: Connection, clip: Bundle, store: MinioObjectStore, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    tables: Connection, clip: Bundle, store: MinioObjectStore, tmp_path: Path, tagstream: Tagstream
 ) -> None:
     vector = embedding_of(open_text(clip), SENTENCE).vector.astype("<f2").tobytes()
     written(tables, enriched("a.png", vector=vector))
     plain = str(small_bundle("tag2text", tmp_path / "plain").folder)
     about = ["--about", SENTENCE, "--text", str(clip.folder)]
     for words, complaint in ((about, "has no alignment part"), ([], "give --about SENTENCE too")):
-        assert run_command(["search", *words, "--rerank", plain]) == MISCONFIGURED
-        assert complaint in capfd.readouterr().err
+        assert complaint in tagstream("search", *words, "--rerank", plain).fails()

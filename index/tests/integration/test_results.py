@@ -23,8 +23,8 @@ from tagstream_index.page.typed import read
 from tagstream_index.rebuild import Rebuild
 from tagstream_index.searching import searching
 from tagstream_index.settings import IndexSettings
+from tests.support.command import Tagstream
 from tests.support.kinds import given_kinds
-from workers.cli.app import run_command
 
 pytestmark = pytest.mark.servers
 
@@ -147,13 +147,11 @@ def test_results_that_lie_are_kept(value: dict[str, Any], tables: Connection, pa
     assert kept.rowcount == 1
 
 
-def test_commands_find_words_of_results(tables: Connection, capsys: pytest.CaptureFixture[str]) -> None:
+def test_commands_find_words_of_results(tables: Connection, tagstream: Tagstream) -> None:
     written(tables, signed("a", "no exit\nat all"), photo("b", "exit"))
-    assert run_command(["search", "sign:exit", "--json"]) == 0
-    (only,) = map(json.loads, capsys.readouterr().out.splitlines())
+    (only,) = map(json.loads, tagstream("search", "sign:exit", "--json").done.splitlines())
     assert (only["key"], only["line"]) == ("a", "no exit")
-    assert run_command(["search", "--", "exit", "-sign:exit", "--json"]) == 0
-    assert "b" in capsys.readouterr().out
+    assert "b" in tagstream("search", "--", "exit", "-sign:exit", "--json").done
 
 
 def test_programs_get_the_line_and_learn_of_unknown_kinds(tables: Connection, page: TestClient) -> None:

@@ -14,8 +14,8 @@ from schemas.correction import read_correction
 from schemas.stored_scores import StoredScores
 from tagstream_index.database import Connection
 from tagstream_index.review import Drawn, draw
+from tests.support.command import Tagstream
 from workers.backends.kafka import ensure_topics, tail
-from workers.cli.app import run_command
 from workers.errors import MISCONFIGURED, Misconfigured
 
 pytestmark = pytest.mark.servers
@@ -135,9 +135,7 @@ def test_the_command_draws_tells_and_sends_corrections_only_with_go(world: World
     assert sorted(len(each.removed) for each in found) == [0] * 9 + [1]
 
 
-def test_without_one_of_label_and_result_it_is_a_sentence(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_without_one_of_label_and_result_it_is_a_sentence(tagstream: Tagstream, tmp_path: Path) -> None:
     for words in ([], ["dog", "--result", "x"], ["dog", "--go"]):
-        assert run_command(["index", "review", *words]) == MISCONFIGURED
-        assert "--result" in capfd.readouterr().err
-    assert run_command(["index", "review", "--result", str(tmp_path / "none")]) == MISCONFIGURED
-    assert not re.search("Traceback", capfd.readouterr().err)
+        assert "--result" in tagstream("index", "review", *words).fails()
+    assert not re.search("Traceback", tagstream("index", "review", "--result", tmp_path / "none").fails())

@@ -17,7 +17,7 @@ from tagstream_index import search as search_index
 from tagstream_index.database import Connection
 from tagstream_index.page import finding
 from tagstream_index.page.typed import read
-from workers.cli.app import run_command
+from tests.support.command import Tagstream
 from workers.errors import MISCONFIGURED, UNAVAILABLE, Misconfigured, Unavailable
 
 pytestmark = pytest.mark.servers
@@ -340,30 +340,27 @@ def test_the_example_for_programs_finds_its_image(tables: Connection, capsys: py
     assert capsys.readouterr().out == "photos/a.jpg ['dog'] a red car\n"
 
 
-def test_the_command_prints_a_table_or_a_document_a_line(tables: Connection, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_a_table_or_a_document_a_line(tables: Connection, tagstream: Tagstream) -> None:
     recent = (datetime.now(UTC) - timedelta(days=1)).isoformat(timespec="seconds").replace("+00:00", "Z")
     written(tables, enriched("new.jpg", last_modified=recent, caption="a dog\u009b by [red]a car"), enriched("old.jpg"))
     filters = {"tag": "dog", "min-score": "0.5", "since": "7d", "bucket": "photos", "prefix": "new", "limit": "1"}
     line = ["search", "red", "car", *(f"--{name}={value}" for name, value in filters.items())]
-    assert run_command(line) == 0
-    out, err = capfd.readouterr()
-    assert "photos/new.jpg" in out
-    assert "dog 0.75, red car 0.50" in out
-    assert "[red]a car" in out, "captions are not markup"
-    assert "\u009b" not in out
-    assert "--offset 1" in err
-    assert run_command([*line, "--json"]) == 0
-    (document,) = map(json.loads, capfd.readouterr().out.splitlines())
+    ran = tagstream(*line)
+    assert "photos/new.jpg" in ran.done
+    assert "dog 0.75, red car 0.50" in ran.out
+    assert "[red]a car" in ran.out, "captions are not markup"
+    assert "\u009b" not in ran.out
+    assert "--offset 1" in ran.err
+    (document,) = map(json.loads, tagstream(*line, "--json").done.splitlines())
     assert document["tags"] == [{"name": "dog", "score": 0.75}, {"name": "red car", "score": 0.5}]
     assert (document["score"], document["status"], document["corrected"]) == (0.75, "complete", False)
     assert document["last_modified"] == recent
     assert "distance" not in document
-    assert run_command(["search", "zebra", "--json"]) == 0
-    assert capfd.readouterr().out == ""
+    assert tagstream("search", "zebra", "--json").done == ""
 
 
 def test_an_error_ends_the_command_with_a_sentence(
-    tables: Connection, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    tables: Connection, tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     for line in (
         ["--since", "yesterday"],
@@ -372,10 +369,9 @@ def test_an_error_ends_the_command_with_a_sentence(
         ["--about", "a dog"],
         ["--about", "a dog", "--text", str(tmp_path)],
     ):
-        assert run_command(["search", *line]) == MISCONFIGURED
-        assert capfd.readouterr().out == ""
+        ran = tagstream("search", *line)
+        assert (ran.code, ran.out) == (MISCONFIGURED, "")
     monkeypatch.setenv("TAGSTREAM_INDEX_SCHEMA", "empty")
-    assert run_command(["search"]) == MISCONFIGURED
-    assert "tagstream index init" in capfd.readouterr().err
+    assert "tagstream index init" in tagstream("search").fails()
     monkeypatch.setenv("TAGSTREAM_INDEX_DSN", "postgresql://reader@127.0.0.1:9/x")
-    assert run_command(["search"]) == UNAVAILABLE
+    assert tagstream("search").code == UNAVAILABLE

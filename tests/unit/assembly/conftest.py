@@ -1,5 +1,5 @@
 """The work of the commands; some tests call the command itself."""
 
-from tests.unit.cli.conftest import _bare_environment, tagstream
+from tests.unit.cli.conftest import _bare_environment
 
-__all__ = ["_bare_environment", "tagstream"]
+__all__ = ["_bare_environment"]

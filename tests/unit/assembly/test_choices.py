@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.command import Tagstream
 from workers.assembly import choices
 from workers.assembly.choices import Choices, choose
-from workers.cli.app import run_command
 from workers.errors import Misconfigured
 from workers.retag.plan_file import PlanHead, Planned, write_plan
 
@@ -76,7 +76,7 @@ def test_the_precision_has_wilsons_interval() -> None:
 
 
 def test_a_dry_run_says_the_numbers_and_asks_no_server(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tagstream: Tagstream
 ) -> None:
     head = PlanHead(made_at="now", topic="t", topic_id="", ends={0: 9}, settings={}, counts={}, lines=6)
     planned = [Planned(0, n, f"photos/{n}", 1, "rescore" if n < 5 else "image", "tags", 10) for n in range(6)]
@@ -84,8 +84,7 @@ def test_a_dry_run_says_the_numbers_and_asks_no_server(
     path = tmp_path / "choices"
     choose(path, digest, {**dict.fromkeys(("photos/0", "photos/1", "photos/5"), "accepted"), "photos/2": "rejected"})
     monkeypatch.setenv("TAGSTREAM_KAFKA_SERVERS", "127.0.0.1:1")
-    assert run_command(["retag", "go", str(tmp_path / "plan"), "--only", str(path), "--dry-run"]) == 0
-    told = capfd.readouterr()
-    assert "2 accepted, 1 rejected, 3 undecided" in told.err
+    told = tagstream("retag", "go", tmp_path / "plan", "--only", path, "--dry-run")
+    assert "2 accepted, 1 rejected, 3 undecided" in told.notes
     assert "66.7%" in told.err
     assert "2 planned records" in told.out

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from schemas.dead_letter import Failure, dead_letter_headers, only_indexes, read_dead_letter_headers, without_nulls
+from tests.support.command import Tagstream
 from tests.support.kinds import BrightnessKind, given_kinds
-from tests.unit.cli.conftest import Tagstream
 from workers.assembly.replay import Choice, DeadLetterRecord, originals, up_to
 from workers.assembly.skipping import Skipping
 from workers.cli.dead_letters import print_table
@@ -133,9 +133,7 @@ def test_a_wrong_choice_is_reported(
     tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch, arguments: str, says: str
 ) -> None:
     monkeypatch.setenv("TAGSTREAM_KAFKA_SERVERS", "127.0.0.1:1")
-    ran = tagstream("dead-letters", *arguments.split())
-    assert ran.code == 2
-    assert says in ran.err
+    assert says in tagstream("dead-letters", *arguments.split()).fails()
 
 
 def test_results_to_choose_by_are_of_any_kind_unless_misspelt(

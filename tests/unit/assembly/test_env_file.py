@@ -9,7 +9,7 @@ from unittest import mock
 
 import pytest
 
-from tests.unit.cli.conftest import Tagstream
+from tests.support.command import Tagstream
 from workers.assembly.env_file import LARGEST_BYTES, load_env_file, parse_env_file
 from workers.environment import read
 from workers.errors import Misconfigured
@@ -135,9 +135,7 @@ def test_the_template_is_a_valid_file_and_its_check_names_the_missing_settings(
 ) -> None:
     file = tmp_path / "tagstream.env"
     file.write_text(tagstream("settings", "--template").out)
-    ran = tagstream("--env-file", file, "run")
-    assert ran.code == 2
-    missing = re.findall(r"^(TAGSTREAM_\w+) is not set\. ", ran.err, re.MULTILINE)
+    missing = re.findall(r"^(TAGSTREAM_\w+) is not set\. ", tagstream("--env-file", file, "run").fails(), re.MULTILINE)
     assert missing == ["TAGSTREAM_KAFKA_SERVERS", "TAGSTREAM_S3_ENDPOINT", "TAGSTREAM_BUCKETS"]
     assert re.findall(r"^(TAGSTREAM_\w+)=", file.read_text(), re.MULTILINE) == missing
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.cli.conftest import Tagstream
+from tests.support.command import Tagstream
 from workers.assembly.forget_reach import Finder, _of_topic
 from workers.rendition import Rendition
 from workers.republish.forgetting import Subjects
@@ -112,6 +112,5 @@ def test_what_names_no_image_is_refused(
     monkeypatch.chdir(tmp_path)
     Path("empty").write_text("\n\n")
     Path("wrong").write_text("photos/a\nphotos\n")
-    ran = tagstream("forget", *arguments)
-    assert ran.code == 2
-    assert "wrong" not in arguments or "line 2" in ran.err
+    said = tagstream("forget", *arguments).fails()
+    assert "wrong" not in arguments or "line 2" in said

@@ -9,13 +9,13 @@ import pytest
 from schemas.result_kinds import ResultKind
 from sharpness import SharpnessKind
 from sharpness.model import make_bundle
-from tests.unit.cli.conftest import Tagstream
+from tests.support.command import Tagstream
 from tests.unit.models.small import small_bundle
 from tests.unit.models.tiny import tiny_bundle
 from workers.assembly import findings
 from workers.assembly.needs import DECODER_BYTES, MIB, PROGRAM_BYTES, compared, needed, worst_bytes
 from workers.environment import read, read_here
-from workers.errors import MISCONFIGURED, Misconfigured, Unavailable
+from workers.errors import Misconfigured, Unavailable
 from workers.models import result_kinds
 from workers.settings import Settings
 
@@ -67,9 +67,7 @@ def test_embeddings_for_every_event_need_a_tagger_that_gives_them(
         monkeypatch.setenv(f"TAGSTREAM_{name}", value)
     monkeypatch.setenv("TAGSTREAM_WANT", "tags,embedding")
     monkeypatch.setenv("TAGSTREAM_TAGGER", str(of_tags.folder))
-    ran = tagstream("run")
-    assert ran.code == MISCONFIGURED
-    assert "TAGSTREAM_WANT=tags,embedding: the tagger tiny gives no embeddings" in ran.err
+    assert "TAGSTREAM_WANT=tags,embedding: the tagger tiny gives no embeddings" in tagstream("run").fails()
     monkeypatch.setenv("TAGSTREAM_TAGGER", str(of_both.folder))
     assert needed("kafka_servers", worker=True).want == ("tags", "embedding")
     for bundle, gives in ((of_tags, False), (of_both, True)):

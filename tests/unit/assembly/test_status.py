@@ -18,8 +18,8 @@ from kafka import KafkaProducer
 
 from tests.fixtures import Stack, Unique
 from tests.support.broker import publish
+from tests.support.command import Tagstream
 from tests.support.waiting import eventually
-from tests.unit.cli.conftest import Tagstream
 from workers.assembly.group_status import Look, Observer, Snapshot, pace, snapshots, start_of
 from workers.backends.kafka import Extent, GroupState, GroupWatch, KafkaRecordSource, Reach, ensure_topics
 from workers.backends.kafka.topics import GroupMember
@@ -228,9 +228,7 @@ def test_it_watches_until_it_is_interrupted(images: str, stack: Stack) -> None:
 
 def test_a_missing_topic_is_named(images: str, tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TAGSTREAM_INPUT_TOPICS", f"{images}.nowhere")
-    ran = tagstream("status")
-    assert ran.code == 2
-    assert ran.err.startswith(f"the topic '{images}.nowhere' does not exist")
+    assert tagstream("status").fails().startswith(f"the topic '{images}.nowhere' does not exist")
 
 
 def test_what_members_say_of_themselves_steers_no_terminal() -> None:

@@ -6,7 +6,7 @@ import shlex
 import pytest
 
 from tests.fixtures import Stack, Unique
-from tests.unit.cli.conftest import Tagstream
+from tests.support.command import Tagstream
 from workers.assembly.topics import Deviation, WantedTopic, deviations, wanted_topics
 from workers.backends.kafka import TopicState, describe_topics, ensure_topics
 from workers.settings import Settings
@@ -139,12 +139,11 @@ def test_topics_are_created_once_and_differences_are_found(
         named["SKIPPED_TOPIC"]: (True, 1, 1),
         named["CORRECTIONS_TOPIC"]: (True, 1, 1),
     }
-    again = tagstream("topics", "create", "--partitions", 5)
-    assert again.code == 0
+    said = tagstream("topics", "create", "--partitions", 5).notes
     added = f"kafka-topics.sh --bootstrap-server {servers} --alter --topic"
     for topic, has in ((named["INPUT_TOPICS"], 2), (named["OUTPUT_TOPIC"], 3)):
-        assert f"{topic} was there: it has {has} partitions and should have 5" in again.err
-        assert f"  {added} {topic} --partitions 5\n" in again.err
+        assert f"{topic} was there: it has {has} partitions and should have 5" in said
+        assert f"  {added} {topic} --partitions 5\n" in said
     fewer = tagstream("topics", "create", "--partitions", 2)
     assert "was there: it has 3 partitions, not 2; Kafka takes none away" in fewer.err
     assert named["INPUT_TOPICS"] not in fewer.err
@@ -163,9 +162,7 @@ def test_topics_are_created_once_and_differences_are_found(
 
 
 def test_more_copies_than_brokers_are_refused_in_a_sentence(named: dict[str, str], tagstream: Tagstream) -> None:
-    ran = tagstream("topics", "create", "--replication", 3)
-    assert ran.code == 2
-    [line] = ran.err.splitlines()
+    [line] = tagstream("topics", "create", "--replication", 3).fails().splitlines()
     assert line.startswith("Kafka refuses creating the topic 'topics-")
     assert "replication factor" in line
     assert "CreateTopicsRequest" not in line

@@ -17,8 +17,8 @@ import pytest
 from rich.text import Text
 
 from tests.support import logs
+from tests.support.command import Tagstream
 from tests.support.kinds import Brightness, BrightnessKind, given_kinds
-from tests.unit.cli.conftest import Tagstream
 from tests.unit.models.tiny import tiny_bundle
 from workers import __version__, errors
 from workers.cli import app
@@ -207,9 +207,8 @@ def test_an_unknown_setting_ends_every_command_with_2_and_a_sentence(
     command: str, tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TAGSTREAM_KAFKA_SERVER", "a:1")
-    ran = tagstream(command)
-    assert ran.code == 2
-    assert ran.err == "TAGSTREAM_KAFKA_SERVER is not a setting. Do you mean TAGSTREAM_KAFKA_SERVERS?\n"
+    sentence = "TAGSTREAM_KAFKA_SERVER is not a setting. Do you mean TAGSTREAM_KAFKA_SERVERS?\n"
+    assert tagstream(command).fails() == sentence
 
 
 def test_all_errors_are_reported_before_the_worker_starts(
@@ -220,9 +219,8 @@ def test_all_errors_are_reported_before_the_worker_starts(
     for name in files:
         monkeypatch.setenv(f"TAGSTREAM_{name}", str(tmp_path / name))
     monkeypatch.setenv("TAGSTREAM_TAGGER", str(tmp_path / "tagger"))
-    ran = tagstream("run")
-    assert ran.code == 2
-    missing, unreadable, bundles = ran.err.splitlines()[:3], ran.err.splitlines()[3:6], ran.err.splitlines()[6:]
+    said = tagstream("run").fails().splitlines()
+    missing, unreadable, bundles = said[:3], said[3:6], said[6:]
     required = ("KAFKA_SERVERS", "S3_ENDPOINT", "BUCKETS")
     assert [line.split()[0] for line in missing] == [f"TAGSTREAM_{name}" for name in required]
     assert unreadable == [
@@ -247,9 +245,7 @@ def test_contradictions_the_state_folder_pins_and_profiles_are_reported_before_t
     }
     for name, value in settings.items():
         monkeypatch.setenv(f"TAGSTREAM_{name}", value)
-    ran = tagstream("run")
-    assert ran.code == 2
-    missing, contradiction, state, profile, pin = ran.err.splitlines()
+    missing, contradiction, state, profile, pin = tagstream("run").fails().splitlines()
     assert missing.startswith("TAGSTREAM_BUCKETS is not set")
     assert "TAGSTREAM_S3_SECRET_KEY go together" in contradiction
     assert state.startswith("TAGSTREAM_STATE_DIR: ")
@@ -304,9 +300,7 @@ def test_errors_end_with_the_exit_code_of_their_cause(
         raise error
 
     monkeypatch.setattr("workers.environment.examine", fail)
-    ran = tagstream("tail")
-    assert ran.code == code
-    assert "Traceback" not in ran.err
+    assert "Traceback" not in tagstream("tail").fails(code)
 
 
 def test_a_file_that_this_user_may_not_have_is_named(
@@ -368,24 +362,19 @@ def test_schemas_are_written(tagstream: Tagstream, tmp_path: Path) -> None:
 
 def test_an_unwritable_folder_is_reported(tagstream: Tagstream, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    ran = tagstream("schemas", "export", tmp_path / "file" / "below")
-    assert ran.code == 2
-    assert "can't be written" in ran.err
+    assert "can't be written" in tagstream("schemas", "export", tmp_path / "file" / "below").fails()
 
 
 @pytest.mark.parametrize("option", [("--env-file", "f"), ("-v",), ("--quiet",)])
 def test_a_misplaced_option_is_answered_with_its_place(option: tuple[str, ...], tagstream: Tagstream) -> None:
-    ran = tagstream("check", *option)
-    assert ran.code == 2
-    told = f"tagstream {option[0]} … check"
-    assert told in re.sub(r"[│\s]+", " ", ran.err)
+    said = re.sub(r"[│\s]+", " ", tagstream("check", *option).fails())
+    assert f"tagstream {option[0]} … check" in said
 
 
 def test_an_unknown_option_is_answered_without_a_place(tagstream: Tagstream) -> None:
-    ran = tagstream("check", "--colour")
-    assert ran.code == 2
-    assert "No such option: --colour" in ran.err
-    assert "--colour …" not in ran.err
+    said = tagstream("check", "--colour").fails()
+    assert "No such option: --colour" in said
+    assert "--colour …" not in said
 
 
 @pytest.mark.slow

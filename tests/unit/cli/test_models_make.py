@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.unit.cli.conftest import Told
+from tests.support.command import Ran, Tagstream
 from tests.unit.models.hub import Hub, serving
 from tests.unit.models.small import SMALL, small_checkpoint
 from workers.cli.app import run_command
-from workers.errors import MISCONFIGURED, UNAVAILABLE
+from workers.errors import UNAVAILABLE
 from workers.models import pull
 from workers.models.bundle import Bundle
 from workers.models.files import sha256_of
@@ -37,8 +37,8 @@ def _small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 class Files:
-    def __init__(self, kind: Kind, folder: Path) -> None:
-        self.kind = kind
+    def __init__(self, kind: Kind, folder: Path, tagstream: Tagstream) -> None:
+        self.kind, self._tagstream = kind, tagstream
         self.checkpoint = folder / f"{kind}.pth"
         self.tensors = small_checkpoint(kind, self.checkpoint)
         self.tags = _list(folder / "tags.txt", "tag {}")
@@ -52,8 +52,8 @@ class Files:
         lists = ["--tags", str(self.tags), "--thresholds", str(self.thresholds), "--translations", f"zh={self.chinese}"]
         return [*lists, "--vocab", str(self.vocab)] if self.kind == "tag2text" else lists
 
-    def import_to(self, out: Path, *more: str) -> int:
-        return run_command(["models", "import", str(self.checkpoint), *self.lists, "-o", str(out), *more])
+    def import_to(self, out: Path, *more: str) -> Ran:
+        return self._tagstream("models", "import", self.checkpoint, *self.lists, "-o", out, *more)
 
 
 def _list(path: Path, line: str) -> Path:
@@ -62,14 +62,14 @@ def _list(path: Path, line: str) -> Path:
 
 
 @pytest.fixture
-def ram(tmp_path: Path) -> Files:
-    return Files("ram", tmp_path)
+def ram(tmp_path: Path, tagstream: Tagstream) -> Files:
+    return Files("ram", tmp_path, tagstream)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_checkpoint_becomes_a_bundle_that_tags(kind: Kind, tmp_path: Path, told: Told) -> None:
-    files = Files(kind, tmp_path)
-    assert files.import_to(tmp_path / "bundles" / kind) == 0
+def test_a_checkpoint_becomes_a_bundle_that_tags(kind: Kind, tmp_path: Path, tagstream: Tagstream) -> None:
+    files = Files(kind, tmp_path, tagstream)
+    out = files.import_to(tmp_path / "bundles" / kind).done
     bundle = Bundle.open(tmp_path / "bundles" / kind)
     assert (bundle.manifest.kind, bundle.labels[3], bundle.translations["zh"][3]) == (kind, "tag 3", "标签3")
     assert bundle.thresholds[:2] == (0.50, 0.51)
@@ -77,92 +77,81 @@ def test_a_checkpoint_becomes_a_bundle_that_tags(kind: Kind, tmp_path: Path, tol
     load_tagger(bundle.folder, device="cpu", precision="fp32").warm_up()
     if kind == "tag2text":
         assert load_captioner(bundle.folder, device="cpu", precision="fp32") is not None
-    out, _ = told()
     assert f"{bundle.manifest.name}, 60 labels" in out
     assert bundle.digest[:12] in out
 
 
-def test_a_file_that_is_not_the_published_one_is_noted_and_taken(ram: Files, tmp_path: Path, told: Told) -> None:
-    assert ram.import_to(tmp_path / "ram") == 0
-    assert "this is not the published ram_swin_large_14m.pth" in told()[1]
+def test_a_file_that_is_not_the_published_one_is_noted_and_taken(ram: Files, tmp_path: Path) -> None:
+    assert "this is not the published ram_swin_large_14m.pth" in ram.import_to(tmp_path / "ram").notes
 
 
-def test_a_file_with_the_wanted_checksum_is_not_noted(ram: Files, tmp_path: Path, told: Told) -> None:
-    assert ram.import_to(tmp_path / "ram", "--sha256", sha256_of(ram.checkpoint)) == 0
-    assert told()[1] == ""
+def test_a_file_with_the_wanted_checksum_is_not_noted(ram: Files, tmp_path: Path) -> None:
+    assert ram.import_to(tmp_path / "ram", "--sha256", sha256_of(ram.checkpoint)).notes == ""
 
 
 def test_the_published_files_licence_goes_into_the_bundle(
-    ram: Files, tmp_path: Path, told: Told, monkeypatch: pytest.MonkeyPatch
+    ram: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     published = pull.PUBLISHED["ram"]
     there = replace(published.checkpoint, sha256=(sha256_of(ram.checkpoint),))
     monkeypatch.setitem(pull.PUBLISHED, "ram", replace(published, checkpoint=there))
-    assert ram.import_to(tmp_path / "ram") == 0
-    assert "licence of the weights: MIT, by the model card of xinyu1205/recognize_anything_model" in told()[0]
+    shown = ram.import_to(tmp_path / "ram").done
+    assert "licence of the weights: MIT, by the model card of xinyu1205/recognize_anything_model" in shown
     assert Bundle.open(tmp_path / "ram").manifest.provenance.licence == published.licence
     monkeypatch.setitem(pull.PUBLISHED, "ram", replace(published, checkpoint=there, licence=None))
-    assert ram.import_to(tmp_path / "silent") == 0
-    assert f"not known here; look at {pull.HUB}/xinyu1205/recognize_anything_model" in told()[0]
+    shown = ram.import_to(tmp_path / "silent").done
+    assert f"not known here; look at {pull.HUB}/xinyu1205/recognize_anything_model" in shown
 
 
-def test_a_licence_of_ones_own_is_kept_and_no_other_is_invented(ram: Files, tmp_path: Path, told: Told) -> None:
-    assert ram.import_to(tmp_path / "mine", "--licence", "CC-BY-4.0") == 0
+def test_a_licence_of_ones_own_is_kept_and_no_other_is_invented(ram: Files, tmp_path: Path) -> None:
+    assert ram.import_to(tmp_path / "mine", "--licence", "CC-BY-4.0").code == 0
     assert Bundle.open(tmp_path / "mine").manifest.provenance.licence == "CC-BY-4.0"
-    assert ram.import_to(tmp_path / "theirs") == 0
+    shown = ram.import_to(tmp_path / "theirs").done
     assert Bundle.open(tmp_path / "theirs").manifest.provenance.licence is None
-    assert "licence of the weights: not known here (`models import --licence`" in told()[0]
+    assert "licence of the weights: not known here (`models import --licence`" in shown
 
 
-def test_larger_images_than_it_was_trained_with_are_taken_and_said(ram: Files, tmp_path: Path, told: Told) -> None:
-    assert ram.import_to(tmp_path / "ram", "--image-size", "128") == 0
-    out, _ = told()
+def test_larger_images_than_it_was_trained_with_are_taken_and_said(ram: Files, tmp_path: Path) -> None:
+    out = ram.import_to(tmp_path / "ram", "--image-size", "128").done
     assert "Swin, 16 wide, 1-1-2-1 blocks, 128 x 128 pixels" in out
     assert "trained with 64 x 64 pixels: position biases were resampled" in out
     assert Bundle.open(tmp_path / "ram").manifest.transform.size == 128
-    assert ram.import_to(tmp_path / "odd", "--image-size", "100") == MISCONFIGURED
-    assert "their side is a multiple of 32" in told()[1]
+    assert "their side is a multiple of 32" in ram.import_to(tmp_path / "odd", "--image-size", "100").fails()
 
 
-def test_missing_thresholds_are_noted(ram: Files, tmp_path: Path, told: Told) -> None:
+def test_missing_thresholds_are_noted(ram: Files, tmp_path: Path, tagstream: Tagstream) -> None:
     arguments = ["models", "import", str(ram.checkpoint), "--tags", str(ram.tags), "-o", str(tmp_path / "ram")]
-    assert run_command(arguments) == 0
-    assert "every label has the threshold 0.68; give ram_tag_list_threshold.txt, the published ones" in told()[1]
+    said = tagstream(*arguments).notes
+    assert "every label has the threshold 0.68; give ram_tag_list_threshold.txt, the published ones" in said
 
 
-def test_wrong_files_end_with_a_sentence_and_leave_nothing(ram: Files, tmp_path: Path, told: Told) -> None:
+def test_wrong_files_end_with_a_sentence_and_leave_nothing(ram: Files, tmp_path: Path) -> None:
     out = tmp_path / "bundles" / "ram"
-    assert ram.import_to(out, "--sha256", "0" * 64) == MISCONFIGURED
-    assert "download it again" in told()[1]
+    assert "download it again" in ram.import_to(out, "--sha256", "0" * 64).fails()
     ram.tags.write_text("only one\n")
-    assert ram.import_to(out) == MISCONFIGURED
-    assert "tags.txt has 1 lines where the checkpoint has 60 labels" in told()[1]
+    assert "tags.txt has 1 lines where the checkpoint has 60 labels" in ram.import_to(out).fails()
     ram.checkpoint.write_bytes(ram.checkpoint.read_bytes()[:9999])
-    assert ram.import_to(out) == MISCONFIGURED
-    assert "is cut short" in told()[1]
+    assert "is cut short" in ram.import_to(out).fails()
     assert not out.exists()
 
 
 @pytest.mark.parametrize("given", ["chinese.txt", "=chinese.txt", "zh=", "../zh=chinese.txt"])
-def test_a_translation_needs_its_language(ram: Files, tmp_path: Path, told: Told, given: str) -> None:
-    assert ram.import_to(tmp_path / "ram", "--translations", given) == MISCONFIGURED
-    assert "write LANGUAGE=FILE" in told()[1]
+def test_a_translation_needs_its_language(ram: Files, tmp_path: Path, given: str) -> None:
+    assert "write LANGUAGE=FILE" in ram.import_to(tmp_path / "ram", "--translations", given).fails()
 
 
-def test_a_bundle_is_replaced_only_when_it_is_asked_for(ram: Files, tmp_path: Path, told: Told) -> None:
-    assert ram.import_to(tmp_path / "ram") == 0
-    assert ram.import_to(tmp_path / "ram") == MISCONFIGURED
-    assert "exists already; give --replace" in told()[1]
-    assert ram.import_to(tmp_path / "ram", "--replace", "--dtype", "fp32") == 0
+def test_a_bundle_is_replaced_only_when_it_is_asked_for(ram: Files, tmp_path: Path) -> None:
+    assert ram.import_to(tmp_path / "ram").code == 0
+    assert "exists already; give --replace" in ram.import_to(tmp_path / "ram").fails()
+    assert ram.import_to(tmp_path / "ram", "--replace", "--dtype", "fp32").code == 0
     assert Bundle.open(tmp_path / "ram").weights()["label_embed"].dtype == torch.float32
 
 
-def test_a_folder_of_other_things_is_never_replaced(ram: Files, tmp_path: Path, told: Told) -> None:
+def test_a_folder_of_other_things_is_never_replaced(ram: Files, tmp_path: Path) -> None:
     holiday = tmp_path / "photos" / "holiday.jpg"
     holiday.parent.mkdir()
     holiday.touch()
-    assert ram.import_to(holiday.parent, "--replace") == MISCONFIGURED
-    assert "is no bundle" in told()[1]
+    assert "is no bundle" in ram.import_to(holiday.parent, "--replace").fails()
     assert holiday.exists()
 
 
@@ -195,23 +184,22 @@ def _publish(files: Files, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_command_goes_from_nothing_to_a_bundle(
-    kind: Kind, hub: Hub, tmp_path: Path, told: Told, monkeypatch: pytest.MonkeyPatch
+    kind: Kind, hub: Hub, tmp_path: Path, tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    files = Files(kind, tmp_path)
+    files = Files(kind, tmp_path, tagstream)
     _publish(files, hub, monkeypatch)
-    assert run_command(["models", "pull", WORDS[kind], "-o", str(tmp_path / "out")]) == 0
+    ran = tagstream("models", "pull", WORDS[kind], "-o", tmp_path / "out")
     bundle = Bundle.open(tmp_path / "out")
     assert bundle.manifest.provenance.sha256 == sha256_of(files.checkpoint)
     assert bundle.labels[3] == "tag 3"
     assert bundle.translations.keys() == (set() if kind == "tag2text" else {"zh"})
     assert bundle.thresholds[1] == (0.68 if kind == "tag2text" else 0.51)
-    out, err = told()
-    assert f"The download stays at {tmp_path / 'cache' / 'tagstream' / 'downloads'}" in out
-    assert err == ""
+    assert f"The download stays at {tmp_path / 'cache' / 'tagstream' / 'downloads'}" in ran.done
+    assert ran.err == ""
 
 
 def test_a_kept_bundle_is_not_fetched_or_made_again(
-    ram: Files, hub: Hub, tmp_path: Path, told: Told, monkeypatch: pytest.MonkeyPatch
+    ram: Files, hub: Hub, tmp_path: Path, tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _publish(ram, hub, monkeypatch)
     pull_it = ["models", "pull", "ram", "--keep", "-o", str(tmp_path / "out")]
@@ -219,59 +207,56 @@ def test_a_kept_bundle_is_not_fetched_or_made_again(
     made = (tmp_path / "out" / "model.json").stat().st_mtime_ns
     hub.asked.clear()
     ram.checkpoint.unlink()
-    told()
     for again in (
         pull_it,
         ["models", "import", str(ram.checkpoint), *ram.lists, "--keep", "-o", str(tmp_path / "out")],
     ):
-        assert run_command(again) == 0
-        assert "there already, every byte checked" in told()[0]
+        assert "there already, every byte checked" in tagstream(*again).done
     assert hub.asked == []
     assert (tmp_path / "out" / "model.json").stat().st_mtime_ns == made
 
 
-def test_a_damaged_bundle_and_one_of_another_kind_are_not_kept(ram: Files, tmp_path: Path, told: Told) -> None:
-    assert ram.import_to(tmp_path / "out") == 0
+def test_a_damaged_bundle_and_one_of_another_kind_are_not_kept(
+    ram: Files, tmp_path: Path, tagstream: Tagstream
+) -> None:
+    assert ram.import_to(tmp_path / "out").code == 0
     pull_it = ["models", "pull", "ram-plus", "--keep", "-o", str(tmp_path / "out")]
-    assert run_command(pull_it) == MISCONFIGURED
-    assert f"{tmp_path / 'out'} is a bundle of ram, not of ram_plus; choose another name." in told()[1]
+    said = tagstream(*pull_it).fails()
+    assert f"{tmp_path / 'out'} is a bundle of ram, not of ram_plus; choose another name." in said
     weights = next((tmp_path / "out").glob("*.safetensors"))
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
     pull_it[2] = "ram"
-    assert run_command(pull_it) == MISCONFIGURED
-    assert weights.name in told()[1]
+    assert weights.name in tagstream(*pull_it).fails()
 
 
-def test_keeping_and_replacing_are_not_both_done(ram: Files, tmp_path: Path, told: Told) -> None:
-    assert ram.import_to(tmp_path / "out", "--keep", "--replace") == MISCONFIGURED
-    assert "give one of them" in told()[1]
+def test_keeping_and_replacing_are_not_both_done(ram: Files, tmp_path: Path) -> None:
+    assert "give one of them" in ram.import_to(tmp_path / "out", "--keep", "--replace").fails()
 
 
 def test_a_list_that_can_not_be_fetched_may_be_put_among_the_downloads(
-    ram: Files, hub: Hub, tmp_path: Path, told: Told, monkeypatch: pytest.MonkeyPatch
+    ram: Files, hub: Hub, tmp_path: Path, tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _publish(ram, hub, monkeypatch)
     name = "ram_tag_list_threshold.txt"
     del hub.files[f"lists/{name}"]
     pull_it = ["models", "pull", "ram", "--downloads", str(tmp_path / "downloads"), "-o", str(tmp_path / "out")]
-    assert run_command(pull_it) == UNAVAILABLE
-    assert f"fetch {hub.endpoint}/lists/{name} (0 kB) on a machine that can, and put it into {tmp_path}" in told()[1]
+    said = tagstream(*pull_it).fails(UNAVAILABLE)
+    assert f"fetch {hub.endpoint}/lists/{name} (0 kB) on a machine that can, and put it into {tmp_path}" in said
     shutil.copy(ram.thresholds, tmp_path / "downloads" / name)
     assert run_command(pull_it) == 0
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_random_makes_a_bundle_and_says_that_it_means_nothing(kind: Kind, tmp_path: Path, told: Told) -> None:
-    assert run_command(["models", "random", WORDS[kind], "-o", str(tmp_path / "r"), "--seed", "3"]) == 0
+def test_random_makes_a_bundle_and_says_that_it_means_nothing(kind: Kind, tmp_path: Path, tagstream: Tagstream) -> None:
+    shown = tagstream("models", "random", WORDS[kind], "-o", tmp_path / "r", "--seed", "3").done
     bundle = Bundle.open(tmp_path / "r")
     assert (bundle.manifest.kind, bundle.manifest.provenance.random) == (kind, True)
-    assert "RANDOM weights: its answers mean nothing" in told()[0]
+    assert "RANDOM weights: its answers mean nothing" in shown
 
 
-def test_random_refuses_a_vocabulary_of_another_model(tmp_path: Path, told: Told) -> None:
+def test_random_refuses_a_vocabulary_of_another_model(tmp_path: Path, tagstream: Tagstream) -> None:
     (tmp_path / "vocab.txt").write_text("one\ntwo\n")
     arguments = ["models", "random", "tag2text", "--vocab", str(tmp_path / "vocab.txt"), "-o", str(tmp_path / "r")]
-    assert run_command(arguments) == MISCONFIGURED
-    assert "bert-base-uncased" in told()[1]
+    assert "bert-base-uncased" in tagstream(*arguments).fails()

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
+from tests.support.command import Tagstream
 from workers.assembly.composition import load_models
 from workers.cli.app import run_command
 from workers.environment import read
-from workers.errors import BROKEN, MISCONFIGURED
+from workers.errors import BROKEN
 from workers.models.bundle import Bundle
 from workers.models.device import Device
 from workers.models.precision import Tuned, remember_tuned
@@ -28,94 +29,78 @@ def _own_folders(monkeypatch: pytest.MonkeyPatch, cache: Path, tmp_path: Path) -
 
 
 def test_list_shows_the_built_in_tagger_and_the_bundles_of_the_default_folder(
-    ram: Bundle, capsys: pytest.CaptureFixture[str]
+    ram: Bundle, tagstream: Tagstream
 ) -> None:
-    assert run_command(["models", "list"]) == 0
-    compact, mine = capsys.readouterr().out.splitlines()[1:]
+    compact, mine = tagstream("models", "list").done.splitlines()[1:]
     assert compact.split()[:3] == ["compact", "efficientnet_lite0", "tagger"]
     assert "random weights, seed 0" in mine
     assert mine.endswith("bundles/ram")
 
 
 def test_list_takes_bundles_and_folders_and_names_what_does_not_load(
-    ram: Bundle, tag2text: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ram: Bundle, tag2text: Bundle, tmp_path: Path, tagstream: Tagstream
 ) -> None:
     (tag2text.folder / "tags.txt").unlink()
-    assert run_command(["models", "list", str(ram.folder), str(tag2text.folder), str(tmp_path / "no")]) == 0
-    out = capsys.readouterr().out
+    out = tagstream("models", "list", ram.folder, tag2text.folder, tmp_path / "no").done
     assert str(ram.folder) in out
     assert "tags.txt is missing" in out
     assert "no is no folder" in out
 
 
-def test_list_tells_a_program_the_same(ram: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_command(["models", "list", "--json", str(ram.folder), str(tmp_path / "no")]) == 0
-    compact, mine, broken = map(json.loads, capsys.readouterr().out.splitlines())
+def test_list_tells_a_program_the_same(ram: Bundle, tmp_path: Path, tagstream: Tagstream) -> None:
+    shown = tagstream("models", "list", "--json", ram.folder, tmp_path / "no").done
+    compact, mine, broken = map(json.loads, shown.splitlines())
     assert (compact["use_as"], compact["uses"], compact["random_weights"]) == ("compact", ["tagger"], False)
     assert (mine["use_as"], mine["digest"], mine["random_weights"]) == (str(ram.folder), ram.digest, True)
     assert "no is no folder" in broken["error"]
 
 
-def test_list_says_the_uses_of_a_bundle(
-    ram: Bundle, tag2text: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_list_says_the_uses_of_a_bundle(ram: Bundle, tag2text: Bundle, tmp_path: Path, tagstream: Tagstream) -> None:
     strange = ram.manifest.model_copy(update={"kind": "strange"})
     Bundle.write(tmp_path / "bundles" / "strange", strange, weights=ram.weights(), labels=ram.labels)
-    assert run_command(["models", "list"]) == 0
-    shown = {line.split()[-1]: line for line in capsys.readouterr().out.splitlines()}
+    shown = {line.split()[-1]: line for line in tagstream("models", "list").done.splitlines()}
     assert " tagger, captioner " in shown["bundles/tag2text"]
     assert " tagger " in shown["bundles/ram"]
     assert "(its builder is not installed)" in shown["bundles/strange"]
 
 
-def test_verify_reads_every_file_and_computes_the_golden_answers(
-    tag2text: Bundle, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run_command(["models", "verify", str(tag2text.folder), "--precision", "fp32"]) == 0
-    captured = capsys.readouterr()
-    files, digest, tagger, captioner = captured.out.splitlines()
+def test_verify_reads_every_file_and_computes_the_golden_answers(tag2text: Bundle, tagstream: Tagstream) -> None:
+    ran = tagstream("models", "verify", tag2text.folder, "--precision", "fp32")
+    files, digest, tagger, captioner = ran.done.splitlines()
     assert files.startswith("✓ 4 files")
     assert digest.endswith(f"TAGSTREAM_CAPTIONER={tag2text.folder}@sha256:{tag2text.digest}")
     assert tagger.startswith("✓ tagger in fp32: its golden answers (2 of 2 tag sets, logits within ")
     assert captioner == "✓ captioner in fp32: its golden answers (2 of 2 captions)"
-    assert "its answers mean nothing" in captured.err
-    assert run_command(["models", "verify", str(tag2text.folder), "--precision", "fp32", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
+    assert "its answers mean nothing" in ran.err
+    told = tagstream("models", "verify", tag2text.folder, "--precision", "fp32", "--json").json
     assert (told["digest"], told["random_weights"]) == (tag2text.digest, True)
     assert [(each["use"], each["precision"]) for each in told["golden"]] == [("tagger", "fp32"), ("captioner", "fp32")]
     assert told["golden"][1]["agreement"] == "2 of 2 captions"
 
 
-def test_verify_finds_one_wrong_byte_among_the_weights(ram: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
+def test_verify_finds_one_wrong_byte_among_the_weights(ram: Bundle, tagstream: Tagstream) -> None:
     weights = ram.folder / "weights.safetensors"
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
-    assert run_command(["models", "verify", str(ram.folder)]) == MISCONFIGURED
-    assert "weights.safetensors is not the bundle's original file" in capsys.readouterr().err
+    assert "weights.safetensors is not the bundle's original file" in tagstream("models", "verify", ram.folder).fails()
 
 
 def test_verify_finds_a_device_that_computes_wrongly(
-    ram: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ram: Bundle, monkeypatch: pytest.MonkeyPatch, tagstream: Tagstream
 ) -> None:
     monkeypatch.setattr("workers.models.ram.swin.Swin.forward", lambda self, x: x.new_zeros(len(x), 5, 128))
-    assert run_command(["models", "verify", str(ram.folder)]) == BROKEN
-    assert "does not give its golden answers" in capsys.readouterr().err
+    assert "does not give its golden answers" in tagstream("models", "verify", ram.folder).fails(BROKEN)
 
 
-def test_verify_says_when_there_is_nothing_to_compare(
-    ram: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_verify_says_when_there_is_nothing_to_compare(ram: Bundle, tmp_path: Path, tagstream: Tagstream) -> None:
     Bundle.write(tmp_path / "bare", ram.manifest, weights=ram.weights(), labels=ram.labels)
-    assert run_command(["models", "verify", str(tmp_path / "bare")]) == 0
-    assert "no golden answers" in capsys.readouterr().err
-    assert run_command(["models", "verify", str(tmp_path / "bare"), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["golden"] is None
+    assert "no golden answers" in tagstream("models", "verify", tmp_path / "bare").notes
+    assert tagstream("models", "verify", tmp_path / "bare", "--json").json["golden"] is None
 
 
-def test_verify_takes_the_built_in_tagger_by_its_name(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_command(["models", "verify", "compact"]) == 0
-    assert "✓ tagger in fp32" in capsys.readouterr().out
+def test_verify_takes_the_built_in_tagger_by_its_name(tagstream: Tagstream) -> None:
+    assert "✓ tagger in fp32" in tagstream("models", "verify", "compact").done
 
 
 @pytest.fixture
@@ -126,11 +111,10 @@ def _timed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("_timed_at_once")
 def test_tune_keeps_the_fastest_that_agrees_for_every_use(
-    tag2text: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tag2text: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tagstream: Tagstream
 ) -> None:
     monkeypatch.setattr("workers.models.tune.LARGEST_BATCH", 2)
-    assert run_command(["models", "tune", str(tag2text.folder)]) == 0
-    out = capsys.readouterr().out
+    out = tagstream("models", "tune", tag2text.folder).done
     kept = [json.loads(path.read_text()) for path in (tmp_path / "state" / "tuned").iterdir()]
     assert {each["use"] for each in kept} == {"tagger", "captioner"}
     for each in kept:
@@ -143,21 +127,19 @@ def test_tune_keeps_the_fastest_that_agrees_for_every_use(
 
 @pytest.mark.usefixtures("_timed_at_once")
 def test_tune_may_look_at_one_use_alone(
-    tag2text: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tag2text: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tagstream: Tagstream
 ) -> None:
     monkeypatch.setattr("workers.models.tune.LARGEST_BATCH", 1)
-    assert run_command(["models", "tune", str(tag2text.folder), "--as", "tagger"]) == 0
+    assert "captioner" not in tagstream("models", "tune", tag2text.folder, "--as", "tagger").done
     assert len(list((tmp_path / "state" / "tuned").iterdir())) == 1
-    assert "captioner" not in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("_timed_at_once")
 def test_tune_tells_a_program_each_trial_and_which_was_chosen(
-    ram: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ram: Bundle, monkeypatch: pytest.MonkeyPatch, tagstream: Tagstream
 ) -> None:
     monkeypatch.setattr("workers.models.tune.LARGEST_BATCH", 2)
-    assert run_command(["models", "tune", "--json", str(ram.folder)]) == 0
-    trials = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    trials = [json.loads(line) for line in tagstream("models", "tune", "--json", ram.folder).done.splitlines()]
     assert len({trial["precision"] for trial in trials}) == len(trials)
     [chosen] = [trial for trial in trials if trial["chosen"]]
     assert chosen["refusal"] is None
@@ -186,27 +168,24 @@ def test_the_processes_of_a_worker_tune_beside_each_other_and_one_answer_is_kept
 
 
 def test_only_models_with_storable_answers_are_tuned(
-    ram: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ram: Bundle, monkeypatch: pytest.MonkeyPatch, tagstream: Tagstream
 ) -> None:
     monkeypatch.setenv("TAGSTREAM_STATE_DIR", "/dev/null/state")
     monkeypatch.setattr("workers.models.load.tune_model", lambda *_, **__: pytest.fail("minutes of work for nothing"))
-    assert run_command(["models", "tune", str(ram.folder)]) == MISCONFIGURED
-    assert capsys.readouterr().err == "/dev/null/state can't be written: /dev/null is no folder\n"
+    said = tagstream("models", "tune", ram.folder).fails()
+    assert said == "/dev/null/state can't be written: /dev/null is no folder\n"
 
 
-def test_no_bundle_is_begun_that_can_not_be_put_there(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_no_bundle_is_begun_that_can_not_be_put_there(monkeypatch: pytest.MonkeyPatch, tagstream: Tagstream) -> None:
     """Not even root writes in /proc, whose rights allow it."""
     monkeypatch.setattr("workers.models.ram.importer.random_bundle", lambda *_, **__: pytest.fail("work for nothing"))
-    assert run_command(["models", "random", "ram", "-o", "/proc/bundles/ram"]) == MISCONFIGURED
     refused = "/proc is read-only, or this user's rights are too few"
-    assert capsys.readouterr().err == f"/proc/bundles can't be written: {refused}\n"
+    said = tagstream("models", "random", "ram", "-o", "/proc/bundles/ram").fails()
+    assert said == f"/proc/bundles can't be written: {refused}\n"
 
 
-def test_a_bundle_that_can_not_caption_is_not_tuned_for_it(ram: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_command(["models", "tune", str(ram.folder), "--as", "captioner"]) == MISCONFIGURED
-    assert "no captioner can be made" in capsys.readouterr().err
+def test_a_bundle_that_can_not_caption_is_not_tuned_for_it(ram: Bundle, tagstream: Tagstream) -> None:
+    assert "no captioner can be made" in tagstream("models", "tune", ram.folder, "--as", "captioner").fails()
 
 
 def _loaded(folder: Path, allow: Path) -> Tagger:

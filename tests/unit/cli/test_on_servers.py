@@ -23,10 +23,10 @@ from schemas.enriched_image import EnrichedImage, Source, Tag
 from tagstream_train.data.samples import DataSet
 from tests.fixtures import Stack, Unique
 from tests.support.broker import lag, publish
+from tests.support.command import Tagstream
 from tests.support.raw_kafka import ZSTD, batch, produce, record
 from tests.support.waiting import eventually
 from tests.support.worker_process import settings_of
-from tests.unit.cli.conftest import Tagstream
 from tests.unit.schemas.documents import enriched
 from workers.assembly import corrections
 from workers.backends.kafka import KafkaEmitter, ensure_topics, group_watch, tail
@@ -227,11 +227,10 @@ def test_the_same_content_is_not_uploaded_again_and_other_content_is_refused(
     store.make_bucket(site.name)
     store.put(site.name, "b+c.png", (folder / "b+c.png").read_bytes())
     store.put(site.name, "their parts.bmp", parts)
-    first = tagstream("emit", folder)
-    assert first.code == 0, first.err
-    assert "uploaded: 3 (" in first.err
-    assert "there already: 2 (" in first.err
-    assert "left out 1: not an image by its ending; the first is notes.txt" in first.err
+    said = tagstream("emit", folder).notes
+    assert "uploaded: 3 (" in said
+    assert "there already: 2 (" in said
+    assert "left out 1: not an image by its ending; the first is notes.txt" in said
 
     again = tagstream("emit", folder)
     assert (again.code, again.out) == (0, f"5 events sent to {site.images}\n")
@@ -245,9 +244,7 @@ def test_the_same_content_is_not_uploaded_again_and_other_content_is_refused(
     assert (refused.code, refused.out) == (2, f"3 events sent to {site.images}\n")
     assert "left out 2: other content lies under its key (--overwrite replaces it); the first is a.png" in refused.err
     assert store.find(site.name, "a.png") == old
-    replaced = tagstream("emit", folder, "--overwrite")
-    assert replaced.code == 0, replaced.err
-    assert "replaced: 2 (" in replaced.err
+    assert "replaced: 2 (" in tagstream("emit", folder, "--overwrite").notes
     assert store.find(site.name, "a.png") != old
 
 
@@ -427,9 +424,7 @@ def test_a_record_is_skipped_into_the_dead_letters_and_only_the_next_one(
     site: TopicsAndBucket, tagstream: Tagstream
 ) -> None:
     site.send(b"poison", b"next")
-    wrong = tagstream("dead-letters", "skip", f"{site.images}:0:1", "--go")
-    assert wrong.code == 2
-    assert "is 0, not 1: nothing was skipped" in wrong.err
+    assert "is 0, not 1: nothing was skipped" in tagstream("dead-letters", "skip", f"{site.images}:0:1", "--go").fails()
     tried = tagstream("dead-letters", "skip", f"{site.images}:0:0")
     assert tried.out.startswith(f"{site.images}:0:0 would be replaced by a dead letter")
     assert site.records(site.dead) == []
@@ -441,9 +436,7 @@ def test_a_record_is_skipped_into_the_dead_letters_and_only_the_next_one(
     assert (dead_letter["topic"], dead_letter["offset"]) == (site.images, 0)
     assert dead_letter["failures"][0]["reason"] == "skipped-by-operator"
     for options in ((), ("--go",)):
-        again = tagstream("dead-letters", "skip", f"{site.images}:0:0", *options)
-        assert again.code == 2
-        assert "is 1, not 0" in again.err
+        assert "is 1, not 0" in tagstream("dead-letters", "skip", f"{site.images}:0:0", *options).fails()
 
 
 def test_a_record_that_can_not_be_read_is_skipped_unread(site: TopicsAndBucket, tagstream: Tagstream) -> None:
@@ -460,9 +453,7 @@ def test_a_record_that_can_not_be_read_is_skipped_unread(site: TopicsAndBucket, 
         assert ran.code == 0, ran.err
         assert time.monotonic() - began < 15
     assert lag(site.servers, site.name, [site.images]) == {Partition(site.images, 0): 0}
-    beyond = tagstream("dead-letters", "skip", f"{site.images}:0:2")
-    assert beyond.code == 2
-    assert "has no record at 2 (yet)" in beyond.err
+    assert "has no record at 2 (yet)" in tagstream("dead-letters", "skip", f"{site.images}:0:2").fails()
     letters = [json.loads(line) for line in tagstream("dead-letters", "list", "--json").out.splitlines()]
     assert [(dead_letter["offset"], dead_letter["truncated"]) for dead_letter in letters] == [(0, True), (1, True)]
 
@@ -471,10 +462,9 @@ def test_a_partition_that_does_not_exist_is_refused_before_a_group_is_joined(
     site: TopicsAndBucket, tagstream: Tagstream
 ) -> None:
     """Guard: joining takes the partitions of every member for a moment, and was waited for half a minute."""
-    ran = tagstream("dead-letters", "skip", f"{site.images}:7:0", "--go")
-    assert ran.code == 2
-    assert f"{site.images} has no partition 7" in ran.err
-    assert "waiting" not in ran.err
+    said = tagstream("dead-letters", "skip", f"{site.images}:7:0", "--go").fails()
+    assert f"{site.images} has no partition 7" in said
+    assert "waiting" not in said
     with group_watch(site.servers, site.name, [site.images]) as watch:
         assert watch.look().state == "dead"  # as Kafka calls a group that never was
 
@@ -484,12 +474,11 @@ def test_a_check_of_sound_settings_ends_with_0_and_with_only_a_dependency_away_w
 ) -> None:
     tagstream("emit", folder)
     monkeypatch.setenv("TAGSTREAM_DECODE_THREADS", "1")
-    ran = tagstream("check")
-    assert ran.code == 0, ran.out
-    assert ran.out.count("✓") == 8
-    assert "Decoders: child processes (1) decode good images of jpeg" in ran.out
-    assert "Memory: up to " in ran.out
-    assert site.environment["TAGSTREAM_S3_SECRET_KEY"] not in ran.out
+    shown = tagstream("check").done
+    assert shown.count("✓") == 8
+    assert "Decoders: child processes (1) decode good images of jpeg" in shown
+    assert "Memory: up to " in shown
+    assert site.environment["TAGSTREAM_S3_SECRET_KEY"] not in shown
     monkeypatch.setenv("TAGSTREAM_REDIS_URL", "redis://127.0.0.1:1")
     away = tagstream("check")
     assert (away.code, "✗ Redis" in away.out) == (4, True), away.out
@@ -536,9 +525,8 @@ def test_a_persons_correction_is_in_the_topic(
     site: TopicsAndBucket, tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     topic = f"{site.name}.corrections"
-    missing = tagstream("correct", "photos/ü.jpg", "--add", "dog", "--topic", topic)
-    assert missing.code == 2
-    assert missing.err.endswith(f"as that of corrections once you set TAGSTREAM_CORRECTIONS_TOPIC={topic}\n")
+    missing = tagstream("correct", "photos/ü.jpg", "--add", "dog", "--topic", topic).fails()
+    assert missing.endswith(f"as that of corrections once you set TAGSTREAM_CORRECTIONS_TOPIC={topic}\n")
     ensure_topics(site.servers, {topic: (1, {})})
     tried = tagstream("correct", "photos/ü.jpg", "--add", "cow", "--topic", topic, "--dry-run")
     assert tried.out == f"1 correction would be sent to {topic}; nothing was done\n"
@@ -575,9 +563,7 @@ def test_a_correction_that_no_worker_applies_is_an_error_that_says_what_to_look_
     assert f"the store has no {image}" in tagstream(*command).err
     assert site.records(said) == []
     store.put(site.name, "a.jpg", b"pixels")
-    failed = tagstream(*command)
-    assert failed.code == 2
-    assert "is a worker running?" in failed.err
+    assert "is a worker running?" in tagstream(*command).fails()
     (event,) = [json.loads(found.value or b"") for found in site.records(site.images)]
     assert event["key"] == "a.jpg"
     assert event["etag"]

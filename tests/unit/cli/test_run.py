@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
+from tests.support.command import Tagstream
 from tests.support.kept import kept_compact
 from workers.cli import one_worker
-from workers.cli.app import run_command
 from workers.models.bundle import Bundle, Golden
 from workers.settings import Settings
 
@@ -65,11 +65,22 @@ def ends_with(tmp_path: Path, **settings: str) -> tuple[int, str]:
         return running.returncode, said
 
 
-def test_a_bundle_that_does_not_load_ends_it_with_2(tmp_path: Path) -> None:
-    code, said = ends_with(tmp_path, TAGSTREAM_TAGGER=str(tmp_path / "nothing"))
-    assert code == 2
-    assert "is not a bundle" in said
-    assert "Traceback" not in said
+@pytest.mark.parametrize(
+    ("setting", "file", "says"),
+    [
+        ("TAGGER", "nothing", "is not a bundle"),
+        ("STATE_DIR", "file", "Name a folder that this user may write"),
+        ("HTTP_PORT", None, "Set TAGSTREAM_HTTP_PORT to another port"),
+    ],
+)
+def test_no_bundle_a_state_folder_that_cannot_be_written_and_a_taken_port_end_it_with_2(
+    tmp_path: Path, setting: str, file: str | None, says: str
+) -> None:
+    (tmp_path / "file").write_text("")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        value = str(taken.getsockname()[1]) if file is None else str(tmp_path / file)
+        code, said = ends_with(tmp_path, **{f"TAGSTREAM_{setting}": value})
+    assert (code, says in said, "Traceback" in said) == (2, True, False), said
 
 
 def test_in_a_json_log_an_error_of_the_settings_is_a_line_of_json(tmp_path: Path) -> None:
@@ -96,29 +107,13 @@ def test_a_model_that_answers_wrongly_ends_it_with_3_also_while_no_broker_answer
 
 
 def test_a_wrong_number_of_workers_is_told_whether_option_or_setting(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, tagstream: Tagstream
 ) -> None:
     for name, value in SETTINGS.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("TAGSTREAM_WORKERS", "2")
-    assert run_command(["run", "--workers", "none"]) == 2
-    assert capsys.readouterr().err.startswith(
-        "TAGSTREAM_WORKERS=none: it must be a whole number from 1 to 999, or auto."
-    )
-
-
-def test_a_taken_port_ends_it_with_2(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        code, said = ends_with(tmp_path, TAGSTREAM_HTTP_PORT=str(taken.getsockname()[1]))
-    assert code == 2
-    assert "Set TAGSTREAM_HTTP_PORT to another port" in said
-
-
-def test_a_state_folder_that_cannot_be_written_ends_it_with_2(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    code, said = ends_with(tmp_path, TAGSTREAM_STATE_DIR=str(tmp_path / "file"))
-    assert code == 2
-    assert "Name a folder that this user may write" in said
+    said = tagstream("run", "--workers", "none").fails()
+    assert said.startswith("TAGSTREAM_WORKERS=none: it must be a whole number from 1 to 999, or auto.")
 
 
 @pytest.mark.timeout(120)

@@ -14,10 +14,10 @@ from PIL import Image
 
 from sharpness import SharpnessKind
 from sharpness.model import make_bundle
+from tests.support.command import Ran, Tagstream
 from tests.support.exif import TAKEN, whole
 from tests.support.images import encoded, ramp
 from tests.support.remote import Counted, PlayedCaptioner, an_answer
-from tests.unit.cli.conftest import Ran, Tagstream
 from workers.cli import tag_page
 from workers.errors import MISCONFIGURED, Unanswered
 from workers.models import result_kinds
@@ -64,9 +64,7 @@ def test_a_folder_is_walked_in_order_and_a_broken_file_costs_one_line(tagstream:
 
 
 def test_the_table_has_a_line_for_each_file(tagstream: Tagstream, folder: Path) -> None:
-    ran = tagstream("tag", folder / "c0.jpg", folder / "c4 cut.jpg")
-    assert ran.code == 0, ran.err
-    good, broken = ran.out.splitlines()
+    good, broken = tagstream("tag", folder / "c0.jpg", folder / "c4 cut.jpg").done.splitlines()
     assert "c0.jpg" in good
     assert "✗ broken-image" in broken
 
@@ -94,10 +92,9 @@ def test_hostile_files_are_named_and_nothing_waits_for_them(tagstream: Tagstream
 def test_a_file_name_can_not_steer_the_terminal(tagstream: Tagstream, tmp_path: Path) -> None:
     (tmp_path / "\x1b[2J\udcff.jpg").write_bytes(encoded(ramp(), "jpeg"))
     for options in ([], ["--json"]):
-        ran = tagstream("tag", tmp_path, *options)
-        assert ran.code == 0, ran.err
-        assert "\x1b[2J" not in ran.out
-        assert len(ran.out.splitlines()) == 1
+        shown = tagstream("tag", tmp_path, *options).done
+        assert "\x1b[2J" not in shown
+        assert len(shown.splitlines()) == 1
 
 
 def test_options_name_the_models_before_the_settings_do(
@@ -234,9 +231,8 @@ def test_a_page_is_bounded_and_hostile_names_stay_text(
 def test_a_page_replaces_no_device_and_no_pipe(tagstream: Tagstream, folder: Path, tmp_path: Path) -> None:
     """As root, `--page /dev/null` would leave a file in its place."""
     os.mkfifo(tmp_path / "out.html")
-    ran = tagstream("tag", folder, "--page", tmp_path / "out.html")
-    assert ran.code == MISCONFIGURED
-    assert ran.err == f"{tmp_path / 'out.html'} can't be written: it is no regular file\n"
+    said = tagstream("tag", folder, "--page", tmp_path / "out.html").fails()
+    assert said == f"{tmp_path / 'out.html'} can't be written: it is no regular file\n"
     assert (tmp_path / "out.html").is_fifo()
 
 
@@ -250,6 +246,4 @@ def test_a_run_that_fails_leaves_the_page_of_the_last_one(tagstream: Tagstream, 
 
 def test_a_folder_without_images_is_reported(tagstream: Tagstream, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    ran = tagstream("tag", tmp_path / "empty")
-    assert ran.code == MISCONFIGURED
-    assert "there are no images" in ran.err
+    assert "there are no images" in tagstream("tag", tmp_path / "empty").fails()

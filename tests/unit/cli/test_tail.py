@@ -8,8 +8,8 @@ import pytest
 from rich.console import RenderableType
 
 from schemas.dead_letter import Failure, dead_letter_headers
+from tests.support.command import Tagstream
 from tests.support.growth import LINEAR, growth
-from tests.unit.cli.conftest import Tagstream
 from tests.unit.schemas.documents import enriched, retraction, skip
 from workers.cli import terminal
 from workers.cli.outcomes import Outcome, header

@@ -1,6 +1,5 @@
 """What the first bytes of an original tell, against what decoders say of the whole file."""
 
-import io
 import struct
 import time
 from dataclasses import replace
@@ -10,6 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
+from tests.support import images
 from tests.support.exif import EXIF, PARIS, TAKEN, tiff, whole
 from workers.intake.decoding import Decoding
 from workers.intake.first_bytes import FIRST_BYTES, FirstBytes, read_first_bytes
@@ -21,9 +21,7 @@ TOLD = PictureFacts(TAKEN, 6, place=PARIS)
 
 
 def encoded(name: str, *, exif: bytes = b"", size: tuple[int, int] = (40, 30), **how: object) -> bytes:
-    out = io.BytesIO()
-    Image.new("RGB", size, (200, 10, 10)).save(out, name.upper(), **({"exif": exif} if exif else {}), **how)
-    return out.getvalue()
+    return images.encoded(Image.new("RGB", size, (200, 10, 10)), name, **({"exif": exif} if exif else {}), **how)
 
 
 def heic(avif: bytes) -> bytes:

@@ -1,6 +1,5 @@
 """In its sandbox a decoder reads all formats: nothing is imported or opened at the first odd image."""
 
-import io
 import os
 from collections.abc import Callable, Iterator
 
@@ -42,10 +41,8 @@ def profile() -> bytes:
 
 
 def as_tiff(mode: str, **options: object) -> bytes:
-    out = io.BytesIO()
     source = PHOTO.convert("RGB").convert("LAB") if mode == "LAB" else PHOTO.convert(mode)
-    source.save(out, "tiff", **options)
-    return out.getvalue()
+    return encoded(source, "tiff", **options)
 
 
 GREY16 = Image.fromarray(np.asarray(PHOTO.convert("L"), np.uint16) * 257)

@@ -24,9 +24,10 @@ pytestmark = pytest.mark.slow
 NEW = ("one", "two")
 
 
-def added(bundle: Bundle, out: Path, ids: Sequence[int], width: int, **more: Any) -> Bundle:
-    """The bundle with `NEW` behind its labels, and these ids answered by the added layer."""
-    own = len(bundle.labels)
+def added(bundle: Bundle, out: Path, ids: Sequence[int] = (), width: int | None = None, **more: Any) -> Bundle:
+    """The bundle with `NEW` behind its labels; the added layer answers them, or these ids."""
+    own, width = len(bundle.labels), width or _width(bundle)
+    ids = ids or (own, own + 1)
     generator = torch.Generator().manual_seed(1)
     rows = {
         WEIGHT: torch.randn(len(ids), width, generator=generator) / width**0.5,
@@ -66,8 +67,7 @@ def _scores(bundle: Bundle, allow: Sequence[str] | None = None) -> dict[str, flo
 
 
 def test_old_scores_stay_to_the_bit_and_new_ones_come_behind(before: Bundle, tmp_path: Path) -> None:
-    own = len(before.labels)
-    after = added(before, tmp_path / "after", [own, own + 1], _width(before))
+    after = added(before, tmp_path / "after")
     old, new = _scores(before), _scores(after)
     assert {name: new[name] for name in old} == old
     assert set(new) - set(old) == set(NEW)
@@ -76,7 +76,7 @@ def test_old_scores_stay_to_the_bit_and_new_ones_come_behind(before: Bundle, tmp
 
 def test_an_added_answer_takes_the_place_of_the_networks_own(before: Bundle, tmp_path: Path) -> None:
     own = len(before.labels)
-    after = added(before, tmp_path / "after", [3, own, own + 1], _width(before))
+    after = added(before, tmp_path / "after", [3, own, own + 1])
     old, new = _scores(before), _scores(after)
     third = before.labels[3]
     assert new[third] != old[third]
@@ -85,27 +85,20 @@ def test_an_added_answer_takes_the_place_of_the_networks_own(before: Bundle, tmp
 
 def test_some_labels_score_as_among_all(before: Bundle, tmp_path: Path) -> None:
     own = len(before.labels)
-    after = added(before, tmp_path / "after", [3, own, own + 1], _width(before))
+    after = added(before, tmp_path / "after", [3, own, own + 1])
     wanted = [before.labels[1], before.labels[3], "two"]
     every, some = _scores(after), _scores(after, wanted)
     assert some == pytest.approx({name: every[name] for name in wanted}, rel=1e-5)
 
 
 def test_golden_answers_warm_up_a_part_of_the_labels(before: Bundle, tmp_path: Path) -> None:
-    own = len(before.labels)
-    made = added(before, tmp_path / "made", [own, own + 1], _width(before))
+    made = added(before, tmp_path / "made")
     whole = load_tagger(made.folder, device="cpu", precision="fp32")
     assert isinstance(whole, TorchTagger)
     golden = golden_answers(whole)
     beside = {name: partial(copyfile, made.beside(name)) for name in made.manifest.provenance.beside}
-    Bundle.write(
-        tmp_path / "golden",
-        made.manifest,
-        weights=made.weights(),
-        labels=made.labels,
-        beside=beside,
-        golden=lambda _: golden,
-    )
+    parts: dict[str, Any] = {"weights": made.weights(), "labels": made.labels, "beside": beside}
+    Bundle.write(tmp_path / "golden", made.manifest, golden=lambda _: golden, **parts)
     part = load_tagger(tmp_path / "golden", device="cpu", precision="fp32", allow=["two", before.labels[0]])
     part.warm_up()
 
@@ -118,9 +111,8 @@ def test_ids_that_can_not_be_are_a_sentence(tmp_path: Path, ids: list[int]) -> N
 
 
 def test_a_rooted_label_reads_the_roots_of_features_and_others_read_features(before: Bundle, tmp_path: Path) -> None:
-    own, width = len(before.labels), _width(before)
-    plain = added(before, tmp_path / "unrooted", [own, own + 1], width)
-    after = added(before, tmp_path / "after", [own, own + 1], width, rooted=[own + 1])
+    plain = added(before, tmp_path / "unrooted")
+    after = added(before, tmp_path / "after", rooted=[len(before.labels) + 1])
     old, new = _scores(plain), _scores(after)
     assert {name: new[name] for name in old if name != "two"} == {n: s for n, s in old.items() if n != "two"}
     tagger = load_tagger(after.folder, device="cpu", precision="fp32")

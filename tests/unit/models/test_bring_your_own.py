@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.support.command import Tagstream
 from tests.unit.models.small import SMALL, small_checkpoint
 from workers.cli.app import run_command
 from workers.models import load, pull
@@ -157,7 +158,7 @@ def warm(monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def test_a_new_kind_is_imported_verified_listed_relabelled_and_drawn(
-    warm: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    warm: str, tmp_path: Path, tagstream: Tagstream
 ) -> None:
     small_checkpoint("ram", tmp_path / "warm.pth", {"warmth": torch.tensor(2.0)})
     small_checkpoint("ram", tmp_path / "ram.pth")
@@ -177,13 +178,10 @@ def test_a_new_kind_is_imported_verified_listed_relabelled_and_drawn(
     assert run_command(["models", "random", "warm-ram", "-o", str(bundles / "drawn")]) == 0
     matrix = nn.functional.normalize(torch.ones(2, 512), dim=1)
     with_matrix(made, matrix, ("hen", "ox"), bundles / "farm", source=Path("names.txt"))
-    capsys.readouterr()
-    assert run_command(["models", "list", "--json", str(bundles)]) == 0
-    listed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    listed = [json.loads(line) for line in tagstream("models", "list", "--json", bundles).done.splitlines()]
     assert {each["name"]: each["kind"] for each in listed if each["kind"] == warm} == {"Warm RAM": warm}
     assert sum(each["kind"] == warm for each in listed) == 3
 
 
-def test_a_word_that_is_no_kind_is_refused_with_the_kinds(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    assert run_command(["models", "random", "warm-ram", "-o", str(tmp_path / "x")]) == 2
-    assert "tag2text" in capsys.readouterr().err
+def test_a_word_that_is_no_kind_is_refused_with_the_kinds(tagstream: Tagstream, tmp_path: Path) -> None:
+    assert "tag2text" in tagstream("models", "random", "warm-ram", "-o", tmp_path / "x").fails()

@@ -141,11 +141,17 @@ def test_a_missing_file_is_a_sentence_that_says_how_to_do_it_by_hand(hub: Hub, t
     assert str(caught.value).endswith(f"put it into {tmp_path}.")
 
 
-def test_a_hub_that_refuses_or_is_away_is_a_sentence(tmp_path: Path) -> None:
-    with serving(Hub(status=403)) as hub, pytest.raises(Unavailable, match=r"weights\.pth answers 403"):
+def test_a_hub_that_refuses_is_a_sentence(hub: Hub, tmp_path: Path) -> None:
+    hub.status = 403
+    with pytest.raises(Unavailable, match=r"weights\.pth answers 403"):
         fetch(WANTED, tmp_path, endpoint=hub.endpoint)
+
+
+def test_a_hub_that_is_away_is_a_sentence(hub: Hub, tmp_path: Path) -> None:
+    with serving(Hub()) as gone:
+        pass
     with pytest.raises(Unavailable, match=r"(?s)can't be fetched: .*By hand"):
-        fetch(WANTED, tmp_path, endpoint=hub.endpoint)
+        fetch(WANTED, tmp_path, endpoint=gone.endpoint)
 
 
 def test_offline_mode_is_respected(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,5 @@
 """Bundles of `tagstream train fit` and `pretrain` are a worker's models like any other, on real servers."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -11,11 +10,11 @@ from tagstream_train.fit.run import fit
 from tagstream_train.plan import Plan
 from tagstream_train.pretrain.run import pretrain, write_bundle
 from tests.fixtures import Stack, Unique
+from tests.support.command import Tagstream
 from tests.support.worker_process import Site, enriched_by_a_worker
 from tests.unit.models.small import small_bundle
 from training.tests.unit.drawings import drawings, tiny_run
 from training.tests.unit.pictures import LABELS, colours
-from workers.cli.app import run_command
 from workers.models.bundle import Bundle
 
 pytestmark = pytest.mark.timeout(240)
@@ -68,7 +67,7 @@ def test_negatives_come_from_a_bucket_or_are_drawn_from_the_enriched_topic(
     fitted: Bundle,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    tagstream: Tagstream,
 ) -> None:
     site, folder = Site(stack, unique("negatives")), fitted.folder.parent
     others = colours(tmp_path / "others", 12, seed=5)
@@ -79,8 +78,7 @@ def test_negatives_come_from_a_bucket_or_are_drawn_from_the_enriched_topic(
     for negatives, taught in ((f"s3://{site.name}", 48 + 12), ("auto", 48)):
         out = tmp_path / f"taught-{taught}"
         words = ["train", "fit", folder / "data", "--from", folder / "ram", "-o", out, "--negatives", negatives]
-        assert run_command([*map(str, words), "--workers", "0", "--threads", "1", "--json"]) == 0
-        found = json.loads(capsys.readouterr().out)
+        found = tagstream(*words, "--workers", "0", "--threads", "1", "--json").json
         assert (found["closed"], found["card"]["data"]["train"]) == (negatives == "auto", taught)
         _, *asked = (tmp_path / f"taught-{taught}.work" / "report.html").read_text().split("Is it ")
         assert len(asked) == (len(LABELS) if negatives == "auto" else 0)

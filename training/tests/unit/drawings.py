@@ -1,7 +1,6 @@
 """A handful of drawn images that a tiny model learns in seconds: red or blue, circle or square."""
 
 import hashlib
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from PIL import Image, ImageDraw
 
 from tagstream_train.data.samples import DataSet, Sample, write_dataset
 from tagstream_train.pretrain.recipes import Model, Run, Stage, recipe
+from tests.support.images import encoded
 from workers.types import Pixels
 
 LABELS = ("red", "blue", "circle", "square")
@@ -73,6 +73,4 @@ def _png(colour: int, shape: int, shift: int) -> bytes:
     pen = ImageDraw.Draw(image)
     corners = [12 + 4 * shift, 14 + 4 * shift, 44 + 4 * shift, 46 + 4 * shift]
     (pen.rectangle if shape == 3 else pen.ellipse)(corners, fill=(30, 30, 220) if colour else (220, 30, 30))
-    out = io.BytesIO()
-    image.save(out, "PNG")
-    return out.getvalue()
+    return encoded(image, "png")

@@ -1,7 +1,6 @@
 """Small data sets on disk: images of one colour, or with a visible tag."""
 
 import hashlib
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,14 +8,13 @@ import numpy as np
 from PIL import Image
 
 from tagstream_train.data.samples import DataSet, Sample, write_dataset
+from tests.support.images import encoded
 
 BROKEN = b"\x89PNG\r\n\x1a\n" + b"\0" * 40
 
 
 def png(shade: int, size: tuple[int, int] = (20, 12)) -> bytes:
-    out = io.BytesIO()
-    Image.new("RGB", size, (shade, 100, 200)).save(out, "PNG")
-    return out.getvalue()
+    return encoded(Image.new("RGB", size, (shade, 100, 200)), "png")
 
 
 def write(folder: Path, bodies: Sequence[bytes], labels: Sequence[str] = ("even", "odd")) -> DataSet:
@@ -57,6 +55,4 @@ def _png(colour: int, striped: bool, random: np.random.Generator) -> bytes:
     if striped:
         start = int(random.integers(8, SIDE - 24))
         pixels[start : start + 16] = 255
-    out = io.BytesIO()
-    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(out, "PNG")
-    return out.getvalue()
+    return encoded(Image.fromarray(pixels.clip(0, 255).astype(np.uint8)), "png")

@@ -13,10 +13,10 @@ from safetensors.torch import save_file
 
 from tagstream_train.data.formats import Request
 from tagstream_train.evaluate import benchmark_of, benchmarks, caption, label_columns, open_data, score_tags
+from tests.support.command import Tagstream
 from tests.unit.models.small import small_bundle
 from training.tests.unit.pictures import BROKEN
-from workers.cli.app import run_command
-from workers.errors import MISCONFIGURED, Misconfigured
+from workers.errors import Misconfigured
 from workers.models.bundle import Bundle
 from workers.models.load import load_captioner, load_tagger
 from workers.models.tagger import sample_image
@@ -46,13 +46,8 @@ def photos(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def evaluate(capsys: pytest.CaptureFixture[str]) -> Evaluate:
-    def run(*arguments: object) -> Any:
-        command = ["train", "evaluate", *map(str, arguments), "--device", "cpu", "--json"]
-        assert run_command(command) == 0, capsys.readouterr().err
-        return json.loads(capsys.readouterr().out)
-
-    return run
+def evaluate(tagstream: Tagstream) -> Evaluate:
+    return lambda *arguments: tagstream("train", "evaluate", *arguments, "--device", "cpu", "--json").json
 
 
 def tagger_of(bundle: Bundle) -> Tagger:
@@ -151,17 +146,14 @@ def test_a_set_of_ids_is_measured_by_ids(ram: Bundle) -> None:
     assert label_columns(["a", "b", "a"], ["x", "a"]) == {1: 0}
 
 
-def test_an_official_file_is_measured_with_the_papers_numbers(
-    ram: Bundle, photos: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_official_file_is_measured_with_the_papers_numbers(ram: Bundle, photos: Path, tagstream: Tagstream) -> None:
     first, second = ram.labels[:2]
     (photos / "openimages_common_214_ram_taglist.txt").write_text(f"{first}\n{second}\n")
     lines = [f"{number},{first}" for number in range(3)] + [f"{number}" for number in range(3, 5)] + [f"5,{second}"]
     data = photos / "openimages_common_214_ram_annots.txt"
     data.write_text("\n".join(lines) + "\n")
-    assert run_command(["train", "evaluate", str(ram.folder), str(data), "--device", "cpu"]) == 0
-    captured = capsys.readouterr()
-    assert "6 images" in captured.out
+    captured = tagstream("train", "evaluate", ram.folder, data, "--device", "cpu")
+    assert "6 images" in captured.done
     assert "RAM-14M (Swin-L)" in captured.out
     assert "86.5" in captured.out
     assert first in captured.out
@@ -197,8 +189,7 @@ def test_captions_are_compared_with_the_datas_captions(tag2text: Bundle, photos:
     [(["--task", "captions"], "writes no captions; Tag2Text does"), (["--format", "coco"], "Invalid JSON")],
 )
 def test_what_cannot_be_measured_is_a_sentence(
-    ram: Bundle, photos: Path, options: list[str], complaint: str, capsys: pytest.CaptureFixture[str]
+    ram: Bundle, photos: Path, options: list[str], complaint: str, tagstream: Tagstream
 ) -> None:
     data = csv(photos, [[ram.labels[0]]])
-    assert run_command(["train", "evaluate", str(ram.folder), str(data), *options]) == MISCONFIGURED
-    assert complaint in capsys.readouterr().err
+    assert complaint in tagstream("train", "evaluate", ram.folder, data, *options).fails()

@@ -15,8 +15,8 @@ from tagstream_train.parse.review import ReviewDecision, ReviewRow
 from tagstream_train.parse.run import Choices, Parsed, parse
 from tagstream_train.parse.vocabulary import Seen, Vocabulary, ranked, settled
 from tagstream_train.parse.web import is_english
+from tests.support.command import Tagstream
 from tests.support.growth import LINEAR, growth
-from workers.cli.app import run_command
 from workers.errors import Misconfigured
 
 
@@ -282,19 +282,16 @@ def test_a_set_without_captions_is_a_sentence(tmp_path: Path) -> None:
         run(source, tmp_path / "out")
 
 
-def test_the_command_parses(captions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_parses(captions: Path, tmp_path: Path, tagstream: Tagstream) -> None:
     tags = tmp_path / "tags.txt"
     tags.write_text("dog\ncat\n")
-    out = str(tmp_path / "out")
-    assert run_command(["train", "parse", str(captions), "-o", out, "--labels", str(tags)]) == 0
-    shown = capsys.readouterr()
-    assert "2 images, 3 captions, 1.3 tags each, 2 labels" in shown.out
+    shown = tagstream("train", "parse", captions, "-o", tmp_path / "out", "--labels", tags)
+    assert "2 images, 3 captions, 1.3 tags each, 2 labels" in shown.done
     assert "1 image can't be found, the first is b.jpg" in shown.err
 
 
-def test_the_command_names_missing_columns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_command(["train", "parse", str(tmp_path / "none"), "-o", str(tmp_path / "out")]) == 2
-    assert "is not a training set" in capsys.readouterr().err
+def test_the_command_names_missing_columns(tmp_path: Path, tagstream: Tagstream) -> None:
+    assert "is not a training set" in tagstream("train", "parse", tmp_path / "none", "-o", tmp_path / "out").fails()
 
 
 ANNOTATED = Path(__file__).with_name("captions.txt")

@@ -13,9 +13,9 @@ from tagstream_testing.memory import MemoryObjectStore
 from tagstream_train.data.formats import Request, open_source
 from tagstream_train.data.importer import import_dataset
 from tagstream_train.data.samples import DataSet
+from tests.support.command import Tagstream
 from training.tests.unit.pictures import png, shades
 from workers.cli.app import run_command
-from workers.errors import MISCONFIGURED
 
 
 @pytest.fixture(autouse=True)
@@ -40,25 +40,23 @@ def photos(tmp_path: Path) -> Path:
 
 
 def test_images_become_samples_with_hashes_and_equal_ones_are_joined(
-    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    photos: Path, tmp_path: Path, tagstream: Tagstream
 ) -> None:
     out = tmp_path / "set"
-    assert run_command(["train", "import", str(photos), "-o", str(out)]) == 0
+    captured = tagstream("train", "import", photos, "-o", out)
     dataset = DataSet(out)
     found = {sample.sha256: [dataset.labels[label] for label in sample.tags] for sample in dataset}
     assert found == {hashlib.sha256(png(1)).hexdigest(): ["cat", "dog"], hashlib.sha256(png(2)).hexdigest(): ["cat"]}
     assert all((out / sample.image).is_file() for sample in dataset)
     assert (out / "skipped.txt").read_text().startswith("cat/bad.jpg\tnot-an-image: ")
-    captured = capsys.readouterr()
-    assert captured.out == f"{out}: 2 images, 2 labels\n"
+    assert captured.done == f"{out}: 2 images, 2 labels\n"
     assert "is read as folders" in captured.err
     assert "note: 1 image came again, under the same name or another; the tags were joined\n" in captured.err
     assert "note: 1 image can't be used (" in captured.err
 
 
-def test_the_result_as_json(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_command(["train", "import", str(photos), "-o", str(tmp_path / "set"), "--json"]) == 0
-    document = json.loads(capsys.readouterr().out)
+def test_the_result_as_json(photos: Path, tmp_path: Path, tagstream: Tagstream) -> None:
+    document = tagstream("train", "import", photos, "-o", tmp_path / "set", "--json").json
     assert (document["images"], document["labels"], document["merged"], len(document["skipped"])) == (2, 2, 1, 1)
 
 
@@ -113,35 +111,32 @@ def test_no_file_from_outside_comes_into_a_set(tmp_path: Path) -> None:
     assert set(imported.skipped) == {"../secret.png", "link.png", "/etc/hostname"}
 
 
-def test_where_no_image_is_found_the_option_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_where_no_image_is_found_the_option_is_named(tmp_path: Path, tagstream: Tagstream) -> None:
     table = write(tmp_path / "t.csv", b"image,tags\na.png,dog\n")
-    assert run_command(["train", "import", str(table), "-o", str(tmp_path / "set")]) == MISCONFIGURED
-    assert "Say where they are with --images." in capsys.readouterr().err
+    assert "Say where they are with --images." in tagstream("train", "import", table, "-o", tmp_path / "set").fails()
     assert not (tmp_path / "set/dataset.json").exists()
 
 
-def test_a_folder_that_is_there_is_left_alone(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_command(["train", "import", str(photos), "-o", str(photos)]) == MISCONFIGURED
-    assert "exists already" in capsys.readouterr().err
+def test_a_folder_that_is_there_is_left_alone(photos: Path, tagstream: Tagstream) -> None:
+    assert "exists already" in tagstream("train", "import", photos, "-o", photos).fails()
 
 
-def test_a_set_is_split_into_sets_without_a_common_image(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_set_is_split_into_sets_without_a_common_image(tmp_path: Path, tagstream: Tagstream) -> None:
     shades(tmp_path / "set", 40)
-    arguments = ["train", "split", str(tmp_path / "set"), "-o", str(tmp_path / "parts"), "--val", "0.3", "--test", "0"]
-    assert run_command(arguments) == 0
+    arguments = ["train", "split", tmp_path / "set", "-o", tmp_path / "parts", "--val", "0.3", "--test", "0"]
+    assert len(tagstream(*arguments).done.splitlines()) == 2
     parts = [list(DataSet(tmp_path / "parts" / part)) for part in ("train", "val")]
     assert len(parts[0]) + len(parts[1]) == 40
     assert not {sample.sha256 for sample in parts[0]} & {sample.sha256 for sample in parts[1]}
     assert all((tmp_path / "parts/val" / sample.image).is_file() for sample in parts[1])
     assert not (tmp_path / "parts/test").exists()
-    assert len(capsys.readouterr().out.splitlines()) == 2
 
 
-def test_a_set_with_an_image_that_is_missing_is_not_split(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_set_with_an_image_that_is_missing_is_not_split(tmp_path: Path, tagstream: Tagstream) -> None:
     shades(tmp_path / "set", 40)
     (tmp_path / "set/images/007.png").unlink()
-    assert run_command(["train", "split", str(tmp_path / "set"), "-o", str(tmp_path / "parts")]) == MISCONFIGURED
-    assert "images/007.png can't be copied" in capsys.readouterr().err
+    said = tagstream("train", "split", tmp_path / "set", "-o", tmp_path / "parts").fails()
+    assert "images/007.png can't be copied" in said
 
 
 @pytest.mark.parametrize(
@@ -163,16 +158,12 @@ def test_members_with_names_that_clash_in_a_folder_are_imported(tmp_path: Path, 
     assert hashes == {hashlib.sha256(png(number)).hexdigest() for number in range(len(members))}
 
 
-def test_an_image_with_a_name_that_is_not_utf8_is_skipped_and_named(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_image_with_a_name_that_is_not_utf8_is_skipped_and_named(tmp_path: Path, tagstream: Tagstream) -> None:
     write(tmp_path / "photos/cat/good.png", png(1))
     write(tmp_path / os.fsdecode(b"photos/cat/\xff.png"), png(2))
-    command = ["train", "import", str(tmp_path / "photos"), "-o", str(tmp_path / "set")]
-    assert run_command(command) == 0
+    assert "Traceback" not in tagstream("train", "import", tmp_path / "photos", "-o", tmp_path / "set").notes
     assert len(DataSet(tmp_path / "set")) == 1
     assert (tmp_path / "set/skipped.txt").read_text().startswith("cat/\\udcff.png\t")
-    assert "Traceback" not in capsys.readouterr().err
 
 
 def test_a_pipe_in_the_place_of_an_image_is_skipped(tmp_path: Path) -> None:
@@ -186,11 +177,10 @@ def test_a_pipe_in_the_place_of_an_image_is_skipped(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("label", ["two\nlines", "two\x85lines", "\x1b[2J", os.fsdecode(b"\xff")])
 def test_a_label_that_is_no_line_is_named_before_an_image_is_read(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], label: str
+    tmp_path: Path, tagstream: Tagstream, label: str
 ) -> None:
     write(tmp_path / "photos" / label / "1.png", png(1))
-    assert run_command(["train", "import", str(tmp_path / "photos"), "-o", str(tmp_path / "set")]) == MISCONFIGURED
-    assert "a label is called" in capsys.readouterr().err
+    assert "a label is called" in tagstream("train", "import", tmp_path / "photos", "-o", tmp_path / "set").fails()
     assert not (tmp_path / "set").exists()
 
 

@@ -1,7 +1,6 @@
 """Shards of others: import, few reads, invalid tar files and hostile headers."""
 
 import io
-import json
 import resource
 import tarfile
 import time
@@ -15,8 +14,8 @@ from tagstream_train.data.formats import Request, open_source
 from tagstream_train.data.images import BadImage, Images
 from tagstream_train.data.importer import import_dataset
 from tagstream_train.data.shards import MAX_HEADER_BYTES, place_of, plain_files
+from tests.support.command import Tagstream
 from training.tests.unit.pictures import png
-from workers.cli.app import run_command
 from workers.errors import Misconfigured
 
 
@@ -104,7 +103,7 @@ def test_a_document_in_a_shard_that_cannot_be_read_is_named(tmp_path: Path) -> N
 
 
 def test_a_set_reads_from_no_bucket_that_is_not_named(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An image of a bucket that the credentials can read and the operator did not mean."""
     store = MemoryObjectStore()
@@ -114,11 +113,10 @@ def test_a_set_reads_from_no_bucket_that_is_not_named(
     monkeypatch.setenv("TAGSTREAM_S3_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("TAGSTREAM_BUCKETS", "photos")
     (tmp_path / "t.csv").write_text("image,tags\ns3://photos/a.png,dog\ns3://secret/a.png,dog\n")
-    command = ["train", "import", str(tmp_path / "t.csv"), "-o"]
-    assert run_command([*command, str(tmp_path / "set"), "--json"]) == 0
+    command = ("train", "import", tmp_path / "t.csv", "-o")
+    assert list(tagstream(*command, tmp_path / "set", "--json").json["skipped"]) == ["s3://secret/a.png"]
     assert "secret" not in [bucket for bucket, _ in store.reads]
-    assert list(json.loads(capsys.readouterr().out)["skipped"]) == ["s3://secret/a.png"]
-    assert run_command([*command, str(tmp_path / "both"), "--bucket", "secret"]) == 0
+    assert tagstream(*command, tmp_path / "both", "--bucket", "secret").code == 0
     assert ("secret", "a.png") in store.reads
 
 

@@ -9,10 +9,10 @@ import pytest
 from tagstream_train.data.images import Images
 from tagstream_train.data.samples import SAMPLES, DataSet, Sample, write_dataset
 from tagstream_train.engine.generate import JOURNAL, Generated, generate
+from tests.support.command import Tagstream
 from tests.unit.models.small import SMALL, small_bundle
 from training.tests.unit.drawings import drawings
 from training.tests.unit.pictures import BROKEN
-from workers.cli.app import run_command
 from workers.errors import MISCONFIGURED, Misconfigured
 from workers.models.bundle import Bundle
 from workers.models.load import load_captioner, load_tagger
@@ -134,36 +134,27 @@ def test_a_set_without_labels_gets_the_models(
 
 
 def test_the_command_prints_the_new_counts(
-    bundle: Bundle, source: DataSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    bundle: Bundle, source: DataSet, tmp_path: Path, tagstream: Tagstream
 ) -> None:
     command = ["train", "generate", str(bundle.folder), str(source.folder), "--device", "cpu", "-o"]
-    assert run_command([*command, str(tmp_path / "out")]) == 0
-    told = capsys.readouterr()
-    assert "5 images" in told.out
+    told = tagstream(*command, tmp_path / "out")
+    assert "5 images" in told.done
     assert "4 captions more" in told.out
     assert "1 image" in told.err
     assert "images/2.png" in told.err
-    assert run_command([*command, str(tmp_path / "plain"), "--no-captions", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["captions"] == 0
-    assert run_command([*command, str(tmp_path / "plain")]) == MISCONFIGURED
-    capsys.readouterr()
-    assert run_command([*command, str(tmp_path / "agreed"), "--agree", "0.5"]) == MISCONFIGURED
-    assert "can be used" in capsys.readouterr().err  # agreement would be measured on the broken one alone
+    assert tagstream(*command, tmp_path / "plain", "--no-captions", "--json").json["captions"] == 0
+    assert tagstream(*command, tmp_path / "plain").code == MISCONFIGURED
+    agreed = tagstream(*command, tmp_path / "agreed", "--agree", "0.5")
+    assert "can be used" in agreed.fails()  # agreement would be measured on the broken one alone
 
 
 def test_one_model_tags_and_another_captions(
-    models: tuple[Tagger, Captioner],
-    bundle: Bundle,
-    source: DataSet,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    models: tuple[Tagger, Captioner], bundle: Bundle, source: DataSet, tmp_path: Path, tagstream: Tagstream
 ) -> None:
     ram = small_bundle("ram", tmp_path / "ram")
     command = ["train", "generate", str(ram.folder), str(source.folder), "--device", "cpu", "--json", "-o"]
-    assert run_command([*command, str(tmp_path / "plain")]) == 0
-    assert json.loads(capsys.readouterr().out)["captions"] == 0  # RAM writes no caption
-    assert run_command([*command, str(tmp_path / "out"), "--captioner", str(bundle.folder)]) == 0
-    assert json.loads(capsys.readouterr().out)["captions"] == 4
+    assert tagstream(*command, tmp_path / "plain").json["captions"] == 0  # RAM writes no caption
+    assert tagstream(*command, tmp_path / "out", "--captioner", bundle.folder).json["captions"] == 4
     assert DataSet(tmp_path / "out").header.parents == {ram.name: ram.digest, bundle.name: bundle.digest}
 
     encoder = replace(SMALL["ram"].encoder, image_size=128, window=4)

@@ -25,11 +25,11 @@ from tagstream_train.fit.data import Data, FitRun, Say, divided, folds_of, key_o
 from tagstream_train.fit.measures import Row
 from tagstream_train.fit.run import MOST_LOST, Fitted, fit
 from tagstream_train.plan import read_toml
+from tests.support.command import Tagstream
 from tests.support.kept import kept_compact
 from tests.unit.models.small import small_bundle
 from tests.unit.models.small_dual import small_dual
 from training.tests.unit.pictures import LABELS, colours
-from workers.cli.app import run_command
 from workers.errors import Misconfigured
 from workers.models.bundle import Bundle
 from workers.models.dual.text import open_text
@@ -505,7 +505,7 @@ def test_a_table_of_absolute_paths_is_read_with_the_folder_of_its_images(place: 
 
 
 def test_images_outside_of_a_tables_folder_are_reported_and_counted(
-    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    place: Place, tmp_path: Path, tagstream: Tagstream
 ) -> None:
     samples = list(DataSet(place.folder / "data"))
     for part in ("near", "far"):
@@ -517,10 +517,9 @@ def test_images_outside_of_a_tables_folder_are_reported_and_counted(
         rows.append(f"../{part}/{number}.png,{'|'.join(LABELS[tag] for tag in sample.tags)}")
     (tmp_path / "near" / "table.csv").write_text("\n".join(rows))
     words = ["train", "fit", tmp_path / "near" / "table.csv", "--from", place.folder / "ram", "-o", tmp_path / "out"]
-    assert run_command([*map(str, words), "--workers", "0", "--threads", "1"]) == 0
-    out, told = capsys.readouterr()
-    assert "12 images can't be used; the first is ../far/0.png: it lies outside near" in told
-    counts = {what: count for count, what in re.findall(r"(\d+) (teach|only measure|left out)", out)}
+    ran = tagstream(*words, "--workers", "0", "--threads", "1")
+    assert "12 images can't be used; the first is ../far/0.png: it lies outside near" in ran.notes
+    counts = {what: count for count, what in re.findall(r"(\d+) (teach|only measure|left out)", ran.out)}
     assert counts == {"teach": "36", "only measure": "0", "left out": "12"}
 
 
@@ -616,18 +615,16 @@ def test_a_captioner_gets_a_head_and_still_captions_but_does_not_learn(place: Pl
         place.fit("wrong", "tag2text", what="lora")
 
 
-def test_the_command_shows_its_result(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_shows_its_result(place: Place, tagstream: Tagstream) -> None:
     arguments = ["train", "fit", place.folder / "data", "--from", place.folder / "ram", "-o", place.folder / "told"]
     options = ["--epochs", "2", "--batch", "8", "--workers", "0", "--threads", "1"]
-    assert run_command([*map(str, arguments), *options]) == 0
-    out = capsys.readouterr().out
+    out = tagstream(*arguments, *options).done
     assert "new labels" in out
     assert "unchanged to the bit" in out
     assert "striped" in out
     run = place.folder / "told.work" / "run.toml"
     again = ["train", "fit", "--run-file", run, "-o", place.folder / "retold", "--json"]
-    assert run_command([*map(str, again)]) == 0
-    document = json.loads(capsys.readouterr().out)
+    document = tagstream(*again).json
     assert document["digest"] == Bundle.open(place.folder / "told").digest
     assert list(document["thresholds"]) == list(LABELS)
 
@@ -652,18 +649,15 @@ def test_a_folder_that_can_not_teach_is_refused_with_what_fit_takes(
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="only Linux has /proc")
-def test_an_output_that_can_not_be_written_is_a_sentence(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_output_that_can_not_be_written_is_a_sentence(place: Place, tagstream: Tagstream) -> None:
     words = ["train", "fit", str(place.folder / "data"), "--from", str(place.folder / "ram"), "-o", "/proc/x"]
-    assert run_command(words) == 2
-    assert "/proc can't be written" in capsys.readouterr().err
+    assert "/proc can't be written" in tagstream(*words).fails()
 
 
-def test_the_command_refuses_conflicting_options_at_once(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_command(["train", "fit", "-o", str(place.folder / "nothing")]) == 2
-    assert "--from BUNDLE" in capsys.readouterr().err
-    assert run_command(["train", "fit", str(place.folder / "data"), "--from", "compact", "-o", str(place.folder)]) == 2
-    assert "is no bundle" in capsys.readouterr().err
+def test_the_command_refuses_conflicting_options_at_once(place: Place, tagstream: Tagstream) -> None:
+    assert "--from BUNDLE" in tagstream("train", "fit", "-o", place.folder / "nothing").fails()
+    there = ("train", "fit", place.folder / "data", "--from", "compact", "-o", place.folder)
+    assert "is no bundle" in tagstream(*there).fails()
     (place.folder / "file").touch()
     given = [place.folder / "data", "--from", place.folder / "ram", "-o", place.folder / "x"]
-    assert run_command(["train", "fit", *map(str, given), "--work", str(place.folder / "file" / "work")]) == 2
-    assert "is no folder" in capsys.readouterr().err
+    assert "is no folder" in tagstream("train", "fit", *given, "--work", place.folder / "file" / "work").fails()

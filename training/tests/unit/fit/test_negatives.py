@@ -1,6 +1,5 @@
 """Images of none of the labels: a folder `none`, `--negatives`, and drawn ones."""
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -8,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from tests.support.command import Tagstream
 from tests.unit.models.small import small_bundle
 from training.tests.unit.pictures import LABELS, colours
-from workers.cli.app import run_command
 from workers.models.bundle import Bundle
 
 OPTIONS = ("--workers", "0", "--threads", "1")
@@ -33,13 +32,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def fit(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Fit:
+def fit(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tagstream: Tagstream) -> Fit:
     monkeypatch.setenv("XDG_CACHE_HOME", str(place / "cache"))
 
     def run(data: str, name: str, *options: str) -> dict[str, Any]:
-        words = ["train", "fit", str(place / data), "--from", str(place / "ram"), "-o", str(tmp_path / name)]
-        assert run_command([*words, *OPTIONS, "--json", *options]) == 0
-        found: dict[str, Any] = json.loads(capsys.readouterr().out)
+        words = ("train", "fit", place / data, "--from", place / "ram", "-o", tmp_path / name)
+        found: dict[str, Any] = tagstream(*words, *OPTIONS, "--json", *options).json
         return found
 
     return run
@@ -77,10 +75,10 @@ def test_one_label_beside_none_is_enough(place: Path, fit: Fit, tmp_path: Path) 
 
 @pytest.mark.slow
 def test_the_table_says_where_no_image_shows_none_of_the_labels(
-    place: Path, fit: Fit, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    place: Path, fit: Fit, tmp_path: Path, tagstream: Tagstream
 ) -> None:
     words = ["train", "fit", "--from", str(place / "ram"), *OPTIONS]
     for data, alone in (("photos", True), ("with", False)):
-        assert run_command([*words, str(place / data), "-o", str(tmp_path / data)]) == 0
+        shown = tagstream(*words, place / data, "-o", tmp_path / data).done
         report = (tmp_path / f"{data}.work" / "report.html").read_text()
-        assert [("among these classes only" in text) for text in (capsys.readouterr().out, report)] == [alone] * 2
+        assert [("among these classes only" in text) for text in (shown, report)] == [alone] * 2

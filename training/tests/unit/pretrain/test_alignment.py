@@ -20,11 +20,11 @@ from tagstream_train.pretrain.objectives import Pretraining
 from tagstream_train.pretrain.recipes import AlignmentPlan
 from tagstream_train.pretrain.run import pretrain, write_bundle
 from tagstream_train.pretrain.start import fresh
+from tests.support.command import Tagstream
 from tests.unit.models.small import SMALL
 from tests.unit.models.test_alignment import aligned_bundle, literal
 from training.tests.unit.drawings import drawings, tiny_run
 from training.tests.unit.pretrain.aligning import PAIRS, TAGS, contrast, most_alike, pairs, step
-from workers.cli.app import run_command
 from workers.errors import Misconfigured
 from workers.models.ram.alignment import has_alignment, load_alignment
 from workers.models.ram.importer import made_up_vocabulary
@@ -322,7 +322,7 @@ def test_a_plan_without_bounds_is_refused() -> None:
         AlignmentPlan.model_validate({"tags": "some"})
 
 
-def test_the_command_line_says_whether_tags_guide(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_line_says_whether_tags_guide(tagstream: Tagstream) -> None:
     for recipe, tags, shown in (
         ("tiny", None, ""),
         ("tiny", "none", 'tags = "none"\n'),
@@ -330,8 +330,8 @@ def test_the_command_line_says_whether_tags_guide(capsys: pytest.CaptureFixture[
         ("paper", "guided", "untagged = 0.0\n"),
     ):
         command = ["train", "pretrain", "set", "--model", "tag2text", "--recipe", recipe, "-o", "out", "--show"]
-        run_command([*command, *([] if tags is None else ["--tags", tags])])
-        _, heading, alignment = capsys.readouterr().out.partition("[alignment]")
+        said = tagstream(*command, *([] if tags is None else ["--tags", tags])).out
+        _, heading, alignment = said.partition("[alignment]")
         assert (bool(heading), shown in alignment) == (tags is not None, True)
 
 

@@ -20,10 +20,10 @@ from tagstream_train.plan import read_toml, toml_of
 from tagstream_train.pretrain.recipes import Model, Run, recipe
 from tagstream_train.pretrain.run import RUN, Pretrained, pretrain, write_bundle
 from tagstream_train.pretrain.start import fresh, load_bundle
+from tests.support.command import Tagstream
 from tests.unit.models.small import small_bundle
 from training.tests.unit.drawings import LABELS, drawings, pixels, tiny_run
-from workers.cli.app import run_command
-from workers.errors import MISCONFIGURED, Misconfigured
+from workers.errors import Misconfigured
 from workers.models.bundle import Bundle
 from workers.models.load import load_captioner, load_tagger
 from workers.ports import Captioner
@@ -199,17 +199,13 @@ def test_a_wrong_run_is_a_sentence(text: str, complaint: str, tmp_path: Path) ->
 # the command
 
 
-def test_the_command_repeats_a_run_from_its_file(
-    dataset: DataSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_repeats_a_run_from_its_file(dataset: DataSet, tmp_path: Path, tagstream: Tagstream) -> None:
     (tmp_path / "run.toml").write_text(toml_of(tiny_run("ram-plus", steps=2, val=0.4)))
     pretrains = ["train", "pretrain", str(dataset.folder), "--workers", "0"]
     run = [*pretrains, "--run-file", str(tmp_path / "run.toml"), "-o"]
-    assert run_command([*run, str(tmp_path / "one")]) == 0
-    assert "images held back" in capsys.readouterr().out
+    assert "images held back" in tagstream(*run, tmp_path / "one").done
     written = tmp_path / "one.work" / RUN
-    assert run_command([*pretrains, "--run-file", str(written), "-o", str(tmp_path / "two"), "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
+    told = tagstream(*pretrains, "--run-file", written, "-o", tmp_path / "two", "--json").json
     assert told["digest"] == Bundle.open(tmp_path / "one").digest
     assert told["steps"] == 2
 
@@ -231,22 +227,20 @@ def test_two_processes_see_twice_the_images_and_write_one_bundle(dataset: DataSe
 
 
 def test_a_recipe_is_shown_with_the_command_lines_options(
-    dataset: DataSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    dataset: DataSet, tmp_path: Path, tagstream: Tagstream
 ) -> None:
     small_bundle("ram", tmp_path / "ram")
     options = ["--model", "ram-plus", "--recipe", "tiny", "--seed", "7", "--from", str(tmp_path / "ram"), "--show"]
-    assert run_command(["train", "pretrain", str(dataset.folder), "-o", str(tmp_path / "x"), *options]) == 0
-    (tmp_path / "shown.toml").write_text(capsys.readouterr().out)
+    text = tagstream("train", "pretrain", dataset.folder, "-o", tmp_path / "x", *options).done
+    (tmp_path / "shown.toml").write_text(text)
     shown = read_toml(Run, tmp_path / "shown.toml")
     assert (shown.model, shown.stages[0].plan.seed, shown.start) == ("ram-plus", 7, str(tmp_path / "ram"))
     assert shown.sizes["encoder"]["depths"] == [1, 1, 2, 1]  # the bundle's
     assert not (tmp_path / "x").exists()
 
 
-def test_what_to_train_must_be_said(dataset: DataSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_to_train_must_be_said(dataset: DataSet, tmp_path: Path, tagstream: Tagstream) -> None:
     (tmp_path / "run.toml").write_text(toml_of(tiny_run("ram-plus", steps=2)))
     pretrains = ["train", "pretrain", str(dataset.folder), "-o", str(tmp_path / "x")]
-    assert run_command(pretrains) == MISCONFIGURED
-    assert "Say what to train" in capsys.readouterr().err
-    assert run_command([*pretrains, "--run-file", str(tmp_path / "run.toml"), "--model", "ram"]) == MISCONFIGURED
-    assert "trains ram-plus" in capsys.readouterr().err
+    assert "Say what to train" in tagstream(*pretrains).fails()
+    assert "trains ram-plus" in tagstream(*pretrains, "--run-file", tmp_path / "run.toml", "--model", "ram").fails()

@@ -1,7 +1,5 @@
 """Retrieval: recall against a literal count, kept features, the command, and fine-tuning."""
 
-import hashlib
-import io
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -28,12 +26,13 @@ from tagstream_train.pretrain.run import pretrain
 from tagstream_train.pretrain.start import fresh
 from tagstream_train.retrieval.finetune import retrieval_run
 from tagstream_train.retrieval.measure import Both, Measured, measure, rank
+from tests.support.command import Tagstream
 from tests.unit.models.small import small_bundle
 from tests.unit.models.test_alignment import aligned_bundle
 from training.tests.unit.pictures import BROKEN
-from workers.cli.app import run_command
-from workers.errors import MISCONFIGURED, Misconfigured
+from workers.errors import Misconfigured
 from workers.models.bundle import ALIGNMENT, Bundle
+from workers.models.files import sha256_of
 from workers.models.ram.alignment import Alignment, beside_of, load_alignment
 from workers.models.ram.config import HeadConfig, SwinConfig, Tag2TextConfig, TextConfig
 from workers.models.ram.importer import random_bundle
@@ -168,13 +167,9 @@ def test_tokens_that_do_not_fit_the_memory_are_refused(
 
 
 @pytest.fixture
-def run(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
-    def run(*arguments: object) -> str:
-        words = ["train", "evaluate", bundle.folder, *arguments, "--task", "retrieval", "--device", "cpu"]
-        assert run_command(list(map(str, words))) == 0, capsys.readouterr().err
-        return capsys.readouterr().out
-
-    return run
+def run(bundle: Bundle, tagstream: Tagstream) -> Callable[..., Any]:
+    command, on = ("train", "evaluate", bundle.folder), ("--task", "retrieval", "--device", "cpu")
+    return lambda *arguments: tagstream(*command, *arguments, *on).done
 
 
 def test_the_papers_row_stands_below_its_own_images_alone(
@@ -193,7 +188,7 @@ def test_the_papers_row_stands_below_its_own_images_alone(
 
 
 def test_what_retrieval_cannot_measure_is_a_sentence(
-    data: Path, bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    data: Path, bundle: Bundle, tmp_path: Path, tagstream: Tagstream
 ) -> None:
     plain, table = small_bundle("tag2text", tmp_path / "plain").folder, tmp_path / "t.csv"
     table.write_text("image,caption\n0.png,\n")
@@ -203,12 +198,11 @@ def test_what_retrieval_cannot_measure_is_a_sentence(
         (bundle.folder, data.with_name("gone.json"), "does not exist"),
     ):
         words = ["train", "evaluate", str(folder), str(given), "--task", "retrieval"]
-        assert run_command(words) == MISCONFIGURED
-        assert complaint in capsys.readouterr().err
+        assert complaint in tagstream(*words).fails()
     for number in range(IMAGES):
         (tmp_path / f"{number}.png").write_bytes(BROKEN)
-    assert run_command(["train", "evaluate", str(bundle.folder), str(data), "--task", "retrieval"]) == MISCONFIGURED
-    assert "None of 7 images can be used" in capsys.readouterr().err
+    said = tagstream("train", "evaluate", bundle.folder, data, "--task", "retrieval").fails()
+    assert "None of 7 images can be used" in said
 
 
 # fine-tuning
@@ -229,10 +223,8 @@ def walls(tmp_path_factory: pytest.TempPathFactory) -> DataSet:
     folder = tmp_path_factory.mktemp("walls")
     samples = []
     for name, colour in WALLS.items():
-        out = io.BytesIO()
-        Image.new("RGB", (32, 32), colour).save(out, "PNG")
-        (folder / f"{name}.png").write_bytes(out.getvalue())
-        sha256 = hashlib.sha256(out.getvalue()).hexdigest()
+        Image.new("RGB", (32, 32), colour).save(folder / f"{name}.png")
+        sha256 = sha256_of(folder / f"{name}.png")
         samples.append(Sample(image=f"{name}.png", captions=(f"a {name} wall", f"all is {name}"), sha256=sha256))
     samples.append(Sample(image="red.png", captions=("kept apart",), sha256="0" * 64, part="test"))
     return write_dataset(folder, samples, (), name="walls")
@@ -262,13 +254,12 @@ def found_first(bundle: Bundle, walls: DataSet) -> float:
 
 @pytest.mark.timeout(300)  # ten seconds of one processor
 def test_fine_tuning_lets_images_find_their_captions_and_continues_at_its_place(
-    walls: DataSet, start: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    walls: DataSet, start: Bundle, tmp_path: Path, tagstream: Tagstream
 ) -> None:
     words = ["train", "finetune", str(walls.folder), "--task", "retrieval", "--from", str(start.folder)]
     words += ["-o", str(tmp_path / "out"), "--augment", "none", "--json"]
     words += ["--epochs", "40", "--batch", "6", "--lr", "2e-3"]
-    assert run_command(words) == 0, capsys.readouterr().err
-    document, made = json.loads(capsys.readouterr().out), Bundle.open(tmp_path / "out")
+    document, made = tagstream(*words).json, Bundle.open(tmp_path / "out")
     made.verify()
     assert (document["steps"], document["digest"]) == (40, made.digest)
     before, after = found_first(start, walls), found_first(made, walls)
@@ -277,8 +268,7 @@ def test_fine_tuning_lets_images_find_their_captions_and_continues_at_its_place(
     card = card_of(made)
     assert card is not None
     assert (card.data["trained_on"], card.parents[start.name]) == (6, start.digest)
-    assert run_command([*words, "--replace"]) == 0
-    again = json.loads(capsys.readouterr().out)
+    again = tagstream(*words, "--replace").json
     assert (again["digest"], again["losses"]) == (made.digest, {}), "the run had ended"
 
 
@@ -326,7 +316,7 @@ def test_fine_tuning_without_tags_computes_no_tag_head(
 
 
 def test_a_model_that_can_not_be_fine_tuned_is_a_sentence(
-    walls: DataSet, start: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    walls: DataSet, start: Bundle, tmp_path: Path, tagstream: Tagstream
 ) -> None:
     plain = small_bundle("tag2text", tmp_path / "plain").folder
     silent = write_dataset(tmp_path / "silent", [Sample(image="a.png", sha256="1" * 64)], (), name="silent").folder
@@ -346,5 +336,4 @@ def test_a_model_that_can_not_be_fine_tuned_is_a_sentence(
         (head.folder, walls.folder, (), "labels of a head"),
     ):
         words = ["train", "finetune", str(data), "--from", str(folder), "-o", str(tmp_path / "out"), *more]
-        assert run_command(words) == MISCONFIGURED
-        assert complaint in capsys.readouterr().err
+        assert complaint in tagstream(*words).fails()
