@@ -58,6 +58,10 @@ def decoding(intake: Intake, wanted: Job) -> Future[DecodedImage]:
     return intake.decode(*read(intake, wanted))
 
 
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
 class PaintedStore:
     def get(self, bucket: str, key: str, **_: Any) -> StoredObject:
         name, *rest = key.split("/")

@@ -9,7 +9,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future, wait
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from tests.support.waiting import bounded, eventually
-from tests.unit.intake.deadly import GOOD, HANGS, LARGEST, PaintedStore, arm, decoding, job, read, sleeping_job
+from tests.unit.intake.deadly import GOOD, HANGS, LARGEST, arm, decoding, job, parent_of, read, sleeping_job
 from workers.errors import Broken, Misconfigured
 from workers.intake import Limits, ProcessIntake
 from workers.intake.processes.pending import Child, PendingRequest
@@ -28,13 +28,12 @@ from workers.intake.threads import LargeImages
 from workers.types import Assignment, Coordinates, DecodedImage, Job, Partition, Transform
 
 SMALL = Transform(8)
+Painted = Callable[..., ProcessIntake]
 
 
 @pytest.fixture
-def intake() -> Iterator[ProcessIntake]:
-    intake = ProcessIntake(PaintedStore(), (SMALL,), fetch_threads=4, children=2)
-    yield intake
-    intake.close()
+def intake(painted: Painted) -> ProcessIntake:
+    return painted(children=2, fetch_threads=4)
 
 
 def refuse() -> None:
@@ -208,9 +207,9 @@ def test_bodies_of_every_size_are_decoded(intake: ProcessIntake) -> None:
 
 
 @pytest.mark.slow
-def test_a_child_that_gets_nothing_more_is_replaced_once_it_is_done() -> None:
+def test_a_child_that_gets_nothing_more_is_replaced_once_it_is_done(painted: Painted) -> None:
     """Guard: otherwise a slot is lost for good when a suspect got another child than the one that should make room."""
-    intake = ProcessIntake(PaintedStore(), (SMALL,), children=1)
+    intake = painted()
     read(intake, job(GOOD))
     (before,) = intake.pids
     (child,) = intake._supervisor._children
@@ -218,16 +217,13 @@ def test_a_child_that_gets_nothing_more_is_replaced_once_it_is_done() -> None:
     child.retiring = True
     assert (decoding(intake, job(GOOD)).result(30).pixels[SMALL] == (7, 0, 0)).all()
     assert before not in intake.pids
-    intake.close()
 
 
 @pytest.mark.slow
-def test_no_child_loads_torch() -> None:
+def test_no_child_loads_torch(painted: Painted) -> None:
     pytest.importorskip("torch")  # it is loaded here, so it would be there if children were copies of us
-    intake = ProcessIntake(PaintedStore(), (SMALL,), children=1, prepare=tell)
     with pytest.raises(Broken, match=r"loaded: \[\]"):
-        read(intake, job(GOOD))
-    intake.close()
+        read(painted(prepare=tell), job(GOOD))
 
 
 @pytest.mark.slow
@@ -242,25 +238,22 @@ def test_an_image_stays_unchanged_however_many_are_decoded_after_it(intake: Proc
 
 
 @pytest.mark.slow
-def test_every_caller_learns_that_a_child_cant_start() -> None:
-    intake = ProcessIntake(PaintedStore(), (SMALL,), children=1, prepare=refuse)
+def test_every_caller_learns_that_a_child_cant_start(painted: Painted) -> None:
+    intake = painted(prepare=refuse)
     for _ in range(2):
         with pytest.raises(Broken, match="no such codec"):
             read(intake, job(GOOD))
-    intake.close()
 
 
 @pytest.mark.slow
-def test_children_that_die_at_birth_are_not_replaced_for_ever() -> None:
-    intake = ProcessIntake(PaintedStore(), (SMALL,), children=1, prepare=vanish)
+def test_children_that_die_at_birth_are_not_replaced_for_ever(painted: Painted) -> None:
     with pytest.raises(Broken, match="before they are ready"):
-        read(intake, job(GOOD))
-    intake.close()
+        read(painted(prepare=vanish), job(GOOD))
 
 
 @pytest.mark.slow
-def test_close_drops_waiting_requests_and_waits_for_running_ones() -> None:
-    intake = ProcessIntake(PaintedStore(), (SMALL,), fetch_threads=1, children=1)
+def test_close_drops_waiting_requests_and_waits_for_running_ones(painted: Painted) -> None:
+    intake = painted(fetch_threads=1)
     read(intake, job(GOOD))
     running, waiting = (intake.fetch(sleeping_job(1), LARGEST) for _ in range(2))
     eventually(running.running)
@@ -271,8 +264,8 @@ def test_close_drops_waiting_requests_and_waits_for_running_ones() -> None:
 
 
 @pytest.mark.slow
-def test_close_is_bounded_though_a_decoder_hangs_and_leaves_no_process(tmp_path: Path) -> None:
-    intake = ProcessIntake(PaintedStore(), (SMALL,), children=1, close_s=0.2, prepare=functools.partial(arm, tmp_path))
+def test_close_is_bounded_though_a_decoder_hangs_and_leaves_no_process(painted: Painted, tmp_path: Path) -> None:
+    intake = painted(close_s=0.2, prepare=functools.partial(arm, tmp_path))
     hung = decoding(intake, job(HANGS))
     (pid,) = intake.pids
     with bounded():
@@ -360,7 +353,7 @@ def mapped(pid: int | str) -> list[str]:
 def test_a_child_has_one_region_mapped_which_no_other_process_but_ours_has(intake: ProcessIntake) -> None:
     """Guard: memory that a child could map beyond its own region would be other images."""
     eventually(lambda: len(intake.pids) == 2)
-    fork_server = Path(f"/proc/{intake.pids[0]}/stat").read_text().rpartition(")")[2].split()[1]
+    fork_server = parent_of(intake.pids[0])
     (one,), (other,) = (mapped(pid) for pid in intake.pids)
     assert one != other
     assert sorted(mapped("self")) == sorted([one, other])
@@ -368,8 +361,8 @@ def test_a_child_has_one_region_mapped_which_no_other_process_but_ours_has(intak
 
 
 @pytest.mark.slow
-def test_a_region_ends_with_its_child() -> None:
-    intake = ProcessIntake(PaintedStore(), (SMALL,), children=1)
+def test_a_region_ends_with_its_child(painted: Painted) -> None:
+    intake = painted()
     read(intake, job(GOOD))
     (before,), old = intake.pids, mapped("self")
     os.kill(before, signal.SIGKILL)
@@ -394,24 +387,22 @@ def ended(pid: int) -> bool:
     return False
 
 
-def test_an_image_above_its_processs_part_waits_for_that_of_another_and_a_smaller_one_does_not(tmp_path: Path) -> None:
+def test_an_image_above_its_processs_part_waits_for_that_of_another_and_a_smaller_one_does_not(
+    painted: Painted, tmp_path: Path
+) -> None:
     lock = tmp_path / "lock"
     others: Future[None] = Future()
     held = threading.Event()
     LargeImages(lock, above=0).decode(others, held.set)
     assert held.wait(10)
-    large = LargeImages(lock, above=1 << 20)
-    intake = ProcessIntake(PaintedStore(), (SMALL,), children=1, large=large)
-    try:
-        fetched, facts = read(intake, job(GOOD))
-        waiting = intake.decode(fetched, replace(facts, decode_bytes=(1 << 20) + 1))
-        assert decoding(intake, job(GOOD)).result(30) is not None
-        assert not waiting.done()
-        eventually(lambda: intake.at_work() == (None, 0.0), 10)  # it waits for another process, which is no stall
-        others.set_result(None)
-        assert waiting.result(30) is not None
-        fetched, facts = read(intake, job(GOOD))
-        again = intake.decode(fetched, replace(facts, decode_bytes=(1 << 20) + 1))
-        assert again.result(30) is not None, "the lock is free again"
-    finally:
-        intake.close()
+    intake = painted(large=LargeImages(lock, above=1 << 20))
+    fetched, facts = read(intake, job(GOOD))
+    waiting = intake.decode(fetched, replace(facts, decode_bytes=(1 << 20) + 1))
+    assert decoding(intake, job(GOOD)).result(30) is not None
+    assert not waiting.done()
+    eventually(lambda: intake.at_work() == (None, 0.0), 10)  # it waits for another process, which is no stall
+    others.set_result(None)
+    assert waiting.result(30) is not None
+    fetched, facts = read(intake, job(GOOD))
+    again = intake.decode(fetched, replace(facts, decode_bytes=(1 << 20) + 1))
+    assert again.result(30) is not None, "the lock is free again"

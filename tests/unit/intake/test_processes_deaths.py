@@ -34,10 +34,10 @@ from tests.unit.intake.deadly import (
     SLOW_ONCE,
     TAKES_ITS_TIME,
     Once,
-    PaintedStore,
     arm,
     decoding,
     job,
+    parent_of,
     read,
     slow_to_begin,
 )
@@ -51,32 +51,21 @@ from workers.types import Transform
 pytestmark = pytest.mark.slow
 
 SMALL = Transform(8)
+Make = Callable[..., ProcessIntake]
 
 
 @pytest.fixture
-def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., ProcessIntake]]:
-    made: list[ProcessIntake] = []
+def make(painted: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
     monkeypatch.setattr("workers.intake.processes.intake._LEAST_S", 100.0)  # the clock is `decode_s` here
 
     def build(
         *, self_test_image_dies: bool = False, children: int = 1, decode_s: float = 2.0, decode_bytes: int = 256 * MIB
     ) -> ProcessIntake:
-        made.append(
-            ProcessIntake(
-                PaintedStore(),
-                (SMALL,),
-                Limits(inspect_s=2.0, decode_bytes=decode_bytes),
-                fetch_threads=4,
-                children=children,
-                decode_s=decode_s,
-                prepare=functools.partial(arm, tmp_path, self_test_image_dies),
-            )
-        )
-        return made[-1]
+        limits = Limits(inspect_s=2.0, decode_bytes=decode_bytes)
+        prepare = functools.partial(arm, tmp_path, self_test_image_dies)
+        return painted(limits, children, fetch_threads=4, decode_s=decode_s, prepare=prepare)
 
-    yield build
-    for intake in made:
-        intake.close()
+    return build
 
 
 def reason(error: BaseException | None) -> str:
@@ -96,7 +85,7 @@ def reason(error: BaseException | None) -> str:
         (FAILS, "broken-image"),
     ],
 )
-def test_a_deadly_image_costs_itself_and_no_other(make: Callable[..., ProcessIntake], width: int, verdict: str) -> None:
+def test_a_deadly_image_costs_itself_and_no_other(make: Make, width: int, verdict: str) -> None:
     intake = make()
     known = [read(intake, job(each, shade=shade)) for shade, each in enumerate([GOOD, width, GOOD, GOOD])]
     others = [intake.fetch(job(GOOD), LARGEST).result(30) for _ in range(6)]
@@ -112,9 +101,7 @@ def test_a_deadly_image_costs_itself_and_no_other(make: Callable[..., ProcessInt
     ("width", "verdict"),
     [(HEADER_HANGS, "decode-timeout"), (HEADER_SEGFAULTS, "kills-decoder"), (HEADER_GROWS, "decode-memory")],
 )
-def test_a_deadly_header_costs_its_image_and_no_other(
-    make: Callable[..., ProcessIntake], width: int, verdict: str
-) -> None:
+def test_a_deadly_header_costs_its_image_and_no_other(make: Make, width: int, verdict: str) -> None:
     """Guard: a header has its own clock and memory limit, far below those of pixels."""
     intake = make(decode_s=1000.0, decode_bytes=4096 * MIB)
     fetched = [intake.fetch(job(each), LARGEST).result(30) for each in (GOOD, width, GOOD, GOOD)]
@@ -123,7 +110,7 @@ def test_a_deadly_header_costs_its_image_and_no_other(
     assert all(futures[each].result(30).width == GOOD for each in (0, 2, 3))
 
 
-def test_images_behind_a_slow_one_are_done_by_another_child(make: Callable[..., ProcessIntake], tmp_path: Path) -> None:
+def test_images_behind_a_slow_one_are_done_by_another_child(make: Make, tmp_path: Path) -> None:
     """Guard: a child has eight images before it, and seven of them would wait for the first."""
     intake = make(children=2, decode_s=20.0)
     eventually(lambda: len(intake.pids) == 2)
@@ -137,19 +124,18 @@ def test_images_behind_a_slow_one_are_done_by_another_child(make: Callable[..., 
     assert (decoding(intake, job(GOOD)).result(30).pixels[SMALL] == (7, 0, 0)).all()
 
 
-def test_the_clock_of_an_image_is_by_its_estimate(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_clock_of_an_image_is_by_its_estimate(painted: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[PendingRequest] = []
-    intake = ProcessIntake(PaintedStore(), (SMALL,), children=1, decode_s=20.0)
+    intake = painted(decode_s=20.0)
     fetched, facts = read(intake, job(GOOD))
     monkeypatch.setattr(intake._supervisor, "submit", given.append)
     for estimate in (10_000_000, 100_000_000, 1_000_000_000):
         fetched = intake.fetch(job(GOOD), LARGEST).result(30)
         intake.decode(fetched, replace(facts, decode_bytes=estimate))
     assert [request.limit_s for request in given] == [pytest.approx(3, 1e-3), pytest.approx(12, 1e-3), 20]
-    intake.close()
 
 
-def test_no_partition_holds_the_last_child_with_images_that_may_take_long(make: Callable[..., ProcessIntake]) -> None:
+def test_no_partition_holds_the_last_child_with_images_that_may_take_long(make: Make) -> None:
     """Guard: the images of all others waited until one of them was done, or given up."""
     intake = make(children=2, decode_s=20.0)
     eventually(lambda: len(intake.pids) == 2)
@@ -164,7 +150,7 @@ def test_no_partition_holds_the_last_child_with_images_that_may_take_long(make: 
     assert not any(future.done() for future in hung)
 
 
-def test_an_image_that_waits_for_its_turn_is_in_no_childs_hands(make: Callable[..., ProcessIntake]) -> None:
+def test_an_image_that_waits_for_its_turn_is_in_no_childs_hands(make: Make) -> None:
     """Guard: otherwise a decoder's next image, or one in a waiting partition, has a wrong clock."""
     intake = make(children=1, decode_s=2.0)
     long = [read(intake, job(HANGS, shade=shade)) for shade in range(3)]
@@ -181,7 +167,7 @@ def test_an_image_that_waits_for_its_turn_is_in_no_childs_hands(make: Callable[.
 
 
 def test_a_slow_only_child_gets_its_returned_requests_again(
-    make: Callable[..., ProcessIntake], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     returned, withdraw = threading.Event(), Child.withdraw
 
@@ -201,7 +187,7 @@ def test_a_slow_only_child_gets_its_returned_requests_again(
     assert intake.pids == (before,)
 
 
-def test_a_child_that_had_not_begun_does_not_skip_its_present_request(make: Callable[..., ProcessIntake]) -> None:
+def test_a_child_that_had_not_begun_does_not_skip_its_present_request(make: Make) -> None:
     """Guard: on a busy machine a child may not be let run for a second."""
     intake = make(children=1, decode_s=20.0)
     known = [read(intake, job(GOOD, shade=shade)) for shade in range(8)]
@@ -216,7 +202,7 @@ def test_a_child_that_had_not_begun_does_not_skip_its_present_request(make: Call
 
 
 def test_whenever_images_are_taken_back_each_is_decoded_rightly(
-    make: Callable[..., ProcessIntake], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("workers.intake.processes.pending.HESITATION_S", 0.002)
     taken_back = 0
@@ -248,7 +234,7 @@ def test_whenever_images_are_taken_back_each_is_decoded_rightly(
 
 
 def test_lost_children_are_counted_by_cause_and_logged_with_their_image(
-    make: Callable[..., ProcessIntake], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     heard: list[object] = []
     monkeypatch.setattr(metrics.DECODERS_LOST, "add", lambda cause: heard.append(cause))
@@ -262,7 +248,7 @@ def test_lost_children_are_counted_by_cause_and_logged_with_their_image(
 
 
 def test_the_last_words_of_a_child_that_died_are_in_the_verdict_and_counted(
-    make: Callable[..., ProcessIntake], monkeypatch: pytest.MonkeyPatch
+    make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lines: list[float] = []
     monkeypatch.setattr(metrics.STDERR_LINES, "add", lambda amount, of: lines.append(amount))
@@ -272,27 +258,27 @@ def test_the_last_words_of_a_child_that_died_are_in_the_verdict_and_counted(
     assert sum(lines) == 4  # two of each child that was lost
 
 
-def test_a_child_that_comes_to_no_beginning_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_child_that_comes_to_no_beginning_is_replaced(
+    painted: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("workers.intake.processes.pending._BIRTH_S", 2.0)
-    intake = ProcessIntake(PaintedStore(), (SMALL,), children=1, prepare=functools.partial(slow_to_begin, tmp_path))
-    assert read(intake, job(GOOD))[1].width == GOOD
+    assert read(painted(prepare=functools.partial(slow_to_begin, tmp_path)), job(GOOD))[1].width == GOOD
     assert not Once(tmp_path).first(0)
-    intake.close()
 
 
-def test_no_image_is_blamed_when_a_good_one_kills_the_decoder_too(make: Callable[..., ProcessIntake]) -> None:
+def test_no_image_is_blamed_when_a_good_one_kills_the_decoder_too(make: Make) -> None:
     intake = make(self_test_image_dies=True)
     with pytest.raises(Broken, match="known to be good"):
         decoding(intake, job(SEGFAULTS)).result(30)
 
 
-def test_a_check_says_whether_a_good_image_can_be_decoded_here(make: Callable[..., ProcessIntake]) -> None:
+def test_a_check_says_whether_a_good_image_can_be_decoded_here(make: Make) -> None:
     make().check().result(30)
     with pytest.raises(Broken, match="a decoder fails on an image known to be good"):
         make(self_test_image_dies=True).check().result(30)
 
 
-def test_the_fork_server_is_started_again_when_it_dies(make: Callable[..., ProcessIntake]) -> None:
+def test_the_fork_server_is_started_again_when_it_dies(make: Make) -> None:
     intake = make()
     known = read(intake, job(GOOD))
     fork_server = parent_of(intake.pids[0])
@@ -319,7 +305,7 @@ def no_descriptors_left() -> Iterator[None]:
 
 @pytest.mark.parametrize("lost", ["child", "fork server"])
 def test_without_a_descriptor_for_a_new_child_images_wait_and_nothing_ends(
-    make: Callable[..., ProcessIntake], caplog: pytest.LogCaptureFixture, lost: str
+    make: Make, caplog: pytest.LogCaptureFixture, lost: str
 ) -> None:
     """Guard: Supervisor._wait_for_room. Without it EMFILE is our own bug, and every later image fails with Broken."""
     intake = make()
@@ -337,7 +323,7 @@ def test_without_a_descriptor_for_a_new_child_images_wait_and_nothing_ends(
 
 
 def test_a_sandbox_that_forbids_new_processes_ends_the_worker_with_a_sentence(
-    make: Callable[..., ProcessIntake], monkeypatch: pytest.MonkeyPatch
+    make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def forbidden(*_: object, **__: object) -> None:
         raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
@@ -347,12 +333,8 @@ def test_a_sandbox_that_forbids_new_processes_ends_the_worker_with_a_sentence(
         make().check().result(30)
 
 
-def parent_of(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-
-
 @pytest.mark.parametrize("deaths", [200, pytest.param(10_000, marks=[pytest.mark.chaos, pytest.mark.timeout(3600)])])
-def test_many_deaths_leave_nothing_behind(make: Callable[..., ProcessIntake], deaths: int) -> None:
+def test_many_deaths_leave_nothing_behind(make: Make, deaths: int) -> None:
     """Children die at random moments while images are decoded; every image comes out right, and nothing stays."""
     intake, rng = make(children=2), random.Random(1)
     decode(intake, 4)

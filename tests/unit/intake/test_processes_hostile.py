@@ -6,14 +6,14 @@ import os
 import platform
 import signal
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from tests.support.waiting import eventually
-from tests.unit.intake.deadly import GOOD, LARGEST, PaintedStore, decoding, job, read
+from tests.unit.intake.deadly import GOOD, LARGEST, PaintedStore, decoding, job, parent_of, read
 from tests.unit.intake.hostile import FORGERIES, FORGES, KEEPS, TRIES, Report, take_over
 from workers.errors import Rejected
 from workers.intake import ProcessIntake
@@ -24,26 +24,21 @@ from workers.types import Transform
 pytestmark = pytest.mark.slow
 
 SMALL = Transform(8)
+Make = Callable[..., ProcessIntake]
 
 on_x86 = pytest.mark.skipif(platform.machine() != "x86_64", reason="its numbers of system calls are those of x86_64")
 
 
 @pytest.fixture
-def make(tmp_path: Path) -> Iterator[Callable[..., ProcessIntake]]:
-    made: list[ProcessIntake] = []
+def make(painted: Make, tmp_path: Path) -> Make:
     (tmp_path / "secret").write_text("s3cr3t")
     (tmp_path / "worker").write_text(str(os.getpid()))
 
     def build(children: int = 2, **how: str) -> ProcessIntake:
         prepare = functools.partial(take_over, tmp_path, **how)
-        made.append(
-            ProcessIntake(PaintedStore(), (SMALL,), Limits(decode_bytes=256 * MIB), children=children, prepare=prepare)
-        )
-        return made[-1]
+        return painted(Limits(decode_bytes=256 * MIB), children, prepare=prepare)
 
-    yield build
-    for intake in made:
-        intake.close()
+    return build
 
 
 FILES = {
@@ -62,7 +57,7 @@ OTHERS = {"signal the worker", "end its parent"}
 
 @on_x86
 def test_a_decoder_that_was_taken_over_gets_nothing_done(
-    make: Callable[..., ProcessIntake], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Guard: close_off. Without it every one of these succeeds for root, and most for any user."""
     monkeypatch.setenv("TAGSTREAM_S3_SECRET_KEY", "s3cr3t")
@@ -79,7 +74,7 @@ def test_a_decoder_that_was_taken_over_gets_nothing_done(
 @on_x86
 @pytest.mark.parametrize("missing", PROTECTIONS)
 def test_a_kernel_that_lacks_one_protection_is_named_once_and_the_others_hold(
-    make: Callable[..., ProcessIntake], tmp_path: Path, caplog: pytest.LogCaptureFixture, missing: str
+    make: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture, missing: str
 ) -> None:
     intake = make(without=missing)
     decoding(intake, job(TRIES)).result(30)
@@ -95,7 +90,7 @@ def test_a_kernel_that_lacks_one_protection_is_named_once_and_the_others_hold(
 
 
 def test_no_process_that_decodes_was_started_with_our_environment_or_descriptors(
-    make: Callable[..., ProcessIntake], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    make: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Guard: a process keeps its first environment in memory, whatever it deletes afterwards."""
     monkeypatch.setenv("TAGSTREAM_S3_SECRET_KEY", "s3cr3t")
@@ -124,7 +119,7 @@ UNSEEN = {"two answers", "pixels outside its region"}
 
 
 @pytest.mark.parametrize("forgery", FORGERIES)
-def test_a_forged_answer_costs_its_own_image_and_no_other(make: Callable[..., ProcessIntake], forgery: str) -> None:
+def test_a_forged_answer_costs_its_own_image_and_no_other(make: Make, forgery: str) -> None:
     """Guard: an answer is about the image that its child is at, and of a fixed form, or the child is ended."""
     intake = make(children=1, forgery=forgery)
     known = [read(intake, job(width, shade=shade)) for shade, width in enumerate([GOOD, FORGES, GOOD, GOOD])]
@@ -140,7 +135,7 @@ def test_a_forged_answer_costs_its_own_image_and_no_other(make: Callable[..., Pr
 
 
 def test_a_decoder_that_was_taken_over_can_have_no_other_image_blamed_and_ends_no_worker(
-    make: Callable[..., ProcessIntake],
+    make: Make,
 ) -> None:
     """Guard: a suspected image, and the good image of its trial, gets a child that has seen no other."""
     intake = make(children=2)
@@ -159,7 +154,7 @@ def hashes(*shades: int) -> set[str]:
 
 
 @pytest.mark.parametrize("end", ["a signal", "a lie", "the clock"])
-def test_answers_of_a_decoder_before_its_death_or_lie_are_doubted(make: Callable[..., ProcessIntake], end: str) -> None:
+def test_answers_of_a_decoder_before_its_death_or_lie_are_doubted(make: Make, end: str) -> None:
     """Guard: it may have been taken over long before, by an image that it decoded as if nothing was."""
     told: list[Collection[str]] = []
     intake = make(children=1, forgery="garbage")
@@ -179,9 +174,7 @@ def test_answers_of_a_decoder_before_its_death_or_lie_are_doubted(make: Callable
     assert found == ([] if end == "the clock" else [True])
 
 
-def test_answers_of_longer_ago_are_not_doubted(
-    make: Callable[..., ProcessIntake], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_answers_of_longer_ago_are_not_doubted(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("workers.intake.processes.pending.DOUBTED_S", 0.5)
     told: list[Collection[str]] = []
     intake = make(children=1)
@@ -192,10 +185,6 @@ def test_answers_of_longer_ago_are_not_doubted(
     os.kill(pid, signal.SIGKILL)
     eventually(lambda: intake.pids not in {(), (pid,)})
     assert told == []
-
-
-def parent_of(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 HEADERS = {

@@ -123,11 +123,15 @@ def _row(fitted: Fitted, labels: str) -> Row:
     return row
 
 
+def _after(fitted: Fitted, labels: str = "new labels") -> float:
+    after = _row(fitted, labels).after
+    assert after is not None
+    return after
+
+
 def test_new_labels_are_learnt(fitted: Fitted) -> None:
-    row = _row(fitted, "new labels")
-    assert row.count == 4
-    assert row.after is not None
-    assert row.after > 0.7
+    assert _row(fitted, "new labels").count == 4
+    assert _after(fitted) > 0.7
 
 
 def test_new_labels_come_behind_the_old_ones(place: Place, fitted: Fitted) -> None:
@@ -144,16 +148,10 @@ def test_a_bundle_that_was_trained_is_like_any_other(fitted: Fitted) -> None:
 
 
 def test_the_trained_tagger_tags(place: Place, fitted: Fitted) -> None:
-    tagger = load_tagger(fitted.bundle.folder, device="cpu", precision="fp32")
     image = np.asarray(Image.open(place.folder / "data" / "images" / "003.png").convert("RGB"))
-    (raw,) = tagger.forward([image])
-    scores = dict(zip(*(part.tolist() for part in _scores(tagger.postprocess(raw))), strict=True))
-    red, green, blue = (scores.get(tagger.labels.index(name), 0.0) for name in LABELS[:3])
+    scores = _scores_by_name(_tagger(fitted), image)
+    red, green, blue = (scores.get(name, 0.0) for name in LABELS[:3])
     assert red > max(green, blue)
-
-
-def _scores(found: Any) -> tuple[Any, Any]:
-    return found.label_ids, found.scores
 
 
 def test_a_head_leaves_every_weight_of_the_bundle_unchanged(place: Place, head: Fitted) -> None:
@@ -172,11 +170,7 @@ def test_a_heads_images_are_measured_by_classifiers_that_did_not_see_them(
     place: Place, head: Fitted, noise: Path
 ) -> None:
     """Were the labels noise, classifiers that saw the images would know them all the same."""
-    fitted, true = place.fit("from-noise", data=noise), _row(head, "new labels").after
-    found = _row(fitted, "new labels").after
-    assert found is not None
-    assert true is not None
-    assert found < 0.6 < true
+    assert _after(place.fit("from-noise", data=noise)) < 0.6 < _after(head)
 
 
 def test_features_are_kept_by_content(place: Place, head: Fitted, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -235,10 +229,9 @@ def test_the_guard_keeps_old_labels(place: Place) -> None:
     plan = PLAN | {"lr": 1e-2}
     lost = []
     for guard in (3, 0):
-        row = _row(place.fit_to_the_end(f"guard {guard}", what="lora", guard=guard, plan=plan), "other old labels")
-        assert row.before == pytest.approx(1)
-        assert row.after is not None
-        lost.append(1 - row.after)
+        fitted = place.fit_to_the_end(f"guard {guard}", what="lora", guard=guard, plan=plan)
+        assert _row(fitted, "other old labels").before == pytest.approx(1)
+        lost.append(1 - _after(fitted, "other old labels"))
     assert lost[1] > max(0.01, 2 * lost[0])
 
 
@@ -264,11 +257,10 @@ def test_a_network_that_forgot_is_refused_and_written_without_training_again(
     made = fit(run, place.folder / name, place.folder / f"{name}.run", tell=lambda doing, *_: steps.append(doing))
     assert made is not None
     assert not any(doing.startswith("training") for doing in steps)
-    row = _row(made, "other old labels")
-    assert row.before is not None
-    assert row.after is not None
-    assert row.before - row.after > MOST_LOST
-    assert made.card.metrics["map, other old labels"] == row.after
+    before, after = _row(made, "other old labels").before, _after(made, "other old labels")
+    assert before is not None
+    assert before - after > MOST_LOST
+    assert made.card.metrics["map, other old labels"] == after
 
 
 class Stop(Exception):
@@ -321,26 +313,24 @@ def test_the_compact_tagger_keeps_its_labels_or_drops_them(place: Place) -> None
     assert kept.bundle.labels == (*label_names(), *LABELS)
     assert alone.bundle.labels == LABELS
     for fitted in (kept, alone):
-        row = _row(fitted, "new labels")
-        assert row.after is not None
-        assert row.after > 0.8
+        assert _after(fitted) > 0.8
         assert fitted.thresholds == kept.thresholds
     old = load_tagger("compact", device="cpu", precision="fp32")
     image = old.self_test_image()
     scores = [_scores_by_name(each, image) for each in (old, *(_tagger(fitted) for fitted in (kept, alone)))]
     assert {name: scores[1][name] for name in scores[0]} == scores[0]
     assert {name: scores[1][name] for name in scores[2]} == pytest.approx(scores[2], abs=1e-5)
-    few = load_tagger(kept.bundle.folder, device="cpu", precision="fp32", allow=["red", "goldfish"])
+    few = _tagger(kept, allow=["red", "goldfish"])
     assert _scores_by_name(few, image).keys() <= {"red", "goldfish"}
 
 
-def _tagger(fitted: Fitted) -> Tagger:
-    return load_tagger(fitted.bundle.folder, device="cpu", precision="fp32")
+def _tagger(fitted: Fitted, allow: Sequence[str] | None = None) -> Tagger:
+    return load_tagger(fitted.bundle.folder, device="cpu", precision="fp32", allow=allow)
 
 
 def _scores_by_name(tagger: Tagger, image: Any) -> dict[str, float]:
-    ids, scores = _scores(tagger.postprocess(tagger.forward([image])[0]))
-    return {tagger.labels[i]: score for i, score in zip(ids.tolist(), scores.tolist(), strict=True)}
+    found: Any = tagger.postprocess(tagger.forward([image])[0])
+    return {tagger.labels[i]: score for i, score in zip(found.label_ids.tolist(), found.scores.tolist(), strict=True)}
 
 
 @pytest.fixture(scope="module")
@@ -374,7 +364,7 @@ def test_a_network_of_timm_learns(place: Place, network: str, what: str) -> None
         "lora": [True, False],
         "all": [True, True],
     }[what]
-    tagger = load_tagger(fitted.bundle.folder, device="cpu", precision="fp32", allow=["red", "striped"])
+    tagger = _tagger(fitted, allow=["red", "striped"])
     tagger.warm_up()
     (raw,) = tagger.forward([tagger.self_test_image()])
     assert raw.shape == (1002 if what == "lora" else 2,)  # a softmax needs all logits
@@ -396,11 +386,10 @@ def test_old_labels_of_a_ram_are_kept_and_guarded_when_its_encoder_learns(
     assert fitted.bundle.labels == (*head.bundle.labels, *shapes)
     row = _row(fitted, "other old labels")
     assert (row.count, row.truth) == (64, "what the bundle said before")
-    assert row.after is not None
-    assert row.after > 0.8
+    assert _after(fitted, "other old labels") > 0.8
     lines = map(json.loads, (place.folder / f"{name}.run" / "metrics.jsonl").read_text().splitlines())
     assert any(line.get("guard", 0) > 0 for line in lines)
-    load_tagger(fitted.bundle.folder, device="cpu", precision="fp32").warm_up()
+    _tagger(fitted).warm_up()
 
 
 @pytest.mark.parametrize("what", ["head", "lora"])
@@ -468,8 +457,8 @@ def test_a_head_replaces_the_classifiers_of_known_labels_and_is_fitted_again(pla
     colours(place.folder / "old", labels=names)
     first = place.fit("old-head", data=place.folder / "old")
     assert len(first.bundle.labels) == 62
-    row = _row(first, "labels taught anew")
-    assert (row.count, row.after is not None and row.after > 0.8) == (2, True)
+    assert _row(first, "labels taught anew").count == 2
+    assert _after(first, "labels taught anew") > 0.8
     second = place.fit("old-again", "old-head", data=place.folder / "data")
     assert second.bundle.labels == (*first.bundle.labels, "red", "green")
     assert _row(second, "labels taught anew").count == 2
