@@ -130,15 +130,22 @@ def ready(page: Page) -> None:
     )
 
 
-def shot(page: Page, name: str) -> None:
-    ready(page)
-    SHOTS.mkdir(parents=True, exist_ok=True)
-    page.screenshot(path=SHOTS / f"{name}.png")
-
-
 def accessible(page: Page) -> None:
     found = Axe().run(page)
     assert found.violations_count == 0, found.generate_report()
+
+
+def fits(page: Page) -> None:
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing sticks out"
+
+
+def shown_well(page: Page, name: str) -> None:
+    """The page is accessible and fits into its window, and a picture of it is kept."""
+    ready(page)
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=SHOTS / f"{name}.png")
+    accessible(page)
+    fits(page)
 
 
 def subjects_of(page: Page) -> list[str]:
@@ -150,8 +157,7 @@ def test_a_person_searches_filters_opens_a_picture_and_returns(site: str, opened
     expect(page.locator("h1")).to_have_text("10 pictures")
     expect(page.locator("#sifted li").first).to_contain_text("garage")
     assert page.locator(".month h2").all_text_contents() == MONTHS
-    shot(page, "grid")
-    accessible(page)
+    shown_well(page, "grid")
     page.locator("#q").fill("red motorcycle")
     page.keyboard.press("Enter")
     expect(page.locator("h1")).to_have_text("2 pictures")
@@ -161,8 +167,7 @@ def test_a_person_searches_filters_opens_a_picture_and_returns(site: str, opened
     assert "sort=best" in page.url
     page.locator("#pages .cell").nth(1).click()
     expect(page.locator("h1")).to_have_text("a red motorcycle in a garage")
-    shot(page, "one")
-    accessible(page)
+    shown_well(page, "one")
     expect(page.get_by_role("link", name="Picture after")).to_have_count(0)
     page.get_by_title("All pictures of this day").click()
     expect(page.locator("h1")).to_have_text("1 picture")
@@ -243,12 +248,9 @@ def test_shapes_lie_on_the_picture_at_any_size_and_the_line_that_fits_on_its_thu
 ) -> None:
     page = opened(f"{site}/?q=sign:door", width)
     expect(page.locator(".cell .line")).to_have_text("Keep the door closed at all times, and never lock it")
-    accessible(page)
-    shot(page, f"line-{width}")
+    shown_well(page, f"line-{width}")
     page.locator("#pages .cell").first.click()
-    ready(page)
-    accessible(page)
-    shot(page, f"shapes-{width}")
+    shown_well(page, f"shapes-{width}")
 
     def place() -> list[float]:
         """The middle of the first shape in parts of the picture."""
@@ -306,8 +308,7 @@ def test_a_picture_is_zoomed_dragged_and_shown_over_the_whole_screen(
         page.keyboard.press(end)
         assert shown() == fitted
     large.click()
-    accessible(page)
-    shot(page, f"zoomed-{width}")
+    shown_well(page, f"zoomed-{width}")
     before = place()
     box = large.bounding_box()
     assert box is not None
@@ -319,7 +320,7 @@ def test_a_picture_is_zoomed_dragged_and_shown_over_the_whole_screen(
     assert shown() == 2400, "the end of a drag is no click"
     page.keyboard.press("ArrowRight")
     page.wait_for_function("x => document.querySelector('.large').scrollLeft > x", arg=before[0] + 41)
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing sticks out"
+    fits(page)
     page.get_by_role("button", name="100 %").click()
     assert shown() == fitted
     page.keyboard.press("f")
@@ -367,9 +368,7 @@ def test_dark_and_narrow_pages_hold_the_same(site: str, opened: Open, name: str,
     for place in ("", "-one"):
         if place:
             page.locator("#pages .cell").first.click()
-        shot(page, f"{name}{place}")
-        accessible(page)
-        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing sticks out"
+        shown_well(page, f"{name}{place}")
         assert int(page.evaluate("getComputedStyle(document.body).backgroundColor.match(/[0-9]+/)[0]")) < 128
 
 
@@ -408,8 +407,7 @@ def test_tags_open_into_narrower_ones_and_a_box_filters_them(
     expect(tags.get_by_role("link", name="person 2")).to_be_visible()
     expect(page.locator("#pages .cell")).to_have_count(3)
     if script:
-        accessible(page)
-        shot(page, "facets")
+        shown_well(page, "facets")
     page.get_by_role("searchbox", name="Filter tags").fill("RA")
     if not script:
         page.keyboard.press("Enter")
@@ -479,8 +477,7 @@ def test_copies_lead_to_their_list_and_back(opened: Open, site: str, world: Albu
         for width in (1280, 390):
             page = opened(f"{site}/?q=temple", width)
             expect(page.get_by_role("link", name="3 copies")).to_have_count(3)
-            shot(page, f"copies-{width}")
-            accessible(page)
+            shown_well(page, f"copies-{width}")
             page.locator(".tile > .by").first.focus()
             page.keyboard.press("Enter")
             page.wait_for_url("**#copies")
@@ -489,9 +486,7 @@ def test_copies_lead_to_their_list_and_back(opened: Open, site: str, world: Albu
             expect(rows.filter(has_text="smaller.jpg")).to_contain_text("look")
             expect(rows.filter(has_text="equal.jpg")).to_contain_text("same file")
             expect(rows.filter(has_text="largest")).not_to_contain_text("smaller.jpg")
-            shot(page, f"copies-list-{width}")
-            accessible(page)
-            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing sticks out"
+            shown_well(page, f"copies-list-{width}")
             page.keyboard.press("Escape")
             page.wait_for_function("s => document.activeElement.dataset.subject === s", arg=scene.said.subject)
     finally:
@@ -626,8 +621,7 @@ def test_a_correction_waits_for_its_outcome(opened: Open, world: Album, correcte
     expect(page.locator("s")).to_have_text("spoon", timeout=30_000)
     page.reload()
     expect(page.locator(".past li").first).to_contain_text("a person removed “spoon”")
-    accessible(page)
-    shot(page, "correction")
+    shown_well(page, "correction")
 
 
 def test_five_pictures_get_a_tag_at_once(opened: Open, corrected: str) -> None:
@@ -643,13 +637,11 @@ def test_five_pictures_get_a_tag_at_once(opened: Open, corrected: str) -> None:
     page.locator(".tile .cell").nth(5).click()
     expect(bar.locator("output")).to_have_text("5 selected")
     assert "/picture" not in page.url, "while something is selected, a click selects"
-    accessible(page)
-    shot(page, "selection")
+    shown_well(page, "selection")
     page.get_by_label("Tag for all of them").fill("holiday")
     page.keyboard.press("Enter")
     expect(page.locator("h1")).to_have_text("Add “holiday” to 5 pictures?")
-    accessible(page)
-    shot(page, "question")
+    shown_well(page, "question")
     page.keyboard.press("Enter")
     expect(page.get_by_role("status")).to_contain_text("5 done", timeout=30_000)
     accessible(page)
@@ -669,9 +661,7 @@ def test_keys_select_and_all_is_all_of_the_answer(opened: Open, corrected: str) 
     expect(output).to_have_text("3 selected")
     page.keyboard.press("x")
     expect(output).to_have_text("2 selected")
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing sticks out"
-    accessible(page)
-    shot(page, "selection-narrow")
+    shown_well(page, "selection-narrow")
     page.keyboard.press("Escape")
     expect(bar).to_be_hidden()
     page.get_by_label("Select all").check()
@@ -720,9 +710,7 @@ def test_the_gallery_of_changes(opened: Open, world: Album, plan: Changes, name:
         page.get_by_role("link", name="Changes").click()
         expect(page.locator("h1")).to_have_text("11 pictures would change")
         page.keyboard.press("a")
-        shot(page, name)
-        accessible(page)
-        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing sticks out"
+        shown_well(page, name)
         if dark:
             page.locator("nav summary").click()
         page.locator("nav").get_by_role("link", name="sky").click()
@@ -775,11 +763,9 @@ def test_changes_are_judged_by_key_in_place(opened: Open, world: Album, plan: Ch
         expect(larger).to_be_visible()
         page.wait_for_function("i => i.naturalWidth > 500", arg=larger.element_handle())
         assert [url for url in asked if "/image?" not in url] == [], "a larger picture loads no page"
-        accessible(page)
-        shot(page, "changes-judged")
+        shown_well(page, "changes-judged")
         page.set_viewport_size({"width": 390, "height": 844})
-        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing sticks out"
-        shot(page, "changes-judged-narrow")
+        shown_well(page, "changes-judged-narrow")
         page.reload()
         expect(first.get_by_role("radio", name="Accept")).to_be_checked()
 
