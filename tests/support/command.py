@@ -49,11 +49,12 @@ Tagstream: TypeAlias = Callable[..., Ran]
 
 @pytest.fixture
 def tagstream(capfd: pytest.CaptureFixture[str]) -> Tagstream:
-    """`tagstream("tail", "--json")`"""
+    """`tagstream("tail", "--json", GROUP="g")`: with settings of its own, if there are some."""
 
-    def call(*arguments: object) -> Ran:
+    def call(*arguments: object, **settings: object) -> Ran:
         capfd.readouterr()
-        with mock.patch.dict(os.environ):  # a process of its own would take its variables with it
+        given = {f"TAGSTREAM_{name}": str(value) for name, value in settings.items()}
+        with mock.patch.dict(os.environ, given):  # a process of its own would take its variables with it
             code = run_command([str(argument) for argument in arguments])
         return Ran(code, *capfd.readouterr())
 

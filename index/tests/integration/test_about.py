@@ -82,9 +82,8 @@ def test_the_pages_command_refuses_an_invalid_bundle(
     tables: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tagstream: Tagstream
 ) -> None:
     monkeypatch.setattr(page_process, "start_logging", lambda *_, **__: None)  # to a stream that ends with this test
-    monkeypatch.setenv("TAGSTREAM_S3_ENDPOINT", "http://127.0.0.1:9")
-    monkeypatch.setenv("TAGSTREAM_BUCKETS", "photos")
-    assert str(tmp_path) in tagstream("index", "serve", "--port", "0", "--text", tmp_path).fails()
+    words = ("index", "serve", "--port", "0", "--text", tmp_path)
+    assert str(tmp_path) in tagstream(*words, S3_ENDPOINT="http://127.0.0.1:9", BUCKETS="photos").fails()
 
 
 @pytest.mark.parametrize("sentence", ["", " "])

@@ -697,10 +697,10 @@ def test_editors_correct_by_the_word_of_the_proxy(browse: Browse, tables: Connec
     assert deaf.by[1:] == ["eve", ""], "the token corrects, and the header says who"
 
 
-def key_of(client: TestClient) -> str:
+def key_of(client: TestClient, page: str = "/") -> str:
     """The form key of a session that begins now."""
-    client.post("/login", data={"token": TOKEN})
-    return str(re.findall(r'name="key" value="([0-9a-f]{64})"', client.get("/").text)[0])
+    assert client.post("/login", data={"token": TOKEN}).status_code == 200
+    return str(re.findall(r'name="key" value="([0-9a-f]{64})"', client.get(page).text)[0])
 
 
 def confirmed(client: TestClient, asked: dict[str, Any], text: str, **changed: Any) -> Any:
@@ -978,8 +978,7 @@ def test_changes_are_judged_after_a_login_and_the_choices_are_kept(
     (draw,) = re.findall(r'name="draw" value="([0-9a-f]{64})"', text)
     assert client.post("/changes", data={"draw": draw, "v0": "rejected"}).status_code == 403
     assert not path.exists()
-    assert client.post("/login", data={"token": TOKEN}).status_code == 200
-    (key, *_) = re.findall(r'name="key" value="([0-9a-f]{64})"', client.get("/changes").text)
+    key = key_of(client, "/changes")
     asked = {"label": "cat", "side": "gained", "page": "2"}
     said = {"v0": "rejected", "v1": "accepted", "v2": "odd", "v999999999": "accepted", "v-1": "accepted"}
     judged = client.post("/changes", data={"key": key, "draw": draw, **asked, **said})
@@ -1023,8 +1022,7 @@ def test_a_review_is_shown_as_changes_are_and_judged_after_a_login_alone(
     assert "disabled" in text
     draw = review.head.made_at
     assert client.post("/review", data={"draw": draw, "v0": "rejected"}).status_code == 403
-    assert client.post("/login", data={"token": TOKEN}).status_code == 200
-    (key, *_) = re.findall(r'name="key" value="([0-9a-f]{64})"', client.get("/review").text)
+    key = key_of(client, "/review")
     said = {
         "v0": "rejected",
         "v3": "accepted",
@@ -1453,8 +1451,7 @@ def test_an_unsafe_or_taken_address_is_a_sentence(
     tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch, settings: IndexSettings, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(process, "start_logging", lambda *_, **__: None)  # to a stream that ends with this test
-    for name, value in (("INDEX_DSN", "postgresql://a@127.0.0.1:9/b"), ("S3_ENDPOINT", "http://s3"), ("BUCKETS", "b")):
-        monkeypatch.setenv(f"TAGSTREAM_{name}", value)
+    given = {"INDEX_DSN": "postgresql://a@127.0.0.1:9/b", "S3_ENDPOINT": "http://s3", "BUCKETS": "b"}
     (plan := tmp_path / "plan").write_text('{"schema":"tagstream-plan/1"}\n')
     Review.of("dog", 1, [drawn("a.jpg")]).write(review := tmp_path / "review")
     for words, says in (
@@ -1466,6 +1463,6 @@ def test_an_unsafe_or_taken_address_is_a_sentence(
         (["--review", str(plan)], "line 1"),
         (["--review", str(review)], "TAGSTREAM_INDEX_PAGE_TOKEN"),
     ):
-        assert says in tagstream("index", "serve", *words).fails()
+        assert says in tagstream("index", "serve", *words, **given).fails()
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        assert "can't be bound" in tagstream("index", "serve", "--port", taken.getsockname()[1]).fails()
+        assert "can't be bound" in tagstream("index", "serve", "--port", taken.getsockname()[1], **given).fails()

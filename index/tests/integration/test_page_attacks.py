@@ -237,9 +237,7 @@ def test_invalid_tables_end_the_page_at_once(
     tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch, settings: IndexSettings, tables: Connection
 ) -> None:
     monkeypatch.setattr(process, "start_logging", lambda *_, **__: None)  # to a stream that ends with this test
-    monkeypatch.setenv("TAGSTREAM_S3_ENDPOINT", "http://s3")
-    monkeypatch.setenv("TAGSTREAM_BUCKETS", "photos")
     tables.execute("delete from migration where number > 1")
     for name in (settings.index_schema, "nowhere"):
-        monkeypatch.setenv("TAGSTREAM_INDEX_SCHEMA", name)
-        assert "tagstream index init" in tagstream("index", "serve", "--port", "0").fails()
+        given = {"S3_ENDPOINT": "http://s3", "BUCKETS": "photos", "INDEX_SCHEMA": name}
+        assert "tagstream index init" in tagstream("index", "serve", "--port", "0", **given).fails()

@@ -359,9 +359,7 @@ def test_the_command_prints_a_table_or_a_document_a_line(tables: Connection, tag
     assert tagstream("search", "zebra", "--json").done == ""
 
 
-def test_an_error_ends_the_command_with_a_sentence(
-    tables: Connection, tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_an_error_ends_the_command_with_a_sentence(tables: Connection, tagstream: Tagstream, tmp_path: Path) -> None:
     for line in (
         ["--since", "yesterday"],
         ["--sort", "score"],
@@ -371,7 +369,5 @@ def test_an_error_ends_the_command_with_a_sentence(
     ):
         ran = tagstream("search", *line)
         assert (ran.code, ran.out) == (MISCONFIGURED, "")
-    monkeypatch.setenv("TAGSTREAM_INDEX_SCHEMA", "empty")
-    assert "tagstream index init" in tagstream("search").fails()
-    monkeypatch.setenv("TAGSTREAM_INDEX_DSN", "postgresql://reader@127.0.0.1:9/x")
-    assert tagstream("search").code == UNAVAILABLE
+    assert "tagstream index init" in tagstream("search", INDEX_SCHEMA="empty").fails()
+    assert tagstream("search", INDEX_DSN="postgresql://reader@127.0.0.1:9/x").code == UNAVAILABLE

@@ -75,16 +75,13 @@ def test_the_precision_has_wilsons_interval() -> None:
     assert Choices(PLAN, {}).document(3)["precision"] is None
 
 
-def test_a_dry_run_says_the_numbers_and_asks_no_server(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tagstream: Tagstream
-) -> None:
+def test_a_dry_run_says_the_numbers_and_asks_no_server(tmp_path: Path, tagstream: Tagstream) -> None:
     head = PlanHead(made_at="now", topic="t", topic_id="", ends={0: 9}, settings={}, counts={}, lines=6)
     planned = [Planned(0, n, f"photos/{n}", 1, "rescore" if n < 5 else "image", "tags", 10) for n in range(6)]
     digest = write_plan(tmp_path / "plan", head, planned)
     path = tmp_path / "choices"
     choose(path, digest, {**dict.fromkeys(("photos/0", "photos/1", "photos/5"), "accepted"), "photos/2": "rejected"})
-    monkeypatch.setenv("TAGSTREAM_KAFKA_SERVERS", "127.0.0.1:1")
-    told = tagstream("retag", "go", tmp_path / "plan", "--only", path, "--dry-run")
+    told = tagstream("retag", "go", tmp_path / "plan", "--only", path, "--dry-run", KAFKA_SERVERS="127.0.0.1:1")
     assert "2 accepted, 1 rejected, 3 undecided" in told.notes
     assert "66.7%" in told.err
     assert "2 planned records" in told.out

@@ -129,20 +129,14 @@ def test_times_are_dates_moments_or_how_long_ago() -> None:
         ("skip images.enriched:0:1", "TAGSTREAM_INPUT_TOPICS=images"),
     ],
 )
-def test_a_wrong_choice_is_reported(
-    tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch, arguments: str, says: str
-) -> None:
-    monkeypatch.setenv("TAGSTREAM_KAFKA_SERVERS", "127.0.0.1:1")
-    assert says in tagstream("dead-letters", *arguments.split()).fails()
+def test_a_wrong_choice_is_reported(tagstream: Tagstream, arguments: str, says: str) -> None:
+    assert says in tagstream("dead-letters", *arguments.split(), KAFKA_SERVERS="127.0.0.1:1").fails()
 
 
-def test_results_to_choose_by_are_of_any_kind_unless_misspelt(
-    tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TAGSTREAM_KAFKA_SERVERS", "127.0.0.1:1")
+def test_results_to_choose_by_are_of_any_kind_unless_misspelt(tagstream: Tagstream) -> None:
     wanted = [word for name in ("tags", "faces", "brightness", "bright") for word in ("--want", name)]
     with given_kinds(BrightnessKind):
-        ran = tagstream("dead-letters", "list", *wanted)
+        ran = tagstream("dead-letters", "list", *wanted, KAFKA_SERVERS="127.0.0.1:1")
     assert "--want bright: known are tags, caption, embedding, brightness" in ran.err
 
 

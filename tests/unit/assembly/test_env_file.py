@@ -75,21 +75,16 @@ def test_all_errors_are_reported_together_up_to_a_limit() -> None:
     assert len(str(refused.value).splitlines()) == 20
 
 
-def test_settings_come_from_the_file_and_the_environment_goes_before_it(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_settings_come_from_the_file_and_the_environment_goes_before_it(tmp_path: Path) -> None:
     """Also where one of the two names a secret's file; an empty value is not set."""
     file = tmp_path / "a.env"
     file.write_text(
         "TAGSTREAM_GROUP=theirs\nexport TAGSTREAM_BUCKETS='a,b'\nTAGSTREAM_OUTPUT_TOPIC=out\n"
         "TAGSTREAM_KAFKA_PASSWORD_FILE=/theirs\nTAGSTREAM_CACHE_KEY=theirs"
     )
-    monkeypatch.setenv("TAGSTREAM_GROUP", "ours")
-    monkeypatch.setenv("TAGSTREAM_OUTPUT_TOPIC", "")
-    monkeypatch.setenv("TAGSTREAM_KAFKA_PASSWORD", "ours")
-    monkeypatch.setenv("TAGSTREAM_CACHE_KEY_FILE", str(tmp_path / "ours"))
+    own = {"GROUP": "ours", "OUTPUT_TOPIC": "", "KAFKA_PASSWORD": "ours", "CACHE_KEY_FILE": str(tmp_path / "ours")}
     (tmp_path / "ours").write_text("k" * 40)
-    with mock.patch.dict(os.environ):
+    with mock.patch.dict(os.environ, {f"TAGSTREAM_{name}": value for name, value in own.items()}):
         load_env_file(file)
         settings = read(os.environ)
     assert (settings.group, settings.buckets, settings.output_topic) == ("ours", ("a", "b"), "out")

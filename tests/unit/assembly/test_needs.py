@@ -59,16 +59,12 @@ def test_embeddings_for_every_event_need_a_tagger_that_gives_them(
     tmp_path: Path, tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     of_tags, of_both = tiny_bundle(tmp_path / "tiny"), small_bundle("ram", tmp_path / "ram")
-    for name, value in {
-        "KAFKA_SERVERS": "127.0.0.1:1",
-        "S3_ENDPOINT": "http://127.0.0.1:1",
-        "BUCKETS": "photos",
-    }.items():
-        monkeypatch.setenv(f"TAGSTREAM_{name}", value)
+    given = {"KAFKA_SERVERS": "127.0.0.1:1", "S3_ENDPOINT": "http://127.0.0.1:1", "BUCKETS": "photos"}
     monkeypatch.setenv("TAGSTREAM_WANT", "tags,embedding")
-    monkeypatch.setenv("TAGSTREAM_TAGGER", str(of_tags.folder))
-    assert "TAGSTREAM_WANT=tags,embedding: the tagger tiny gives no embeddings" in tagstream("run").fails()
+    said = tagstream("run", TAGGER=of_tags.folder, **given).fails()
+    assert "TAGSTREAM_WANT=tags,embedding: the tagger tiny gives no embeddings" in said
     monkeypatch.setenv("TAGSTREAM_TAGGER", str(of_both.folder))
+    monkeypatch.setenv("TAGSTREAM_KAFKA_SERVERS", "127.0.0.1:1")
     assert needed("kafka_servers", worker=True).want == ("tags", "embedding")
     for bundle, gives in ((of_tags, False), (of_both, True)):
         asked = asked_of(Settings(want=("embedding",), tagger=str(bundle.folder)))

@@ -226,9 +226,9 @@ def test_it_watches_until_it_is_interrupted(images: str, stack: Stack) -> None:
         assert watching.wait(60) == 130
 
 
-def test_a_missing_topic_is_named(images: str, tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TAGSTREAM_INPUT_TOPICS", f"{images}.nowhere")
-    assert tagstream("status").fails().startswith(f"the topic '{images}.nowhere' does not exist")
+def test_a_missing_topic_is_named(images: str, tagstream: Tagstream) -> None:
+    said = tagstream("status", INPUT_TOPICS=f"{images}.nowhere").fails()
+    assert said.startswith(f"the topic '{images}.nowhere' does not exist")
 
 
 def test_what_members_say_of_themselves_steers_no_terminal() -> None:

@@ -172,17 +172,14 @@ def test_how_much_is_logged_is_said_in_one_letter(
     def tell(_: object, environ: dict[str, str], *__: str) -> None:
         raise Misconfigured(environ["TAGSTREAM_LOG_LEVEL"])
 
-    monkeypatch.setenv("TAGSTREAM_LOG_LEVEL", "error")
     monkeypatch.setattr("workers.environment.examine", tell)
     monkeypatch.setattr("workers.service.logs.start_logging", lambda *_, **__: None)
-    assert tagstream(option, "tail").err == f"{level}\n"
+    assert tagstream(option, "tail", LOG_LEVEL="error").err == f"{level}\n"
 
 
 def test_quiet_and_verbose_is_neither(tagstream: Tagstream) -> None:
-    assert (tagstream("-q", "-v", "check").code, tagstream("-qv", "check").err) == (
-        2,
-        "-q and -v are opposites: keep one\n",
-    )
+    assert tagstream("-q", "-v", "check").code == 2
+    assert tagstream("-qv", "check").err == "-q and -v are opposites: keep one\n"
 
 
 def test_a_command_that_does_not_log_by_itself_does_so_when_asked(
@@ -194,32 +191,23 @@ def test_a_command_that_does_not_log_by_itself_does_so_when_asked(
         logging.getLogger("workers.test").debug("a login with hunter2 was made")
 
     monkeypatch.setattr("workers.assembly.needs._tls_files", lambda *_: [look])
-    monkeypatch.setenv("TAGSTREAM_KAFKA_PASSWORD", "hunter2")
     with logs.restored():
-        ran = tagstream("-v", "tail")
+        ran = tagstream("-v", "tail", KAFKA_PASSWORD="hunter2")
         assert "debug   test: a login with *** was made\n" in ran.err
-        monkeypatch.setenv("TAGSTREAM_GRUP", "x")
-        assert tagstream("-v", "tail").err.startswith("TAGSTREAM_GRUP is not a setting")
+        said = tagstream("-v", "tail", KAFKA_PASSWORD="hunter2", GROUPS="x").err
+        assert said.startswith("TAGSTREAM_GROUPS is not a setting")
 
 
 @pytest.mark.parametrize("command", ["run", "check", "tail", "emit"])
-def test_an_unknown_setting_ends_every_command_with_2_and_a_sentence(
-    command: str, tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TAGSTREAM_KAFKA_SERVER", "a:1")
+def test_an_unknown_setting_ends_every_command_with_2_and_a_sentence(command: str, tagstream: Tagstream) -> None:
     sentence = "TAGSTREAM_KAFKA_SERVER is not a setting. Do you mean TAGSTREAM_KAFKA_SERVERS?\n"
-    assert tagstream(command).fails() == sentence
+    assert tagstream(command, KAFKA_SERVER="a:1").fails() == sentence
 
 
-def test_all_errors_are_reported_before_the_worker_starts(
-    tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("TAGSTREAM_KAFKA_SECURITY_PROTOCOL", "SSL")
+def test_all_errors_are_reported_before_the_worker_starts(tagstream: Tagstream, tmp_path: Path) -> None:
     files = ("KAFKA_TLS_CA", "LABELS_FILE", "PROFILES")
-    for name in files:
-        monkeypatch.setenv(f"TAGSTREAM_{name}", str(tmp_path / name))
-    monkeypatch.setenv("TAGSTREAM_TAGGER", str(tmp_path / "tagger"))
-    said = tagstream("run").fails().splitlines()
+    given = {name: tmp_path / name for name in (*files, "TAGGER")}
+    said = tagstream("run", KAFKA_SECURITY_PROTOCOL="SSL", **given).fails().splitlines()
     missing, unreadable, bundles = said[:3], said[3:6], said[6:]
     required = ("KAFKA_SERVERS", "S3_ENDPOINT", "BUCKETS")
     assert [line.split()[0] for line in missing] == [f"TAGSTREAM_{name}" for name in required]
@@ -230,7 +218,7 @@ def test_all_errors_are_reported_before_the_worker_starts(
 
 
 def test_contradictions_the_state_folder_pins_and_profiles_are_reported_before_the_worker_starts(
-    tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    tagstream: Tagstream, tmp_path: Path
 ) -> None:
     bundle = tiny_bundle(tmp_path / "bundle")
     (tmp_path / "file").write_text("")
@@ -243,9 +231,7 @@ def test_contradictions_the_state_folder_pins_and_profiles_are_reported_before_t
         "TAGGER": f"{bundle.folder}@sha256:{'0' * 64}",
         "PROFILES": str(tmp_path / "profiles.json"),
     }
-    for name, value in settings.items():
-        monkeypatch.setenv(f"TAGSTREAM_{name}", value)
-    missing, contradiction, state, profile, pin = tagstream("run").fails().splitlines()
+    missing, contradiction, state, profile, pin = tagstream("run", **settings).fails().splitlines()
     assert missing.startswith("TAGSTREAM_BUCKETS is not set")
     assert "TAGSTREAM_S3_SECRET_KEY go together" in contradiction
     assert state.startswith("TAGSTREAM_STATE_DIR: ")
@@ -257,17 +243,11 @@ def test_contradictions_the_state_folder_pins_and_profiles_are_reported_before_t
     "command", [("tail",), ("dead-letters", "list"), ("correct", "photos/a.jpg", "--add", "dog"), ("emit",)]
 )
 def test_every_command_reports_a_missing_tls_file(
-    command: tuple[str, ...], tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    command: tuple[str, ...], tagstream: Tagstream, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("TAGSTREAM_KAFKA_SERVERS", "127.0.0.1:1")
-    monkeypatch.setenv("TAGSTREAM_S3_ENDPOINT", "http://127.0.0.1:1")
-    monkeypatch.setenv("TAGSTREAM_KAFKA_SECURITY_PROTOCOL", "SSL")
-    monkeypatch.setenv("TAGSTREAM_KAFKA_TLS_CA", str(tmp_path / "ca.pem"))
-    ran = tagstream(*command)
-    assert (ran.code, ran.err) == (
-        2,
-        f"TAGSTREAM_KAFKA_TLS_CA={tmp_path / 'ca.pem'} can't be read: No such file or directory\n",
-    )
+    servers = {"KAFKA_SERVERS": "127.0.0.1:1", "S3_ENDPOINT": "http://127.0.0.1:1"}
+    said = tagstream(*command, KAFKA_SECURITY_PROTOCOL="SSL", KAFKA_TLS_CA=tmp_path / "ca.pem", **servers).fails()
+    assert said == f"TAGSTREAM_KAFKA_TLS_CA={tmp_path / 'ca.pem'} can't be read: No such file or directory\n"
 
 
 def test_advice_is_printed_with_the_error(tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -275,8 +255,7 @@ def test_advice_is_printed_with_the_error(tagstream: Tagstream, monkeypatch: pyt
         raise Unavailable("s3", "403 AccessDenied", fault="access", advice="allow s3:GetObject")
 
     monkeypatch.setattr("workers.environment.examine", refuse)
-    ran = tagstream("emit")
-    assert (ran.code, ran.err) == (2, "s3: 403 AccessDenied\nallow s3:GetObject\n")
+    assert tagstream("emit").fails() == "s3: 403 AccessDenied\nallow s3:GetObject\n"
 
 
 @pytest.mark.parametrize(
@@ -325,17 +304,12 @@ def test_our_own_error_is_logged_with_where_it_happened_and_ends_with_1(
     assert "ZeroDivisionError" in caplog.text
 
 
-def test_settings_and_the_findings_of_a_check_are_available_as_json(
-    tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_settings_and_the_findings_of_a_check_are_available_as_json(tagstream: Tagstream) -> None:
     listed = [json.loads(line) for line in tagstream("settings", "--json").out.splitlines()]
     [group] = [each for each in listed if each["variable"] == "TAGSTREAM_GROUP"]
     assert (group["group"], group["default"], group["secret"]) == ("Kafka", "tagstream", False)
 
-    monkeypatch.setenv("TAGSTREAM_S3_ACCESS_KEY", "who")
-    monkeypatch.setenv("TAGSTREAM_S3_SECRET_KEY", "do-not-show")
-    monkeypatch.setenv("TAGSTREAM_PRECISION", "fp32")
-    ran = tagstream("check", "--json")
+    ran = tagstream("check", "--json", S3_ACCESS_KEY="who", S3_SECRET_KEY="do-not-show", PRECISION="fp32")
     assert ran.code == 2
     told = json.loads(ran.out)
     assert told["settings"]["TAGSTREAM_PRECISION"] == "fp32"
@@ -348,8 +322,7 @@ def test_settings_and_the_findings_of_a_check_are_available_as_json(
 
 def test_schemas_are_written(tagstream: Tagstream, tmp_path: Path) -> None:
     with given_kinds(BrightnessKind):
-        ran = tagstream("schemas", "export", tmp_path / "new" / "folder")
-        assert ran.code == 0
+        assert tagstream("schemas", "export", tmp_path / "new" / "folder").code == 0
         published = Path(app.__file__).parents[2] / "schemas" / "published"
         again = tagstream("schemas", "export", tmp_path / "new" / "folder", "--json").out
     names = {path.name for path in published.glob("*.json")}

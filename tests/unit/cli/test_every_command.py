@@ -50,11 +50,9 @@ def test_what_is_missing_is_named_before_a_model_is_read(
 
 
 @pytest.mark.parametrize("command", ["tag", "bench"])
-def test_profiles_that_are_missing(
-    command: str, tagstream: Tagstream, folder: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TAGSTREAM_PROFILES", "/no/such/profiles.json")
-    assert "/no/such/profiles.json" in tagstream(command, "photo.jpg", "--model", "ruined").fails()
+def test_profiles_that_are_missing(command: str, tagstream: Tagstream, folder: None) -> None:
+    missing = "/no/such/profiles.json"
+    assert missing in tagstream(command, "photo.jpg", "--model", "ruined", PROFILES=missing).fails()
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import pytest
 
 from tests.support.command import Tagstream
 from workers.assembly.composition import load_models
-from workers.cli.app import run_command
 from workers.environment import read
 from workers.errors import BROKEN
 from workers.models.bundle import Bundle
@@ -147,7 +146,7 @@ def test_tune_tells_a_program_each_trial_and_which_was_chosen(
 
 
 def test_the_processes_of_a_worker_tune_beside_each_other_and_one_answer_is_kept(
-    ram: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ram: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tagstream: Tagstream
 ) -> None:
     beside: list[int] = []
 
@@ -159,9 +158,7 @@ def test_the_processes_of_a_worker_tune_beside_each_other_and_one_answer_is_kept
         return tuned
 
     monkeypatch.setattr("workers.models.load.tune_model", tune_model)
-    monkeypatch.setenv("TAGSTREAM_WORKERS", "3")
-    monkeypatch.setenv("TAGSTREAM_STATE_DIR", str(tmp_path))
-    assert run_command(["models", "tune", "--as", "tagger", str(ram.folder)]) == 0
+    assert tagstream("models", "tune", "--as", "tagger", ram.folder, WORKERS=3, STATE_DIR=tmp_path).code == 0
     assert beside == [2]
     assert multiprocessing.active_children() == []
     assert len(list((tmp_path / "tuned").iterdir())) == 1
@@ -170,9 +167,8 @@ def test_the_processes_of_a_worker_tune_beside_each_other_and_one_answer_is_kept
 def test_only_models_with_storable_answers_are_tuned(
     ram: Bundle, monkeypatch: pytest.MonkeyPatch, tagstream: Tagstream
 ) -> None:
-    monkeypatch.setenv("TAGSTREAM_STATE_DIR", "/dev/null/state")
     monkeypatch.setattr("workers.models.load.tune_model", lambda *_, **__: pytest.fail("minutes of work for nothing"))
-    said = tagstream("models", "tune", ram.folder).fails()
+    said = tagstream("models", "tune", ram.folder, STATE_DIR="/dev/null/state").fails()
     assert said == "/dev/null/state can't be written: /dev/null is no folder\n"
 
 

@@ -185,11 +185,10 @@ def test_emit_sends_to_the_background_topic_if_it_is_told_to(
 
 
 def test_every_command_says_at_once_that_its_topic_is_missing(
-    site: TopicsAndBucket, folder: Path, tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch
+    site: TopicsAndBucket, folder: Path, tagstream: Tagstream
 ) -> None:
     site.send(b"can be skipped")
     nowhere = f"{site.name}.nowhere"
-    monkeypatch.setenv("TAGSTREAM_DEAD_LETTER_TOPIC", nowhere)
     commands = (
         ("emit", folder, "--topic", nowhere),
         ("correct", "photos/a.jpg", "--add", "dog", "--topic", nowhere),
@@ -200,8 +199,7 @@ def test_every_command_says_at_once_that_its_topic_is_missing(
     create = f"`tagstream topics create`, or kafka-topics.sh --create --topic {nowhere}"
     said = f"the topic '{nowhere}' does not exist; create it first ({create})"
     for command in commands:
-        ran = tagstream(*command)
-        assert (ran.code, said in ran.err) == (2, True), (command, ran.err)
+        assert said in tagstream(*command, DEAD_LETTER_TOPIC=nowhere).fails(), command
 
 
 def test_ctrl_c_says_what_is_done_and_how_to_go_on(site: TopicsAndBucket, folder: Path, tagstream: Tagstream) -> None:
@@ -385,7 +383,7 @@ def test_what_strangers_write_ends_no_command_and_reaches_the_terminal_as_plain_
 
 
 def test_a_dead_letter_that_its_topic_does_not_take_keeps_no_other_from_being_sent_back(
-    site: TopicsAndBucket, tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch
+    site: TopicsAndBucket, tagstream: Tagstream
 ) -> None:
     small, large = f"{site.name}.small", f"{site.name}.large"
     letters = f"{site.name}.letters"
@@ -394,8 +392,8 @@ def test_a_dead_letter_that_its_topic_does_not_take_keeps_no_other_from_being_se
     sizes = [(small, 3_000), (large, 2_000_000), (small, 2)]
     with KafkaEmitter(site.servers, max_message_bytes=4_000_000) as emitter:
         emitter.emit(Message(letters, b"key", b" " * size, letter_of(topic)) for topic, size in sizes)
-    monkeypatch.setenv("TAGSTREAM_DEAD_LETTER_TOPIC", letters)
-    ran = tagstream("dead-letters", "replay", "--topic", small, "--topic", large, "--go")
+    replay = ("dead-letters", "replay", "--topic", small, "--topic", large, "--go")
+    ran = tagstream(*replay, DEAD_LETTER_TOPIC=letters)
     assert (ran.code, ran.err) == (0, "")
     assert f"{letters}:0:0 not sent: " in ran.out
     assert "2 sent back" in ran.out
@@ -470,28 +468,25 @@ def test_a_partition_that_does_not_exist_is_refused_before_a_group_is_joined(
 
 
 def test_a_check_of_sound_settings_ends_with_0_and_with_only_a_dependency_away_with_4(
-    site: TopicsAndBucket, folder: Path, tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch
+    site: TopicsAndBucket, folder: Path, tagstream: Tagstream
 ) -> None:
     tagstream("emit", folder)
-    monkeypatch.setenv("TAGSTREAM_DECODE_THREADS", "1")
-    shown = tagstream("check").done
+    shown = tagstream("check", DECODE_THREADS=1).done
     assert shown.count("✓") == 8
     assert "Decoders: child processes (1) decode good images of jpeg" in shown
     assert "Memory: up to " in shown
     assert site.environment["TAGSTREAM_S3_SECRET_KEY"] not in shown
-    monkeypatch.setenv("TAGSTREAM_REDIS_URL", "redis://127.0.0.1:1")
-    away = tagstream("check")
+    away = tagstream("check", DECODE_THREADS=1, REDIS_URL="redis://127.0.0.1:1")
     assert (away.code, "✗ Redis" in away.out) == (4, True), away.out
 
 
 def test_a_check_advises_against_an_input_topic_that_the_broker_opens(
-    site: TopicsAndBucket, tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch
+    site: TopicsAndBucket, tagstream: Tagstream
 ) -> None:
     opened = f"{site.name}.opened"
     ensure_topics(site.servers, {opened: (1, {"compression.type": "uncompressed"})})
-    monkeypatch.setenv("TAGSTREAM_INPUT_TOPICS", f"{site.images},{opened}:background")
-    monkeypatch.setenv("TAGSTREAM_S3_ENDPOINT", "")
-    said = " ".join(tagstream("check").out.split())
+    topics = f"{site.images},{opened}:background"
+    said = " ".join(tagstream("check", INPUT_TOPICS=topics, S3_ENDPOINT="").out.split())
     assert f"{opened} has compression.type=uncompressed: the broker opens what is compressed otherwise" in said
     assert f"{site.images} has compression.type" not in said
     assert f"has the topics {site.images}, {opened}:background, {site.name}.enriched" in said
@@ -508,12 +503,8 @@ def test_a_check_says_when_good_images_can_not_be_decoded(
     assert "✗ Decoders: a decoder fails on an image known to be good" in ran.out
 
 
-def test_a_check_tells_each_fault_and_how_to_repair_it(
-    site: TopicsAndBucket, tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TAGSTREAM_OUTPUT_TOPIC", f"{site.name}.nowhere")
-    monkeypatch.setenv("TAGSTREAM_TAGGER", "/no/such/bundle")
-    ran = tagstream("check")
+def test_a_check_tells_each_fault_and_how_to_repair_it(site: TopicsAndBucket, tagstream: Tagstream) -> None:
+    ran = tagstream("check", OUTPUT_TOPIC=f"{site.name}.nowhere", TAGGER="/no/such/bundle")
     assert ran.code == 2
     assert f"the topic '{site.name}.nowhere' does not exist; create it first" in ran.out
     assert f"the bucket '{site.name}' does not exist: make it" in ran.out

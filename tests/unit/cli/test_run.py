@@ -111,8 +111,7 @@ def test_a_wrong_number_of_workers_is_told_whether_option_or_setting(
 ) -> None:
     for name, value in SETTINGS.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setenv("TAGSTREAM_WORKERS", "2")
-    said = tagstream("run", "--workers", "none").fails()
+    said = tagstream("run", "--workers", "none", WORKERS=2).fails()
     assert said.startswith("TAGSTREAM_WORKERS=none: it must be a whole number from 1 to 999, or auto.")
 
 

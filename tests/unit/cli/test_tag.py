@@ -19,7 +19,7 @@ from tests.support.exif import TAKEN, whole
 from tests.support.images import encoded, ramp
 from tests.support.remote import Counted, PlayedCaptioner, an_answer
 from workers.cli import tag_page
-from workers.errors import MISCONFIGURED, Unanswered
+from workers.errors import Unanswered
 from workers.models import result_kinds
 from workers.models.bundle import Bundle
 
@@ -50,7 +50,6 @@ def lines(ran: Ran) -> list[dict[str, Any]]:
 
 def test_a_folder_is_walked_in_order_and_a_broken_file_costs_one_line(tagstream: Tagstream, folder: Path) -> None:
     ran = tagstream("tag", folder, "--json")
-    assert ran.code == 0, ran.err
     found = lines(ran)
     names = [Path(each["file"]).relative_to(folder).as_posix() for each in found]
     assert names == ["b/deep.PNG", *(f"c{n}.jpg" for n in range(4)), "c4 cut.jpg", *(f"c{n}.jpg" for n in range(4, 9))]
@@ -60,7 +59,7 @@ def test_a_folder_is_walked_in_order_and_a_broken_file_costs_one_line(tagstream:
     assert broken["error"]["reason"] == "broken-image"
     captions = [(each["tags"], each["caption"]) for each in found if each is not broken]
     assert all(caption.startswith("a picture of") if tags else caption is None for tags, caption in captions)
-    assert "10 of 11 images tagged, 1 could not be" in ran.err
+    assert "10 of 11 images tagged, 1 could not be" in ran.notes
 
 
 def test_the_table_has_a_line_for_each_file(tagstream: Tagstream, folder: Path) -> None:
@@ -77,7 +76,6 @@ def test_hostile_files_are_named_and_nothing_waits_for_them(tagstream: Tagstream
     (tmp_path / "loop.jpg").symlink_to("loop.jpg")
     hostile = [tmp_path / f"{name}.jpg" for name in ("pipe", "empty", "text", "large", "loop", "missing")]
     ran = tagstream("tag", *hostile, "--json")
-    assert ran.code == MISCONFIGURED
     assert [each["error"]["reason"] for each in lines(ran)] == [
         "unreadable",
         "empty-object",
@@ -86,7 +84,7 @@ def test_hostile_files_are_named_and_nothing_waits_for_them(tagstream: Tagstream
         "unreadable",
         "no-such-file",
     ]
-    assert "0 of 6 images tagged, 6 could not be" in ran.err
+    assert "0 of 6 images tagged, 6 could not be" in ran.fails()
 
 
 def test_a_file_name_can_not_steer_the_terminal(tagstream: Tagstream, tmp_path: Path) -> None:
@@ -98,14 +96,11 @@ def test_a_file_name_can_not_steer_the_terminal(tagstream: Tagstream, tmp_path: 
 
 
 def test_options_name_the_models_before_the_settings_do(
-    tagstream: Tagstream, folder: Path, ram: Bundle, tag2text: Bundle, monkeypatch: pytest.MonkeyPatch
+    tagstream: Tagstream, folder: Path, ram: Bundle, tag2text: Bundle
 ) -> None:
-    monkeypatch.setenv("TAGSTREAM_TAGGER", f"/no/such/bundle@sha256:{'0' * 64}")
-    ran = tagstream(
-        "tag", folder / "c0.jpg", "--model", ram.folder, "--captioner", tag2text.folder, "--json", "--top", 3
-    )
-    assert ran.code == 0, ran.err
-    (found,) = lines(ran)
+    words = ("tag", folder / "c0.jpg", "--model", ram.folder, "--captioner", tag2text.folder, "--json", "--top", 3)
+    ran = tagstream(*words, TAGGER=f"/no/such/bundle@sha256:{'0' * 64}")
+    found = ran.json
     assert len(found["tags"]) <= 3
     assert {each["name"] for each in found["tags"]} <= set(ram.labels)
     assert isinstance(found["caption"], str)
@@ -116,11 +111,11 @@ def test_a_tag_has_the_wider_names_that_its_event_has(
     tagstream: Tagstream, cache: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "profiles.json").write_text('{"default": {"all": 0.001}}')
-    monkeypatch.setenv("TAGSTREAM_PROFILES", str(tmp_path / "profiles.json"))
     bundle = Bundle.open(next((cache / "tagstream").rglob("model.json")).parent)
     wider = [names if number % 2 else () for number, names in enumerate(bundle.parents)]
     monkeypatch.setattr(Bundle, "parents", property(lambda _: wider))
-    (found,) = lines(tagstream("tag", folder / "c0.jpg", "--json", "--top", 999))
+    words = ("tag", folder / "c0.jpg", "--json", "--top", 999)
+    found = tagstream(*words, PROFILES=tmp_path / "profiles.json").json
     expected = [list(wider[bundle.labels.index(tag["name"])]) or None for tag in found["tags"]]
     assert any(expected), found
     assert [tag.get("parents") for tag in found["tags"]] == expected
@@ -149,8 +144,7 @@ def test_a_service_captions_files_and_what_it_does_not_answer_says_why(
 
 
 def test_no_captioner_gives_no_caption(tagstream: Tagstream, folder: Path) -> None:
-    (found,) = lines(tagstream("tag", folder / "c0.jpg", "--captioner", "none", "--json"))
-    assert found["caption"] is None
+    assert tagstream("tag", folder / "c0.jpg", "--captioner", "none", "--json").json["caption"] is None
 
 
 def test_a_page_shows_every_file_with_its_picture_upright_and_whole(
@@ -160,8 +154,7 @@ def test_a_page_shows_every_file_with_its_picture_upright_and_whole(
     turned.paste((250, 0, 0), (0, 0, 200, 100))
     turned.save(folder / "a.jpg", exif=b"Exif\0\0" + whole("<"))  # to be turned by a quarter, clockwise
     ran = tagstream("tag", folder, "--page", tmp_path / "out.html", "--json", "--top", 3)
-    assert ran.code == 0, ran.err
-    assert f"a page with the images: {tmp_path / 'out.html'}" in ran.err
+    assert f"a page with the images: {tmp_path / 'out.html'}" in ran.notes
     found = (tmp_path / "out.html").read_text()
     cards = re.findall(r"<article.*?</article>", found, re.DOTALL)
     assert [json.loads(unescape(re.findall(r"<pre>(.*?)</pre>", card, re.DOTALL)[0])) for card in cards] == lines(ran)
@@ -189,11 +182,10 @@ def test_roles_give_their_results_too(
 ) -> None:
     monkeypatch.setattr(result_kinds, "kinds", lambda: {"sharpness": Hostile()})
     bundle = make_bundle(tmp_path / "sharpness", sharp=1e9)
-    monkeypatch.setenv("TAGSTREAM_ROLES", f"sharpness={bundle.folder}")
     Image.effect_noise((300, 200), 60).convert("RGB").save(folder / "noise.png")
     files = (folder / "noise.png", folder / "c4 cut.jpg", folder / "c0.jpg")
     more: dict[str, list[object]] = {"json": ["--json"], "text": [], "page": ["--page", tmp_path / "out.html"]}
-    ran = tagstream("tag", *files, *more[made])
+    ran = tagstream("tag", *files, *more[made], ROLES=f"sharpness={bundle.folder}")
     assert ran.code == 0, ran.err
     if made == "json":
         noise, cut, ramped = lines(ran)
@@ -218,8 +210,7 @@ def test_a_page_is_bounded_and_hostile_names_stay_text(
     photos.mkdir()
     for name in ("<script>alert(1).jpg", "\x1b[2J\udcff\u202e.jpg", "z.jpg"):
         (photos / name).write_bytes(encoded(ramp(), "jpeg"))
-    ran = tagstream("tag", photos, "--page", tmp_path / "out.html")
-    assert ran.code == 0, ran.err
+    assert tagstream("tag", photos, "--page", tmp_path / "out.html").code == 0
     found = (tmp_path / "out.html").read_text()
     assert found.count("<article") == 2
     assert "Left out of this page, which has 2 files at most: 1." in found
@@ -238,8 +229,7 @@ def test_a_page_replaces_no_device_and_no_pipe(tagstream: Tagstream, folder: Pat
 
 def test_a_run_that_fails_leaves_the_page_of_the_last_one(tagstream: Tagstream, folder: Path, tmp_path: Path) -> None:
     (tmp_path / "out.html").write_text("the last one")
-    ran = tagstream("tag", folder, "--model", tmp_path / "no-bundle", "--page", tmp_path / "out.html")
-    assert ran.code == MISCONFIGURED
+    tagstream("tag", folder, "--model", tmp_path / "no-bundle", "--page", tmp_path / "out.html").fails()
     assert (tmp_path / "out.html").read_text() == "the last one"
     assert list(tmp_path.glob("*.part")) == []
 

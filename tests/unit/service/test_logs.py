@@ -3,7 +3,7 @@
 import io
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import pytest
@@ -18,14 +18,24 @@ def _restore() -> Iterator[None]:
         yield
 
 
+Level = Literal["debug", "info"]
+Form = Literal["auto", "text", "json"]
+
+
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
 
 
+def logged(level: Level, form: Form, secrets: Sequence[str] = (), out: io.StringIO | None = None) -> io.StringIO:
+    """Where the lines go from now on."""
+    out = io.StringIO() if out is None else out
+    start_logging(level, form, secrets=secrets, stream=out)
+    return out
+
+
 def test_without_a_terminal_each_line_is_one_json_object() -> None:
-    out = io.StringIO()
-    start_logging("info", "auto", stream=out)
+    out = logged("info", "auto")
     logging.getLogger("workers.test").info("took %s\nrecords", 3, extra={"partition": "images:0"})
     (line,) = out.getvalue().splitlines()
     told = json.loads(line)
@@ -37,16 +47,14 @@ def test_without_a_terminal_each_line_is_one_json_object() -> None:
 
 
 def test_on_a_terminal_lines_are_text() -> None:
-    out = Terminal()
-    start_logging("info", "auto", stream=out)
+    out = logged("info", "auto", out=Terminal())
     logging.getLogger("workers.test").warning("careful", extra={"partition": "images:0"})
     assert "warning test: careful partition=images:0" in out.getvalue()
 
 
 def test_an_exception_is_in_the_line() -> None:
     for form in ("json", "text"):
-        out = io.StringIO()
-        start_logging("info", form, stream=out)
+        out = logged("info", form)
         try:
             raise RuntimeError("boom")
         except RuntimeError:
@@ -55,8 +63,7 @@ def test_an_exception_is_in_the_line() -> None:
 
 
 def test_secrets_are_masked_in_whatever_is_written() -> None:
-    out = io.StringIO()
-    start_logging("info", "json", secrets=["hunter2!", "ab"], stream=out)
+    out = logged("info", "json", ["hunter2!", "ab"])
     logging.getLogger("workers.test").error("connecting with %s failed", "redis://u:hunter2!@h", extra={"ab": "ab"})
     assert "hunter2!" not in out.getvalue()
     assert "redis://u:***@h" in out.getvalue()
@@ -64,8 +71,7 @@ def test_secrets_are_masked_in_whatever_is_written() -> None:
 
 
 def test_debug_lines_and_chatty_libraries_at_info_are_kept_back_unless_debugging() -> None:
-    out = io.StringIO()
-    start_logging("info", "text", stream=out)
+    out = logged("info", "text")
     logging.getLogger("kafka.client").info("bootstrapping")
     logging.getLogger("kafka.client").warning("gone")
     logging.getLogger("workers.test").debug("our own")
@@ -77,10 +83,9 @@ def test_debug_lines_and_chatty_libraries_at_info_are_kept_back_unless_debugging
 
 
 @pytest.mark.parametrize("level", ["debug", "info"])
-def test_no_byte_that_the_kafka_client_sends_or_receives_is_logged(level: Literal["debug", "info"]) -> None:
+def test_no_byte_that_the_kafka_client_sends_or_receives_is_logged(level: Level) -> None:
     """Guard: at debug level it writes them all, and at any level an answer that it can't read."""
-    stream = io.StringIO()
-    start_logging(level, "text", stream=stream)
+    stream = logged(level, "text")
     logging.getLogger("kafka.protocol.parser").debug("%s Send: %r", "node=1", b"\0user\0password")
     logging.getLogger("kafka.protocol.parser").error("Unable to decode %d-byte buffer: %r", 9, b"record")
     logging.getLogger("kafka.net.connection").debug("%s: Response %d: %s", "node=1", 1, "record")
@@ -90,8 +95,7 @@ def test_no_byte_that_the_kafka_client_sends_or_receives_is_logged(level: Litera
 
 
 def test_a_secret_is_masked_whatever_json_makes_of_it() -> None:
-    out = io.StringIO()
-    start_logging("info", "json", secrets=['a"b\\c'], stream=out)
+    out = logged("info", "json", ['a"b\\c'])
     logging.getLogger("workers.test").error("login with %s", 'a"b\\c', extra={"url": 'x:a"b\\c@'})
     told = json.loads(out.getvalue())
     assert (told["message"], told["url"]) == ("login with ***", "x:***@")
@@ -99,8 +103,7 @@ def test_a_secret_is_masked_whatever_json_makes_of_it() -> None:
 
 @pytest.mark.parametrize("form", ["json", "text"])
 def test_a_line_has_a_bounded_length_whatever_is_logged(form: Literal["json", "text"]) -> None:
-    out = io.StringIO()
-    start_logging("info", form, stream=out)
+    out = logged("info", form)
     try:
         raise RuntimeError("y" * 3_000_000)
     except RuntimeError:
@@ -112,15 +115,13 @@ def test_a_line_has_a_bounded_length_whatever_is_logged(form: Literal["json", "t
 
 
 def test_a_secret_is_not_cut_in_half_where_a_line_is_cut() -> None:
-    out = io.StringIO()
-    start_logging("info", "text", secrets=["hunter2!"], stream=out)
+    out = logged("info", "text", ["hunter2!"])
     logging.getLogger("workers.test").info("%shunter2!%s", "x" * (TEXT_CHARS // 2 - 4), "y" * TEXT_CHARS)
     assert "hunt" not in out.getvalue()
 
 
 def test_on_a_terminal_no_text_from_outside_steers_it_or_makes_up_a_line() -> None:
-    out = Terminal()
-    start_logging("info", "auto", stream=out)
+    out = logged("info", "auto", out=Terminal())
     logging.getLogger("workers.test").info("key %s", "a\x1b[2J\n12:00:00.000 info forged\x9b31m", extra={"k": "\r\x1b"})
     (line,) = out.getvalue().splitlines()
     assert "a\\x1b[2J\\n12:00" in line
@@ -144,8 +145,11 @@ class Clock:
         return self.now
 
 
+Limited = tuple[logging.Logger, io.StringIO, Clock]
+
+
 @pytest.fixture
-def limited() -> Iterator[tuple[logging.Logger, io.StringIO, Clock]]:
+def limited() -> Iterator[Limited]:
     out, clock, log = io.StringIO(), Clock(), logging.getLogger("tests.limited")
     log.handlers[:], log.propagate = [LimitedStream(out, clock)], False
     log.setLevel(logging.DEBUG)
@@ -153,9 +157,7 @@ def limited() -> Iterator[tuple[logging.Logger, io.StringIO, Clock]]:
     log.handlers.clear()
 
 
-def test_one_statement_writes_a_limited_number_of_lines_a_minute_and_the_rest_is_counted(
-    limited: tuple[logging.Logger, io.StringIO, Clock],
-) -> None:
+def test_one_statement_writes_a_limited_number_of_lines_a_minute_and_the_rest_is_counted(limited: Limited) -> None:
     log, out, clock = limited
     for number in range(LINES_A_MINUTE + 1234):
         log.warning("refused %s", number)  # each line another text, as a client outside would have it
@@ -169,9 +171,7 @@ def test_one_statement_writes_a_limited_number_of_lines_a_minute_and_the_rest_is
     assert last == "another minute"
 
 
-def test_the_log_has_the_number_of_left_out_lines_at_the_end_of_the_process(
-    limited: tuple[logging.Logger, io.StringIO, Clock],
-) -> None:
+def test_the_log_has_the_number_of_left_out_lines_at_the_end_of_the_process(limited: Limited) -> None:
     log, out, _ = limited
     for _number in range(LINES_A_MINUTE + 5):
         log.error("again")
@@ -179,7 +179,7 @@ def test_the_log_has_the_number_of_left_out_lines_at_the_end_of_the_process(
     assert "left out 5 more lines" in out.getvalue()
 
 
-def test_debug_lines_are_never_left_out(limited: tuple[logging.Logger, io.StringIO, Clock]) -> None:
+def test_debug_lines_are_never_left_out(limited: Limited) -> None:
     log, out, _ = limited
     for _number in range(3 * LINES_A_MINUTE):
         log.debug("record")
@@ -187,16 +187,14 @@ def test_debug_lines_are_never_left_out(limited: tuple[logging.Logger, io.String
 
 
 @pytest.fixture
-def client(limited: tuple[logging.Logger, io.StringIO, Clock]) -> Iterator[logging.Logger]:
+def client(limited: Limited) -> Iterator[logging.Logger]:
     log = logging.getLogger("kafka.tests")
     log.handlers[:], log.propagate = limited[0].handlers, False
     yield log
     log.handlers.clear()
 
 
-def test_repeated_errors_of_the_kafka_client_are_one_line_each(
-    limited: tuple[logging.Logger, io.StringIO, Clock], client: logging.Logger
-) -> None:
+def test_repeated_errors_of_the_kafka_client_are_one_line_each(limited: Limited, client: logging.Logger) -> None:
     _, out, clock = limited
     for number in range(100):
         client.error("Connection %s failed: KafkaConnectionError: 111 ECONNREFUSED", number)
@@ -212,7 +210,7 @@ def test_repeated_errors_of_the_kafka_client_are_one_line_each(
 
 
 def test_a_lasting_error_of_the_kafka_client_is_logged_every_ten_minutes(
-    limited: tuple[logging.Logger, io.StringIO, Clock], client: logging.Logger
+    limited: Limited, client: logging.Logger
 ) -> None:
     _, out, clock = limited
     for _second in range(1201):
@@ -223,7 +221,7 @@ def test_a_lasting_error_of_the_kafka_client_is_logged_every_ten_minutes(
 
 
 def test_the_kafka_client_can_not_name_more_states_than_are_remembered(
-    limited: tuple[logging.Logger, io.StringIO, Clock], client: logging.Logger
+    limited: Limited, client: logging.Logger
 ) -> None:
     _, out, _ = limited
     for number in range(1000):
@@ -243,8 +241,7 @@ class About:
 
 
 def test_a_json_line_about_a_record_names_it_in_fields_and_its_key_in_debug_lines_alone() -> None:
-    out = io.StringIO()
-    start_logging("debug", "json", stream=out)
+    out = logged("debug", "json")
     for level in (logging.DEBUG, logging.INFO, logging.WARNING):
         logging.getLogger("workers.test").log(level, "%d of %s, not %s", 1, About(), About(other=1))
     lines = [json.loads(line) for line in out.getvalue().splitlines()]
@@ -255,8 +252,7 @@ def test_a_json_line_about_a_record_names_it_in_fields_and_its_key_in_debug_line
 
 
 def test_fields_are_masked_and_bounded_like_all_text() -> None:
-    out = io.StringIO()
-    start_logging("info", "json", secrets=["hunter2!"], stream=out)
+    out = logged("info", "json", ["hunter2!"])
     about = About(event_id="x" * (2 * TEXT_CHARS), event_ids=["a hunter2! b"] * 5000)
     logging.getLogger("workers.test").info("%s", about)
     line = json.loads(out.getvalue())

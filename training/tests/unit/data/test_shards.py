@@ -110,13 +110,12 @@ def test_a_set_reads_from_no_bucket_that_is_not_named(
     for number, bucket in enumerate(("photos", "secret")):
         store.put(bucket, "a.png", png(number))
     monkeypatch.setattr("workers.assembly.clients.object_store", lambda settings: store)
-    monkeypatch.setenv("TAGSTREAM_S3_ENDPOINT", "http://127.0.0.1:9")
-    monkeypatch.setenv("TAGSTREAM_BUCKETS", "photos")
+    given = {"S3_ENDPOINT": "http://127.0.0.1:9", "BUCKETS": "photos"}
     (tmp_path / "t.csv").write_text("image,tags\ns3://photos/a.png,dog\ns3://secret/a.png,dog\n")
     command = ("train", "import", tmp_path / "t.csv", "-o")
-    assert list(tagstream(*command, tmp_path / "set", "--json").json["skipped"]) == ["s3://secret/a.png"]
+    assert list(tagstream(*command, tmp_path / "set", "--json", **given).json["skipped"]) == ["s3://secret/a.png"]
     assert "secret" not in [bucket for bucket, _ in store.reads]
-    assert tagstream(*command, tmp_path / "both", "--bucket", "secret").code == 0
+    assert tagstream(*command, tmp_path / "both", "--bucket", "secret", **given).code == 0
     assert ("secret", "a.png") in store.reads
 
 

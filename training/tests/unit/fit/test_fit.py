@@ -370,11 +370,6 @@ def test_a_network_of_timm_learns(place: Place, network: str, what: str) -> None
     assert raw.shape == (1002 if what == "lora" else 2,)  # a softmax needs all logits
 
 
-def test_a_network_that_timm_does_not_know_is_a_sentence(place: Place) -> None:
-    with pytest.raises(Misconfigured, match=r"no network 'test_vti'.*test_vit"):
-        place.fit("typo", "timm:test_vti")
-
-
 @pytest.mark.parametrize("what", ["lora", "all"])
 def test_old_labels_of_a_ram_are_kept_and_guarded_when_its_encoder_learns(
     place: Place, head: Fitted, what: str, tmp_path: Path
@@ -542,11 +537,6 @@ def test_a_label_with_too_few_images_gets_no_threshold_of_its_own(place: Place) 
     assert fitted.card.thresholds["not_chosen"] == ["red", "blue"]
 
 
-def test_what_says_nothing_of_absence_is_refused(place: Place) -> None:
-    with pytest.raises(Misconfigured, match="--absent negative"):
-        place.fit("unknown", absent="unknown")
-
-
 def test_known_absence_is_enough(place: Place) -> None:
     exact = place.annotated("exact", lambda _, sample: {"absent": tuple({0, 1, 2, 3} - set(sample.tags))})
     fitted = place.fit("known", data=exact, absent="unknown", plan=PLAN | {"epochs": 1})
@@ -573,6 +563,8 @@ def test_a_run_that_can_not_fit_into_memory_is_refused_before_it_starts(
     ("told", "sentence"),
     [
         ({"what": "lora", "parent": "compact"}, "head or all"),
+        ({"parent": "timm:test_vti"}, r"no network 'test_vti'.*test_vit"),
+        ({"absent": "unknown"}, "--absent negative"),
         ({"drop_labels": True}, "leave --drop-labels out"),
         ({"data": Path("/nowhere")}, "nowhere"),
         ({"groups": "video"}, "import it with --groups video"),
