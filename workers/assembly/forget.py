@@ -70,7 +70,11 @@ class Forget:
             self._read(forgetting)
             counts, finished = self._look(forgetting), False
             if publisher is not None:
-                self._require_absent()
+                if self._present:
+                    raise Misconfigured(
+                        f"the store still has {counted(self._present, 'image')} of these, such as "
+                        f"{', '.join(self._first_present)}: remove the objects first, or add --keep-object"
+                    )
                 counts, finished = self._publish(publisher, forgetting, counts["due"])
             for each in visited if finished else ():
                 each.forget(self.chosen, forgetting.newest())
@@ -126,13 +130,6 @@ class Forget:
                 self._present += len(found)
                 self._first_present += found[: _SHOWN - len(self._first_present)]
                 advance(len(some))
-
-    def _require_absent(self) -> None:
-        if self._present:
-            raise Misconfigured(
-                f"the store still has {counted(self._present, 'image')} of these, such as "
-                f"{', '.join(self._first_present)}: remove the objects first, or add --keep-object"
-            )
 
     def _publish(self, publisher: KafkaPublisher, forgetting: Forgetting, due: int) -> tuple[Counter[str], bool]:
         stop = threading.Event()

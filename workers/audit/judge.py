@@ -72,9 +72,6 @@ class _Ranges:
         self._firsts.insert(at, first)
         self._lasts.insert(at, last)
 
-    def __contains__(self, offset: int) -> bool:
-        return self.meets(offset, offset)
-
     def meets(self, first: int, last: int) -> bool:
         at = bisect_right(self._firsts, last)
         return bool(at) and self._lasts[at - 1] >= first
@@ -248,7 +245,7 @@ class Judge:
             return
         events = 1 if read.unreadable is not None else count_events(read.value, read.headers)
         self.report.events += events
-        in_range = read.offset in source.ranges
+        in_range = source.ranges.meets(read.offset, read.offset)
         if events == 1 and not in_range and self._seen.answered(source.number, read.offset):
             return
         answers = self._seen.of(source.number, read.offset)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Annotated
 
 import typer
@@ -38,8 +36,13 @@ def run(
     [dim]Start one here:[/]      tagstream run
     [dim]Work off a backlog:[/]  tagstream run --until-idle 30
     """
-    with _imports_uncollected():
+    # Until `one_worker.set_apart_what_is_imported`: imports make 250,000 objects and 1 MB of garbage, and to collect it
+    # takes a sixth of a start.
+    gc.disable()
+    try:
         _run(until_idle, {} if workers is None else {"TAGSTREAM_WORKERS": workers})
+    finally:
+        gc.enable()
 
 
 def _run(until_idle_s: float | None, overrides: dict[str, str]) -> None:
@@ -58,16 +61,3 @@ def _run(until_idle_s: float | None, overrides: dict[str, str]) -> None:
 
     if code := run_several(settings, until_idle_s):
         raise typer.Exit(code)
-
-
-@contextmanager
-def _imports_uncollected() -> Iterator[None]:
-    """Context without garbage collection until `one_worker.set_apart_what_is_imported`.
-
-    Imports make 250,000 objects and 1 MB of garbage; collecting it takes a sixth of a start.
-    """
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()

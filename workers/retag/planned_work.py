@@ -9,7 +9,6 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from itertools import chain
 from typing import Final, Literal, Protocol, TypeAlias, cast, get_args
 
 import orjson
@@ -83,10 +82,17 @@ class PlanCursor:
         self._lines = lines
         self.next = next(lines, None)
 
+    def skip(self, offset: int) -> int:
+        """Pass over the planned records before this offset; returns their number."""
+        passed = 0
+        while self.next is not None and self.next.offset < offset:
+            self.next, passed = next(self._lines, None), passed + 1
+        return passed
+
     def reach(self, offset: int) -> Planned | None:
         """The planned record at this offset, or None; passes over those before it."""
-        while (line := self.next) is not None and line.offset < offset:
-            self.next = next(self._lines, None)
+        self.skip(offset)
+        line = self.next
         if line is None or line.offset > offset:
             return None
         self.next = next(self._lines, None)
@@ -209,20 +215,16 @@ class PlannedWork(Stage):
 
         Of chosen subjects it is the first of all: an earlier run may have had others.
         """
-        place, done, ahead = assignment.partition, 0, None
+        place = assignment.partition
         if self.plan.only is not None:
             offset = next((line.offset for line in self.plan.of(place.number)), self.plan.head.ends[place.number])
         self.ledger.open(assignment, offset)
-        lines = self.plan.of(place.number)
-        for ahead in lines:
-            if ahead.offset >= offset:
-                break
-            done, ahead = done + 1, None
+        self._cursors[place] = cursor = PlanCursor(self.plan.of(place.number))
+        done = cursor.skip(offset)
         if place not in self.earlier:
             self.earlier[place] = done
             self.settled(done)
-        self._cursors[place] = PlanCursor(iter(()) if ahead is None else chain([ahead], lines))
-        return offset if ahead is None else ahead.offset
+        return offset if cursor.next is None else cursor.next.offset
 
     def complete(self, positions: Mapping[Partition, int]) -> bool:
         """Whether all planned records are committed or gone. Call it while no polled record waits.

@@ -292,7 +292,11 @@ class Remaker:
         """
         current = self.settings.models
         other = [use for use in USES if _digest(models[use]) != (model.digest if (model := current[use]) else None)]
-        return tuple(use for use in other if options is None or _depends(options, use))
+        if options is None:
+            return tuple(other)
+        caption, want = "caption" in options.want, options.want
+        of_tags = "tags" in want or "embedding" in want or (caption and not options.guide_tags)
+        return tuple(use for use in other if (caption if use == "captioner" else of_tags))
 
     # ---- one outcome ------------------------------------------------------------------------------------------
 
@@ -423,14 +427,6 @@ def _stored(outcome: StoredOutcome, *, shown: bool) -> Headers:
     embedding = None if shown else outcome.embedding_header()
     stored = ((SCORES_HEADER, outcome.header(SCORES_HEADER)), (EMBEDDING_HEADER, embedding))
     return tuple([(name, value) for name, value in stored if value is not None])
-
-
-def _depends(options: Options, use: str) -> bool:
-    """Whether an event with these options depends on a model's result."""
-    want = options.want
-    if use == "captioner":
-        return "caption" in want
-    return "tags" in want or "embedding" in want or ("caption" in want and not options.guide_tags)
 
 
 def _wishes(asked: Fields) -> list[str]:

@@ -11,7 +11,7 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -171,7 +171,7 @@ class Endpoint:
     Args:
         host: address to listen on, or the path of a Unix socket.
         port: 0 takes any free port, which `port` returns.
-        alive, started, ready: asked at every request, on the server's thread. They must answer at once.
+        reports: by path; asked at every request, on the server's thread. They must answer at once.
         metrics_page: the body of /metrics in Prometheus' text format.
         open_metrics_page: its body in OpenMetrics 1.0, for clients that name it in Accept.
 
@@ -183,18 +183,13 @@ class Endpoint:
         self,
         host: str,
         port: int,
-        *,
-        alive: Callable[[], Health],
-        started: Callable[[], Health],
-        ready: Callable[[], Health],
+        reports: Mapping[str, Callable[[], Health]],
         metrics_page: Callable[[], bytes],
         open_metrics_page: Callable[[], bytes],
     ) -> None:
         listener = listen(host, port)
         self.port: int = 0 if listener.family == socket.AF_UNIX else listener.getsockname()[1]
-        self._reports = {"/livez": alive, "/startupz": started, "/readyz": ready}
-        self._metrics_page = metrics_page
-        self._open_metrics_page = open_metrics_page
+        self._reports, self._metrics_page, self._open_metrics_page = reports, metrics_page, open_metrics_page
         self._server = ProbeServer(listener, self._answer)
         where = host if listener.family == socket.AF_UNIX else f"{host}:{self.port}"
         logger.info("serving /livez, /startupz, /readyz and /metrics on %s", where)

@@ -55,15 +55,9 @@ def observed(process: Process, settings: Settings, instance: str, port: int | No
     with ExitStack() as cleanup:
         cleanup.callback(telemetry.close)
         if port is not None:
-            endpoint = Endpoint(
-                settings.http_host,
-                port,
-                alive=process.alive,
-                started=process.started,
-                ready=process.ready,
-                metrics_page=telemetry.metrics_page,
-                open_metrics_page=telemetry.open_metrics_page,
-            )
+            reports = {"/livez": process.alive, "/startupz": process.started, "/readyz": process.ready}
+            pages = telemetry.metrics_page, telemetry.open_metrics_page
+            endpoint = Endpoint(settings.http_host, port, reports, *pages)
             cleanup.callback(endpoint.close)
         watchdog = Watchdog(process.alive, unready=process.turn_unready)
         watchdog.start()

@@ -3,9 +3,8 @@
 import json
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TypedDict
 
 import pytest
 
@@ -33,30 +32,11 @@ class Served:
 
 @pytest.fixture
 def served() -> Iterator[Served]:
-    endpoint = Endpoint(
-        "127.0.0.1",
-        0,
-        alive=lambda: made.alive,
-        started=lambda: made.start,
-        ready=lambda: made.ready,
-        metrics_page=lambda: b"some_total 3\n",
-        open_metrics_page=lambda: b"some_total 3\n# EOF\n",
-    )
+    reports = {"/livez": lambda: made.alive, "/startupz": lambda: made.start, "/readyz": lambda: made.ready}
+    endpoint = Endpoint("127.0.0.1", 0, reports, lambda: b"some_total 3\n", lambda: b"some_total 3\n# EOF\n")
     made = Served(endpoint, Health(True), Health(False, ("loading the models",)), Health(False))
     yield made
     endpoint.close()
-
-
-class Answers(TypedDict):
-    alive: Callable[[], Health]
-    started: Callable[[], Health]
-    ready: Callable[[], Health]
-    metrics_page: Callable[[], bytes]
-    open_metrics_page: Callable[[], bytes]
-
-
-def answers(report: Callable[[], Health]) -> Answers:
-    return {"alive": report, "started": report, "ready": report, "metrics_page": bytes, "open_metrics_page": bytes}
 
 
 def test_a_live_worker_answers_200_and_a_stalled_one_503_with_its_reasons_and_images(served: Served) -> None:
@@ -125,12 +105,12 @@ def test_another_path_is_not_found_and_leads_nowhere(served: Served, path: str) 
 
 def test_a_taken_port_is_reported_with_its_remedy(served: Served) -> None:
     with pytest.raises(Misconfigured, match="Set TAGSTREAM_HTTP_PORT to another port"):
-        Endpoint("127.0.0.1", served.endpoint.port, **answers(lambda: Health(True)))
+        Endpoint("127.0.0.1", served.endpoint.port, {}, bytes, bytes)
 
 
 def test_a_foreign_address_is_reported() -> None:
     with pytest.raises(Misconfigured, match=r"192\.0\.2\.1"):
-        Endpoint("192.0.2.1", 0, **answers(lambda: Health(True)))
+        Endpoint("192.0.2.1", 0, {}, bytes, bytes)
 
 
 def test_after_close_the_port_is_closed(served: Served) -> None:

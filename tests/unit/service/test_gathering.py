@@ -3,7 +3,7 @@
 import json
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -47,15 +47,9 @@ class Workers:
 
     def start(self, *numbers: int) -> None:
         for number in numbers:
-            endpoint = Endpoint(
-                str(socket_of(self.parts[number - 1])),
-                0,
-                alive=lambda: Health(True),
-                started=lambda: Health(True),
-                ready=partial(self.ready.__getitem__, number),
-                metrics_page=lambda: TEXT,
-                open_metrics_page=lambda: OPEN,
-            )
+            reports: dict[str, Callable[[], Health]] = dict.fromkeys(("/livez", "/startupz"), lambda: Health(True))
+            reports["/readyz"] = partial(self.ready.__getitem__, number)
+            endpoint = Endpoint(str(socket_of(self.parts[number - 1])), 0, reports, lambda: TEXT, lambda: OPEN)
             self._cleanup.callback(endpoint.close)
 
     def hang(self, *numbers: int) -> None:

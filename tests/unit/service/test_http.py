@@ -36,8 +36,8 @@ start_logging("info", "text")
 ProbeServer.seconds = 1000
 resource.setrlimit(resource.RLIMIT_NOFILE, ({descriptors}, {descriptors}))
 well = lambda: Health(True)
-endpoint = Endpoint("127.0.0.1", 0, alive=well, started=well, ready=well, metrics_page=lambda: b"x 1\\n",
-                    open_metrics_page=bytes)
+reports = dict.fromkeys(("/livez", "/startupz", "/readyz"), well)
+endpoint = Endpoint("127.0.0.1", 0, reports, lambda: b"x 1\\n", bytes)
 print(endpoint.port, flush=True)
 sys.stdin.read()
 endpoint.close()
