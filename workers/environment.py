@@ -257,7 +257,10 @@ def _values(environ: Mapping[str, str], model: type[Settings]) -> dict[str, Any]
             files[field] = expanded(Path(text))
     if wrong:
         raise Misconfigured("\n".join(wrong))
-    return {**_from_elsewhere(environ), **_aws(environ, "s3_access_key" in values), **values, "secret_files": files}
+    found: dict[str, Any] = {"otlp_traces": _exports(environ, "TRACES"), "otlp_metrics": _exports(environ, "METRICS")}
+    if xdg := environ.get("XDG_STATE_HOME"):
+        found["state_dir"] = Path(xdg) / "tagstream"
+    return {**found, **_aws(environ, "s3_access_key" in values), **values, "secret_files": files}
 
 
 def _take(name: str, text: str, fields: Fields) -> tuple[str, str]:
@@ -317,13 +320,6 @@ def _made_by_kubernetes(name: str, text: str) -> bool:
     if re.search(r"_SERVICE_HOST$|_SERVICE_PORT(_|$)|_PORT_\d+_(TCP|UDP|SCTP)(_|$)", name):
         return True
     return name.endswith("_PORT") and re.match(r"(tcp|udp|sctp)://", text) is not None
-
-
-def _from_elsewhere(environ: Mapping[str, str]) -> dict[str, Any]:
-    found: dict[str, Any] = {"otlp_traces": _exports(environ, "TRACES"), "otlp_metrics": _exports(environ, "METRICS")}
-    if xdg := environ.get("XDG_STATE_HOME"):
-        found["state_dir"] = Path(xdg) / "tagstream"
-    return found
 
 
 _AWS_LOGINS = (

@@ -199,6 +199,11 @@ class ReadRecord:
     repeats: bool = field(default=False, compare=False)
 
     @property
+    def place(self) -> str:
+        """`topic:partition:offset`, as people name it."""
+        return f"{self.topic}:{self.partition}:{self.offset}"
+
+    @property
     def size(self) -> int:
         """Bytes that it holds in memory, near enough for a budget."""
         return record_size(self.key, self.value, self.headers)

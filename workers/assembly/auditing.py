@@ -6,7 +6,6 @@ import math
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 from workers.assembly.clients import output_topics, security, servers
 from workers.assembly.progress import Counting, uncounted
@@ -27,21 +26,17 @@ _FEW = 1_000
 """Offsets of a partition that are read to be counted."""
 
 
-@dataclass(frozen=True, slots=True)
 class _Given:
-    """Offsets given as options: of all partitions, of a number, or of one."""
+    """Offsets given as an option: of all partitions, of a number, or of one."""
 
-    places: Mapping[tuple[str, str], int]
-
-    @classmethod
-    def read(cls, option: str, given: Sequence[str]) -> _Given:
-        places = {}
+    def __init__(self, option: str, given: Sequence[str]) -> None:
+        self._option = option
+        self.places: dict[tuple[str, str], int] = {}
         for text in given:
             found = re.fullmatch(r"(?:(?:([A-Za-z0-9._-]+):)?(\d{1,10}):)?(\d{1,19})", text)
             if found is None:
                 raise Misconfigured(f"{option} {text}: not OFFSET, PARTITION:OFFSET or TOPIC:PARTITION:OFFSET")
-            places[found[1] or "", found[2] or ""] = int(found[3])
-        return cls(places)
+            self.places[found[1] or "", found[2] or ""] = int(found[3])
 
     def of(self, partition: Partition) -> int | None:
         """The most specific offset for a partition, or None."""
@@ -49,11 +44,11 @@ class _Given:
         named = ((partition.topic, number), ("", number), ("", ""))
         return next((self.places[place] for place in named if place in self.places), None)
 
-    def require_known(self, option: str, partitions: Sequence[Partition]) -> None:
+    def require_known(self, partitions: Sequence[Partition]) -> None:
         known = {("", "")} | {(topic, str(number)) for place, number in partitions for topic in (place, "")}
         for topic, number in self.places:
             if (topic, number) not in known:
-                raise Misconfigured(f"{option}: no input partition {topic}{':' if topic else ''}{number}")
+                raise Misconfigured(f"{self._option}: no input partition {topic}{':' if topic else ''}{number}")
 
 
 class Auditing:
@@ -71,7 +66,7 @@ class Auditing:
     ) -> None:
         self._settings = settings
         self._servers, self._security = servers(settings), security(settings)
-        self._begin, self._end = _Given.read("--from", begin), _Given.read("--to", end)
+        self._begin, self._end = _Given("--from", begin), _Given("--to", end)
         self._since, self._until = since_ms, until_ms
         self._counting, self._note = counting, note
         given = [number for option in (self._begin, self._end) for _, number in option.places]
@@ -113,8 +108,8 @@ class Auditing:
             return watch.look().partitions
 
     def _ranges(self, inputs: Mapping[Partition, Reach]) -> dict[Partition, tuple[int, int]]:
-        self._begin.require_known("--from", list(inputs))
-        self._end.require_known("--to", list(inputs))
+        self._begin.require_known(list(inputs))
+        self._end.require_known(list(inputs))
         since, until = self._offsets_at(self._since), self._offsets_at(self._until)
         found = {}
         for place, reach in inputs.items():
@@ -167,16 +162,12 @@ class Auditing:
                 judge.expired(place, inputs[place].first)
             there = {place: (max(first, inputs[place].first), end) for place, (first, end) in ranges.items()}
             self._read(there, judge.record, "records", self._settings.input_isolation)
-            self._judge_remade(judge, outputs)
+            topic, begins = self._settings.output_topic, {place: extent.begin for place, extent in outputs.items()}
+            named = judge.remade.spans(topic).items()
+            there = {place: (max(first, begins[place]), end) for place, (first, end) in named if place in begins}
+            self._read(there, judge.remade.record, "remade outcomes", "read_committed")
+            judge.remade.settle(begins, topic)
             return judge.finish()
-
-    def _judge_remade(self, judge: Judge, outputs: Mapping[Partition, Extent]) -> None:
-        topic = self._settings.output_topic
-        begins = {place: extent.begin for place, extent in outputs.items()}
-        spans = judge.remade.spans(topic).items()
-        there = {place: (max(first, begins[place]), end) for place, (first, end) in spans if place in begins}
-        self._read(there, judge.remade.record, "remade outcomes", "read_committed")
-        judge.remade.settle(begins, topic)
 
     def _reached(self, judge: Judge) -> Reached:
         """Positions of group and input, taken after the outcomes were read."""

@@ -150,7 +150,7 @@ def search(settings: Settings, chosen: Subjects, counting: Counting = uncounted)
 
     def take(places: Places, record: ReadRecord) -> None:
         if finder.finds_in_record(record, parse=places is elsewhere):
-            note(places, record.topic, f"{record.topic}:{record.partition}:{record.offset}")
+            note(places, record.topic, record.place)
 
     read_topic(settings, settings.output_topic, partial(take, found), counting=counting)
     for topic in _others(settings):

@@ -5,12 +5,11 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import get_args
 
 from workers.assembly.clients import security, servers
-from workers.backends.kafka import Extent, GroupState, GroupWatch, Reach, extents, first_times, group_watch
+from workers.backends.kafka import Extent, GroupState, GroupWatch, Reach, extents, first_times
 from workers.errors import TagstreamError, Unavailable
 from workers.lanes import lane_of
 from workers.settings import Settings
@@ -103,7 +102,7 @@ def start_of(reach: Reach, offset_reset: str) -> int:
 
 
 class Observer:
-    """Looks at the group; made by `observing`."""
+    """Looks at the group, by the client that watches it."""
 
     def __init__(self, settings: Settings, watch: GroupWatch) -> None:
         self._settings = settings
@@ -140,13 +139,6 @@ class Observer:
             return endpoint_check(self._settings).tokens_spent()
         except TagstreamError:  # Redis is away, or the file is wrong: `check` says so
             return None
-
-
-@contextmanager
-def observing(settings: Settings) -> Iterator[Observer]:
-    at, how = servers(settings), security(settings)
-    with group_watch(at, settings.group, settings.topics, security=how) as watch:
-        yield Observer(settings, watch)
 
 
 def snapshots(observer: Observer, interval: float, watch: bool, background: Collection[str] = ()) -> Iterator[Snapshot]:

@@ -131,7 +131,10 @@ def calibrated(
     if len(told.images) < LEAST_IMAGES:
         raise Misconfigured(f"{examples} has {counted(len(told.images), 'image')}; calibration needs {LEAST_IMAGES}.")
     settings = _settings(bundle, device)
-    scored = _logits(settings, _example_images(settings, told.images, examples.parent), opened, tell, note)
+    beside, images = examples.parent, LocalFiles([examples.parent / image for image in told.images])
+    if any(image.startswith("s3://") for image in told.images):
+        images = StoredFiles(told.images, beside, object_store(settings))
+    scored = _logits(settings, images, opened, tell, note)
     if len(scored) < LEAST_IMAGES:
         raise Misconfigured(f"only {counted(len(scored), 'image')} could be read; calibration needs {LEAST_IMAGES}.")
     z = dict(zip(scored, uncalibrated(opened, np.stack(list(scored.values()))), strict=True))
@@ -188,12 +191,6 @@ def _logits(
     if failed:
         note(f"{counted(len(failed), 'image')} left out; the first is {failed[0].path}: {failed[0].detail}")
     return scored
-
-
-def _example_images(settings: Settings, images: Sequence[str], beside: Path) -> LocalFiles:
-    if not any(image.startswith("s3://") for image in images):
-        return LocalFiles([beside / image for image in images])
-    return StoredFiles(images, beside, object_store(settings))
 
 
 def _named(names: Sequence[str]) -> str:

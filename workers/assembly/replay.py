@@ -31,10 +31,6 @@ class DeadLetterRecord:
     meant: Sequence[int] = field(default=(0,), compare=False)
 
     @property
-    def place(self) -> str:
-        return f"{self.record.topic}:{self.record.partition}:{self.record.offset}"
-
-    @property
     def causes(self) -> tuple[str, ...]:
         """Each reason with its failed result, once: "annotate-failed (embedding)"."""
         named = (f"{one.reason} ({one.want})" if one.want else one.reason for one in self.told.failures)

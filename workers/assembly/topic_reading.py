@@ -32,7 +32,7 @@ class Foreign:
     """Records of null value, whether they belong or not."""
 
     def note(self, record: ReadRecord, why: ValueError) -> None:
-        self.first = self.first or f"{record.topic}:{record.partition}:{record.offset}: {first_fault(why)}"
+        self.first = self.first or f"{record.place}: {first_fault(why)}"
         self.count += 1
 
     def taking(self, take: Callable[[ReadRecord], object]) -> Callable[[ReadRecord], None]:

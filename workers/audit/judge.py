@@ -380,8 +380,7 @@ class Remade:
         """Take a record within these."""
         same = self.seen.take_origin(read.partition, read.offset, read.key)
         if same is False:
-            named = f"{read.topic}:{read.partition}:{read.offset}"
-            self.report.note("without-record", named, "answered by an outcome of another subject")
+            self.report.note("without-record", read.place, "answered by an outcome of another subject")
 
     def settle(self, begins: Mapping[Partition, int], topic: str) -> None:
         """Judge what was named and is not there."""

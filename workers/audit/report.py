@@ -89,7 +89,7 @@ class AuditReport:
     def note(self, fault: Fault, record: str, detail: str, output: ReadRecord | None = None) -> None:
         """Count a fault, and keep the first of each kind."""
         self.counts[fault] += 1
-        where = None if output is None else f"{output.topic}:{output.partition}:{output.offset}"
+        where = None if output is None else output.place
         if len(self.findings[fault]) < KEPT:
             self.findings[fault].append(AuditFinding(record, detail, where))
 

@@ -158,9 +158,8 @@ class Seen(TemporaryTables):
         return self._stored.execute("SELECT place, at FROM origins")
 
     def _store_origins(self) -> None:
-        if self._origins:
-            self._write("INSERT OR REPLACE INTO origins VALUES (?, ?, ?)", sorted(self._origins))
-            self._origins.clear()
+        self._origins.sort()
+        self._write("INSERT OR REPLACE INTO origins VALUES (?, ?, ?)", self._origins)
 
     def _store(self) -> None:
         if self._answers:

@@ -223,7 +223,7 @@ def send_back(settings: Settings, dead_letters: Sequence[DeadLetterRecord], rate
     limits = max_message_bytes(servers(settings), topics, security=security(settings))
     largest = max(limits.values())
     count = _records(dead_letters)
-    messages = ((dead_letter.place, message) for dead_letter in dead_letters for message in originals(dead_letter))
+    messages = ((each.record.place, message) for each in dead_letters for message in originals(each))
     started, sent = time.monotonic(), 0
     at = "none"
     stop = threading.Event()
@@ -289,13 +289,13 @@ def known(option: str, given: Sequence[str] | None, names: Sequence[str]) -> fro
 
 
 def row_of(dead_letter: DeadLetterRecord) -> tuple[str, ...]:
-    told = dead_letter.told
-    when = terminal.moment(dead_letter.record.timestamp_ms)
-    return dead_letter.place, when, told.place, dead_letter.key, ", ".join(dead_letter.causes), told.failures[0].detail
+    told, record = dead_letter.told, dead_letter.record
+    cells = record.place, terminal.moment(record.timestamp_ms), told.place, dead_letter.key
+    return *cells, ", ".join(dead_letter.causes), told.failures[0].detail
 
 
 def _summary(dead_letter: DeadLetterRecord) -> dict[str, Any]:
-    return {"dead_letter": dead_letter.place, "key": dead_letter.key, **dead_letter.told.model_dump(mode="json")}
+    return {"dead_letter": dead_letter.record.place, "key": dead_letter.key, **dead_letter.told.model_dump(mode="json")}
 
 
 def _original(dead_letter: DeadLetterRecord) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from schemas.dead_letter import DeadLetter, is_dead_letter, read_dead_letter_headers
-from schemas.enriched_image import EnrichedImage, EventRef, Retraction, Skip, read_output
+from schemas.enriched_image import EnrichedImage, Retraction, Skip, read_output
 from schemas.text import first_fault
 from workers.cli import terminal
 from workers.types import OUTCOME_KINDS, OutcomeKind, ReadRecord
@@ -103,7 +103,7 @@ class Outcome:
 
     def wide(self) -> Text:
         """One whole line, with the record's place."""
-        return wide_row(terminal.moment(self.record.timestamp_ms), _place(self.record), self._shown(None))
+        return wide_row(terminal.moment(self.record.timestamp_ms), self.record.place, self._shown(None))
 
     def _shown(self, most: int | None) -> Shown:
         what = self.kind
@@ -115,7 +115,8 @@ class Outcome:
             case Retraction() as retraction:
                 return Shown(what, retraction.subject, "", "", "yellow")
             case Skip() as skip:
-                return Shown(what, skip.subject or _place(skip.event), "", skip.reason, "dim")
+                record = f"{skip.event.topic}:{skip.event.partition}:{skip.event.offset}"
+                return Shown(what, skip.subject or record, "", skip.reason, "dim")
             case DeadLetter() as dead_letter:
                 reasons = ", ".join(dict.fromkeys(failure.reason for failure in dead_letter.failures))
                 place, detail = dead_letter.place, dead_letter.failures[0].detail
@@ -123,11 +124,7 @@ class Outcome:
             case None:
                 return Shown(what, self.key, "", "", "dim")
             case str(why):
-                return Shown(what, _place(self.record), "", why, "red")
-
-
-def _place(found: EventRef | ReadRecord) -> str:
-    return f"{found.topic}:{found.partition}:{found.offset}"
+                return Shown(what, self.record.place, "", why, "red")
 
 
 def row(when: str, shown: Shown) -> Table:

@@ -41,16 +41,25 @@ def status(
     [dim]Live:[/]          tagstream status --watch
     [dim]For a script:[/]  tagstream status --json | jq .lag
     """
-    from workers.assembly.group_status import observing, snapshots
+    from workers.assembly.clients import security, servers
+    from workers.assembly.group_status import Observer, snapshots
+    from workers.backends.kafka import group_watch
 
     settings = needed("kafka_servers")
-    with observing(settings) as observer:
-        seen = snapshots(observer, interval, watch, settings.background_topics)
-        if as_json:
+    address, login = servers(settings), security(settings)
+    with group_watch(address, settings.group, settings.topics, security=login) as watched:
+        seen = snapshots(Observer(settings, watched), interval, watch, settings.background_topics)
+        console = terminal.console()
+        if as_json or not (watch and console.is_terminal):
             for snapshot in seen:
-                typer.echo(terminal.as_json(document(settings, snapshot)))
-        else:
-            _show(settings, seen, live=watch)
+                if as_json:
+                    typer.echo(terminal.as_json(document(settings, snapshot)))
+                else:
+                    console.print(page(settings, snapshot))
+            return
+        with Live(console=console, auto_refresh=False, vertical_overflow="crop") as screen:
+            for snapshot in seen:
+                screen.update(page(settings, snapshot), refresh=True)
 
 
 def document(settings: Settings, snapshot: Snapshot) -> dict[str, Any]:
@@ -106,17 +115,6 @@ def _rounded(seconds: float | None) -> float | None:
 def _deleted(reach: Reach) -> int:
     """Offsets that retention deleted before the group read them."""
     return 0 if reach.committed is None else max(0, reach.first - reach.committed)
-
-
-def _show(settings: Settings, seen: Iterator[Snapshot], *, live: bool) -> None:
-    console = terminal.console()
-    if not (live and console.is_terminal):
-        for snapshot in seen:
-            console.print(page(settings, snapshot))
-        return
-    with Live(console=console, auto_refresh=False, vertical_overflow="crop") as screen:
-        for snapshot in seen:
-            screen.update(page(settings, snapshot), refresh=True)
 
 
 def page(settings: Settings, snapshot: Snapshot) -> Group:

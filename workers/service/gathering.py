@@ -55,13 +55,12 @@ class Gathering:
     def answer(self, request: PageRequest) -> Answer:
         if request.path not in ("/livez", "/startupz", "/readyz", "/metrics"):
             return not_found()
-        merge = _metrics if request.path == "/metrics" else _report
         answers = self._pool.map(partial(ask, request=request), self._parts)
         found = {part.number: answer for part, answer in zip(self._parts, answers, strict=True)}
         for number, answer in found.items():
             if answer is _HANGS:
                 logger.warning("worker %d does not answer %s", number, request.path)
-        return merge(request.path, found)
+        return _metrics(found) if request.path == "/metrics" else _report(request.path, found)
 
 
 class Idleness:
@@ -117,7 +116,7 @@ def _report(path: str, found: Mapping[int, Answer]) -> Answer:
     return report_page(Health(ok, tuple(reasons), in_flight=in_flight))
 
 
-def _metrics(_: str, found: Mapping[int, Answer]) -> Answer:
+def _metrics(found: Mapping[int, Answer]) -> Answer:
     kinds = [answer.content_type for answer in found.values() if answer.status == 200]
     pages = {number: answer.body for number, answer in found.items() if answer.status == 200}
     told = [f"# HELP {_ANSWERS.name} {_ANSWERS.meaning}", f"# TYPE {_ANSWERS.name} gauge"]

@@ -32,6 +32,7 @@ class Served:
 
 @pytest.fixture
 def served() -> Iterator[Served]:
+    made: Served
     reports = {"/livez": lambda: made.alive, "/startupz": lambda: made.start, "/readyz": lambda: made.ready}
     endpoint = Endpoint("127.0.0.1", 0, reports, lambda: b"some_total 3\n", lambda: b"some_total 3\n# EOF\n")
     made = Served(endpoint, Health(True), Health(False, ("loading the models",)), Health(False))

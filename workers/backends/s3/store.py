@@ -341,7 +341,12 @@ class MinioObjectStore:
         A Content-Encoding is not undone: etag and size are of these.
         """
         size = response.length_remaining or 0
-        whole = _whole_size(response) if response.status == 206 else size
+        whole = size
+        if response.status == 206:
+            found = _FIRST_RANGE.fullmatch(response.headers.get("content-range", ""))
+            if found is None:
+                raise Unavailable("s3", "an answer with other bytes than the first", fault="refused")
+            whole = int(found[1])
         if first_bytes and whole > first_bytes:
             body = _room(first_bytes)
             while body.tell() < first_bytes and (chunk := self._http.read_chunk(response, first_bytes - body.tell())):
@@ -460,14 +465,6 @@ def _check_names(bucket: str, key: str, version_id: str | None, etag: str | None
 
 def _empty() -> Rejected:
     return Rejected("fetch", "empty-object", "the object has no bytes")
-
-
-def _whole_size(response: BaseHTTPResponse) -> int:
-    """The size of the object whose first bytes an answer has."""
-    found = _FIRST_RANGE.fullmatch(response.headers.get("content-range", ""))
-    if found is None:
-        raise Unavailable("s3", "an answer with other bytes than the first", fault="refused")
-    return int(found[1])
 
 
 def _words(error: Exception) -> str:
