@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from workers.intake.geometry import Raster
 
@@ -48,13 +47,10 @@ def hashes_of(raster: Raster) -> tuple[str | None, str]:
     cells = np.asarray(raster.averaged(_SAMPLES, _CELLS)).reshape(-1, 3)
     planes = _PLANES @ cells.T
     terms = _BASIS @ planes.reshape(-1, _CELLS, _CELLS) @ _BASIS.T
-    phash = None if _flat(planes[0]) else _phash(terms[0].ravel().tolist())
+    grey, mean = planes[0], planes[0].mean()
+    flat = grey @ grey / len(grey) - mean * mean < _FLAT**2
+    phash = None if flat else _phash(terms[0].ravel().tolist())
     return phash, _thumbhash((terms[1:] / _FULL).tolist(), raster.upright_size)
-
-
-def _flat(grey: NDArray[np.float64]) -> bool:
-    mean = grey.sum() / len(grey)
-    return bool(grey @ grey / len(grey) - mean * mean < _FLAT**2)
 
 
 def _phash(terms: Sequence[float]) -> str:

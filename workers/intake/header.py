@@ -113,7 +113,11 @@ def read_header(body: bytes, limits: Limits) -> Header:
     Raises Rejected: stage "decode"; not-an-image, format-not-allowed, too-complex, broken-image, too-many-pixels or
     too-small.
     """
-    name = _allowed_format(body, limits)
+    name = sniff(body)
+    if name is None:
+        raise Rejected("decode", "not-an-image", "the first bytes are those of no image format")
+    if name not in limits.formats or not decodable(name):
+        raise Rejected("decode", "format-not-allowed", f"{name} is not among {', '.join(limits.formats)}")
     essence = scan(body, name)
     if essence.size is not None:
         _check_pixels(essence.size, limits)  # before the decoder, which may make room for them when it opens the file
@@ -182,15 +186,6 @@ def _check_pixels(size: tuple[int, int], limits: Limits) -> None:
     width, height = size
     if width * height > limits.max_pixels:
         raise Rejected("decode", "too-many-pixels", f"{width} × {height}, at most {limits.max_pixels} are allowed")
-
-
-def _allowed_format(body: bytes, limits: Limits) -> str:
-    name = sniff(body)
-    if name is None:
-        raise Rejected("decode", "not-an-image", "the first bytes are those of no image format")
-    if name not in limits.formats or not decodable(name):
-        raise Rejected("decode", "format-not-allowed", f"{name} is not among {', '.join(limits.formats)}")
-    return name
 
 
 def _pixel_bytes(essence: Essence, mode: str) -> int:

@@ -342,7 +342,7 @@ def _check_place(bundle: Bundle, path: Path, facts: FileFacts) -> None:
 
 def _check_content(bundle: Bundle, name: str, facts: FileFacts) -> None:
     path = bundle.folder / name
-    found = _facts(path).sha256
+    found = sha256_of(path)
     if found != facts.sha256:
         raise Misconfigured(
             f"{path} is not the bundle's original file (sha256 {found[:12]}… "
@@ -377,7 +377,8 @@ def _lists(labels: Sequence[str], translations: Mapping[str, Sequence[str]]) -> 
 def _seal(folder: Path, manifest: Manifest) -> Bundle:
     for path in folder.iterdir():
         path.chmod(0o644)  # safetensors writes for its owner alone
-    files = {path.name: _facts(path) for path in sorted(folder.iterdir()) if path.name != MANIFEST}
+    paths = [path for path in sorted(folder.iterdir()) if path.name != MANIFEST]
+    files = {path.name: FileFacts(bytes=path.stat().st_size, sha256=sha256_of(path)) for path in paths}
     beside = {name: files.pop(name) for name in BESIDE if name in files}
     provenance = manifest.provenance.model_copy(update={"beside": beside})
     try:
@@ -401,10 +402,6 @@ def _move(scratch: Path, folder: Path, replace_existing: bool) -> None:
         os.rename(scratch, folder)  # fails unless the target is absent or an empty folder
     except OSError as error:
         raise Misconfigured(f"{folder} exists already ({error.strerror}); remove it or choose another name.") from error
-
-
-def _facts(path: Path) -> FileFacts:
-    return FileFacts(bytes=path.stat().st_size, sha256=sha256_of(path))
 
 
 def _translated(language: str) -> str:

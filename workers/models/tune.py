@@ -44,11 +44,6 @@ class Agreement:
     what: str
     gap: float | None = None
 
-    @property
-    def complete(self) -> bool:
-        """Whether every answer is the same."""
-        return self.same == self.images
-
     def __str__(self) -> str:
         logits = f", logits within {self.gap:.2g}" if self.gap is not None else ""
         return f"{self.same} of {self.images} {self.what}{logits}"
@@ -218,7 +213,7 @@ def _try(
             if times >= HOPELESS:
                 return replace(trial, refusal=f"given up after one batch: {times:.0f} times as slow as {best.name}")
         agreement = judge(model)
-        if trial.precision == "int8" and agreement is not None and not agreement.complete:
+        if trial.precision == "int8" and agreement is not None and agreement.same < agreement.images:
             return replace(trial, refusal=f"its rounding changes answers: {agreement}", agreement=agreement)
         single_s, batch, batch_s = timed.best_batch(model)
         if trial.execution != "eager":

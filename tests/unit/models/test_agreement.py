@@ -26,18 +26,6 @@ def test_captions_are_compared_word_for_word() -> None:
     assert of_captions(["a cat", "a dog"], ["a cat", "a hog"]) == Agreement(2, 1, "captions")
 
 
-@pytest.mark.parametrize(
-    ("agreement", "complete"),
-    [
-        (Agreement(2, 2, "tag sets", gap=9.0), True),
-        (Agreement(2, 1, "tag sets"), False),
-        (Agreement(2, 1, "captions"), False),
-    ],
-)
-def test_it_is_complete_when_no_answer_differs(agreement: Agreement, complete: bool) -> None:
-    assert agreement.complete == complete
-
-
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_model_agrees_with_its_own_golden_answers(tiny: Bundle, precision: Precision) -> None:
     found = with_golden(tiny, "tagger", build_tagger(tiny, CPU, precision))

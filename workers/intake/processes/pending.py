@@ -363,7 +363,10 @@ class Child:
         if self.loss == "bad-answer":
             return "the decoder's process said what no decoder says"
         if self.loss == "death":
-            return f"the decoder's process died: {_cause(code)}"
+            name = f"exit code {code}"
+            with contextlib.suppress(ValueError):
+                name = signal.Signals(-code).name
+            return f"the decoder's process died: {name}"
         return f"no end after {self.limit_s:g} s" if self.ready else f"not ready after {_BIRTH_S:g} s"
 
 
@@ -381,10 +384,3 @@ def fork_child(fork_server: ForkServer, place: int, layout: Layout, limits: Limi
         pid = fork_server.fork(theirs, (complaints, stderr), shared)
         given_up.pop_all()  # the child has them
     return Child(place, pid, ours, complaints, region, limits)
-
-
-def _cause(code: int) -> str:
-    try:
-        return signal.Signals(-code).name
-    except ValueError:
-        return f"exit code {code}"

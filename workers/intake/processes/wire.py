@@ -47,12 +47,7 @@ def last_words(pipe: int) -> tuple[int, str]:
     except OSError:  # nothing is in it
         return 0, ""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return len(lines), shown(lines[-1]) if lines else ""
-
-
-def shown(line: bytes) -> str:
-    """A codec's words, bounded and without a character that steers anything."""
-    return printable(line[:TEXT_BYTES].decode("utf-8", "replace"))
+    return len(lines), printable(lines[-1][:TEXT_BYTES].decode("utf-8", "replace")) if lines else ""
 
 
 def with_words(detail: str, words: str) -> str:

@@ -138,12 +138,6 @@ class _Search:
                 return [self.done[image] for image in range(count)]
             logits = self.decoder.step(self.ids[:, -1:], self.cache)
 
-    def adjusted(self, scores: Tensor) -> Tensor:
-        if self.length < self.options.min_length:
-            scores = scores.clone()
-            scores[:, self.end] = _NEVER
-        return scores
-
     def keep(self, places: list[int]) -> None:
         """Keep only the live images at these places; their rows are `select`ed by the caller."""
         if len(places) < len(self.live):
@@ -152,10 +146,12 @@ class _Search:
 
     def advance(self, logits: Tensor) -> None:
         """Append a token to every live row, by logits (rows, vocabulary); drop finished images."""
+        scores = logits.float() if self.most == 1 else logits.float().log_softmax(dim=-1)
+        if self.length < self.options.min_length:
+            scores = scores.clone()
+            scores[:, self.end] = _NEVER
         if self.most == 1:  # as transformers' greedy search: probabilities are those of the allowed tokens
-            scores = self.adjusted(logits.float()).log_softmax(dim=-1)
-        else:
-            scores = self.adjusted(logits.float().log_softmax(dim=-1))
+            scores = scores.log_softmax(dim=-1)
         total = scores.view(len(self.live), self.beams, -1) + self.running[..., None]
         best, flat = total.flatten(1).topk(2 * self.most, dim=-1)
         vocabulary = logits.shape[-1]
