@@ -36,8 +36,11 @@ def of_models(settings: Settings) -> Iterator[Question]:
         yield partial(require_readable, settings, "labels_file")
         yield partial(require_readable, settings, "profiles")
     else:
-        yield partial(_require_labels, settings, tagger)
-        yield partial(_require_profiles, settings, tagger)
+        # Only some settings need it, and it brings the clients.
+        from workers.assembly.decoders import allowed_names, profiles
+
+        yield lambda: (names := allowed_names(settings)) is None or label_ids(tagger, names)
+        yield partial(profiles, settings, tagger)
     for use in settings.bundles():
         yield partial(_require_bundle, settings, use)
     if settings.captioner_address is not None:
@@ -87,20 +90,6 @@ def require_fields(settings: Settings) -> str:
             f"TAGSTREAM_CAPTIONER, which is {settings.captioner}"
         )
     return f"they come with the captions of {settings.captioner}"
-
-
-def _require_labels(settings: Settings, tagger: Bundle) -> None:
-    from workers.assembly.decoders import allowed_names  # only some settings need it, and it brings the clients
-
-    names = allowed_names(settings)
-    if names is not None:
-        label_ids(tagger, names)
-
-
-def _require_profiles(settings: Settings, tagger: Bundle) -> None:
-    from workers.assembly.decoders import profiles
-
-    profiles(settings, tagger)
 
 
 def _require_bundle(settings: Settings, use: str) -> None:
