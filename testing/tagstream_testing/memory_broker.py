@@ -222,11 +222,6 @@ class MemoryBroker:
         with self.changed:
             self._rebalance(self._group(group))
 
-    def outdate(self, group: str) -> None:
-        """A new generation that the members learn of at their next poll; until then their commits are refused."""
-        with self.changed:
-            self._group(group).generation += 1
-
     def move(self, group: str, partition: Partition, member: Member) -> None:
         """Give a partition to this member: its owner's assignment ends, a new one starts there."""
         with self.changed:
@@ -241,14 +236,9 @@ class MemoryBroker:
             member.assign(partition)
             self.changed.notify_all()
 
-    def expel(self, group: str, member: Member, *, noticed: bool = False) -> None:
-        """Put a member out for its silence. It believes in its membership until it polls.
-
-        `noticed`: its client already knows that it has no membership, but has not told the application.
-        """
+    def expel(self, group: str, member: Member) -> None:
+        """Put a member out for its silence. It believes in its membership until it polls."""
         with self.changed:
-            if noticed:
-                member.believed = NO_MEMBERSHIP
             self._remove(self._group(group), member)
 
     def rename(self, group: str, member: Member) -> None:
