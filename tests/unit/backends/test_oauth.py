@@ -89,14 +89,6 @@ def test_while_the_service_is_away_the_last_token_is_used_until_it_ends(caplog: 
         assert token() == "two"
 
 
-def test_a_token_that_has_ended_is_not_used() -> None:
-    with service(granted("one"), http("503 Busy", b"")) as (token, _, clock):
-        assert token() == "one"
-        clock.advance(101)
-        with pytest.raises(OSError, match="HTTP 503"):
-            token()
-
-
 @pytest.mark.parametrize(
     ("answer", "why"),
     [

@@ -133,14 +133,6 @@ def test_an_object_that_is_refused_twice_while_others_were_given_is_forbidden(ma
     assert reasons(manual) == ["forbidden"]
 
 
-def test_an_object_that_is_gone_is_an_answer() -> None:
-    manual = in_an_outage(images=5)
-    manual.store.heal()
-    manual.store.remove(BUCKET, "key-0.png")
-    manual.turns(1)
-    assert len(manual.done) == 5
-
-
 @pytest.mark.parametrize(
     "answer",
     [
