@@ -114,6 +114,14 @@ def test_an_event_with_an_old_sequencer_has_to_ask_the_store(known: KnownResults
     assert [task.source_hit for task in tasks] == [False, True, True, True]
 
 
+def test_a_sequencer_of_one_store_silences_no_other(cache: Any) -> None:
+    one, other = (KnownResults(cache, make_roles({"tagger": TAGGER}), store) for store in ("one", "other"))
+    one.settle([one.arrival(finished(**V1, sequencer="FF"))])
+    tasks = [new(**V1, sequencer=sequencer) for sequencer in ("FF", "01")]
+    assert other.sources(tasks) == [None, None]
+    assert not any(task.job.only_newest for task in tasks)
+
+
 def test_an_arrival_tells_no_facts_that_are_known_already(known: KnownResults) -> None:
     assert known.arrival(finished(**V1)).fields
     hit = finished(**V1)
