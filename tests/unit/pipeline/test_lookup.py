@@ -11,42 +11,7 @@ from tests.support.inline_intake import InlineIntake
 from tests.support.manual_pipeline import ManualPipeline
 from workers.types import Document, Pixels
 
-RED, BLUE = png((255, 0, 0)), png((0, 0, 255))
-
-
-def send_event(manual: ManualPipeline, key: str, body: bytes) -> None:
-    manual.events(key, etag=manual.store.put(BUCKET, key, body).etag)
-
-
-def after_a_red_image() -> ManualPipeline:
-    manual = ManualPipeline()
-    send_event(manual, "red", RED)
-    manual.turn()
-    manual.commit_all()
-    return manual
-
-
-def test_an_object_with_known_results_is_not_read_again_and_another_one_is() -> None:
-    manual = after_a_red_image()
-    send_event(manual, "red", RED)
-    send_event(manual, "blue", BLUE)
-    manual.turn()
-    assert manual.reads == ["red", "blue"]
-    assert sorted(manual.done) == [(0, 0, 0), (0, 1, 0), (0, 2, 0)]
-    assert manual.tagger.batches == [1, 1]
-
-
-def test_an_object_with_known_facts_and_unknown_results_is_read() -> None:
-    """As after a change of the model: the facts alone are of no use without pixels."""
-
-    class Another(ColourTagger):
-        digest = "d" * 64
-
-    manual = ManualPipeline(cache=after_a_red_image().cache, tagger=Another())
-    send_event(manual, "red", RED)
-    manual.turn()
-    assert manual.reads == ["red"]
-    assert len(manual.done) == 1
+RED = png((255, 0, 0))
 
 
 def red_twice(manual: ManualPipeline) -> None:
