@@ -51,7 +51,7 @@ def broken(world: World, told: list[Said], kills: int, rng: random.Random) -> No
         victim.launch()
     until = time.monotonic() + _WITHIN_S
     world.reconnect()
-    while json.loads(world.command("status", "--json").stdout)["lag"]:
+    while world.command("status", "--json").json["lag"]:
         if time.monotonic() > until:
             raise TimeoutError(indexers[0].log_tail(40))
         time.sleep(2)
@@ -61,9 +61,9 @@ def broken(world: World, told: list[Said], kills: int, rng: random.Random) -> No
 
 def checked(world: World) -> dict[str, object]:
     done = world.command("check", "--all", "--json")
-    report: dict[str, object] = json.loads(done.stdout)
-    if done.returncode != bool(report["differing"]):
-        raise AssertionError(done.stderr)
+    report: dict[str, object] = json.loads(done.out)
+    if done.code != bool(report["differing"]):
+        raise AssertionError(done.err)
     return report
 
 
@@ -84,7 +84,7 @@ def prove(world: World, subjects: int, kills: int) -> None:
     ).fetchone() or ("",)
     report = checked(world)
     tell(f"{forged} was forged; check: {report['subjects']}")
-    rebuilt = json.loads(world.command("rebuild", "--go", "--json").stdout)
+    rebuilt = world.command("rebuild", "--go", "--json").json
     same = held(world.tables) == model
     rate = rebuilt["records"] / rebuilt["seconds"]
     tell(f"rebuilt in {rebuilt['seconds']:,.1f} s ({rate:,.0f} records/s); equal to the model: {same}")

@@ -1,8 +1,6 @@
 """A topic, tables and indexers on a real Kafka and a real PostgreSQL."""
 
-import os
 import random
-import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
@@ -16,6 +14,7 @@ from tagstream_index.indexer import Indexer
 from tagstream_testing.local.apache_kafka import ApacheKafka
 from tagstream_testing.local.postgresql import PostgreSQL
 from tests.support.forked import MayFork, run_command
+from tests.support.ran import Ran
 from tests.support.waiting import eventually
 from workers.backends.kafka import KafkaEmitter, KafkaRecordSource, ensure_topics
 
@@ -86,13 +85,11 @@ class World:
         self.tables = connected(self.settings)
         return self.tables
 
-    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def command(self, *arguments: str) -> Ran:
         return self.tagstream("index", *arguments)
 
-    def tagstream(self, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith("TAGSTREAM_")}
-        environment = {**inherited, **self.environment, "TAGSTREAM_INDEX_HTTP_PORT": "off", **settings}
-        return run_command(*arguments, env=environment)
+    def tagstream(self, *arguments: str, **settings: str) -> Ran:
+        return run_command(*arguments, **{**self.environment, "TAGSTREAM_INDEX_HTTP_PORT": "off", **settings})
 
     def close(self) -> None:
         self.cleanup.close()

@@ -26,6 +26,7 @@ from tagstream_testing.local.valkey import Valkey
 from tests.fixtures import Stack, Unique, up_or_skip
 from tests.support.broker import publish
 from tests.support.forked import run_command
+from tests.support.ran import Ran
 from tests.support.slowed import slowed
 from tests.support.waiting import eventually
 from tests.support.worker_process import Site, WorkerProcess, photo, worker
@@ -50,14 +51,11 @@ class Place:
         own = {"TAGSTREAM_STATE_DIR": str(self.folder)}
         return {**inherited, **own, **self.site.settings("command"), **self.more}
 
-    def tagstream(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return run_command(*arguments, env=self.environment())
+    def tagstream(self, *arguments: object) -> Ran:
+        return run_command(*arguments, **self.environment())
 
-    def forget(self, *arguments: object) -> dict[str, Any]:
-        ran = self.tagstream("forget", *map(str, arguments), "--json")
-        assert ran.returncode == 0, ran.stderr
-        report: dict[str, Any] = json.loads(ran.stdout)
-        return report
+    def forget(self, *arguments: object) -> Any:
+        return self.tagstream("forget", *arguments, "--json").json
 
     def tag(self, folder: Path, **images: int) -> None:
         for key, seed in images.items():
@@ -97,13 +95,12 @@ def test_a_correction_that_is_applied_is_shown_without_a_run_of_the_model(place:
     place.site.upload("a.jpg", photo(81))
     place.site.send([(place.site.own("a.jpg"), ())])
     eventually(lambda: len(place.images("a.jpg")) == 1, 90, live.said)
-    ran = place.tagstream("correct", f"{place.site.name}/a.jpg", "--add", "a kite", "--by", "ann", "--apply")
-    assert ran.returncode == 0, ran.stderr
+    told = place.tagstream("correct", f"{place.site.name}/a.jpg", "--add", "a kite", "--by", "ann", "--apply").done
     before, *_, shown = sorted(place.images("a.jpg"), key=lambda each: each.version or 0)
     assert shown.corrections is not None
     assert (shown.corrections.added, shown.corrections.by) == (("a kite",), ("ann",))
     assert shown.cache.tags == "hit"
-    assert f"version {shown.version} shows it" in ran.stdout
+    assert f"version {shown.version} shows it" in told
     assert (before.version or 0) < (shown.version or 0)
 
 
@@ -139,9 +136,7 @@ def test_a_dry_run_changes_nothing_and_an_object_that_is_there_is_refused(place:
     report = place.forget(f"{place.site.name}/a")
     assert (report["retractions"], report["tombstones"], report["present"]) == (1, 1, 1)
     assert report["entries"] > len(names) > 0
-    refused = place.tagstream("forget", f"{place.site.name}/a", "--go")
-    assert refused.returncode == 2
-    assert "--keep-object" in refused.stderr
+    assert "--keep-object" in place.tagstream("forget", f"{place.site.name}/a", "--go").fails()
     assert place.records() == before
     assert place.names(f"{place.site.name}/a") == names
     assert place.forget(f"{place.site.name}/a", "--keep-object", "--go")["finished"]
@@ -155,7 +150,7 @@ def test_an_image_is_forgotten_in_topic_cache_and_corrections_and_its_copy_stays
     assert place.names(f":facts:{gone.source.sha256}:")
     name = place.site.name
     for key in ("a", "b"):
-        assert place.tagstream("correct", f"{name}/{key}", "--add", "a kite").returncode == 0
+        assert place.tagstream("correct", f"{name}/{key}", "--add", "a kite").code == 0
     place.site.store.remove(name, "a")
     report = place.forget(f"{name}/a", "--go")
     assert (report["retractions"], report["withdrawals"], report["finished"]) == (1, 1, True)
@@ -181,7 +176,7 @@ def test_a_rendition_that_was_an_image_of_its_own_is_forgotten_with_its_original
     assert (report["retractions"], report["present"]) == (2, 2)
     assert {*report["first_present"]} == {f"{name}/a", f"{name}/web/a"}
     place.site.store.remove(name, "a")
-    assert place.tagstream("forget", *chosen, "--go").returncode == 2, "the rendition is there"
+    assert place.tagstream("forget", *chosen, "--go").code == 2, "the rendition is there"
     place.site.store.remove(name, "web/a")
     assert place.forget(*chosen, "--go")["finished"]
     assert place.names(f"{name}/a", f"{name}/web/a", copy.source.sha256) == []
@@ -240,21 +235,20 @@ def test_after_compaction_nothing_is_found_but_beyond_reach(compacting: Place, t
     noted.parent.mkdir(parents=True)
     noted.write_text(json.dumps({"last": "a"}))
     before = place.tagstream("forget", f"{name}/a", "--verify", "--json")
-    assert before.returncode == 1, before.stderr
-    found = json.loads(before.stdout)["found"]
+    assert before.code == 1, before.err
+    found = json.loads(before.out)["found"]
     assert set(found) == {place.site.enriched, "Redis", "TAGSTREAM_STATE_DIR"}
     report = place.forget(f"{name}/a", "--go")
     ends = {each["place"]: each["until"] for each in report["beyond"]}
     assert ends[place.site.images] is not None
     assert None in ends.values()
-    still = json.loads(place.tagstream("forget", f"{name}/a", "--verify", "--json").stdout)
+    still = json.loads(place.tagstream("forget", f"{name}/a", "--verify", "--json").out)
     assert set(still["found"]) == {place.site.enriched, "TAGSTREAM_STATE_DIR"}
     noted.unlink()
     compact(place, f"{name}/a".encode())
-    after = place.tagstream("forget", f"{name}/a", "--verify", "--json")
-    assert after.returncode == 0, after.stdout
-    assert json.loads(after.stdout)["found"] == {}
-    assert json.loads(after.stdout)["elsewhere"][place.site.images]["count"] == 1
+    after = place.forget(f"{name}/a", "--verify")
+    assert after["found"] == {}
+    assert after["elsewhere"][place.site.images]["count"] == 1
     assert place.images("ab"), "another image, whose name begins the same way, stays"
 
 

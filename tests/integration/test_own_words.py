@@ -12,7 +12,6 @@ import pytest
 from PIL import Image
 
 from tagstream_testing.local.postgresql import PostgreSQL
-from tests.fixtures import Stack, Unique
 from tests.support.captioned import newest
 from tests.support.command import Tagstream
 from tests.support.images import encoded
@@ -52,14 +51,8 @@ def retag(site: Site, folder: Path, *words: object, **more: str) -> dict[str, An
 
 
 def test_labels_are_calibrated_used_and_changed_without_the_images(
-    stack: Stack,
-    postgresql: PostgreSQL,
-    unique: Unique,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    tagstream: Tagstream,
+    site: Site, postgresql: PostgreSQL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tagstream: Tagstream
 ) -> None:
-    site = Site(stack, unique("words"))
     for name, value in site.settings("command").items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("TAGSTREAM_STATE_DIR", str(tmp_path / "state"))

@@ -10,7 +10,8 @@ import pytest
 from tagstream_testing.local.scratch import Scratch
 from tests.fixtures import Stack, Unique, up_or_skip
 from tests.support.broker import lag
-from tests.support.command import Ran, Tagstream
+from tests.support.command import Tagstream
+from tests.support.ran import Ran
 from tests.support.secure_kafka import AGAIN_S, PASSWORD, USER, SecureKafka, unsigned_token
 from tests.support.waiting import eventually
 from tests.support.worker_process import Site, photo, worker

@@ -28,6 +28,7 @@ from typing import ClassVar
 
 from tagstream_testing.local.server import Process
 from tagstream_testing.local.worker_process import WorkerProcess
+from tests.support.ran import Ran
 
 _ANY = ("TAGSTREAM_", "OTEL_", "PYTEST_")
 """How variables begin that libraries do not read while they are imported."""
@@ -128,18 +129,19 @@ _forker = Forker()
 atexit.register(_forker.close)
 
 
-def run_command(*arguments: object, env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
-    """Run `tagstream` with these arguments in a forked process, to its end."""
+def run_command(*arguments: object, **environment: str) -> Ran:
+    """Run `tagstream` with these arguments, and these settings alone, in a forked process to its end."""
     words = [str(each) for each in arguments]
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("TAGSTREAM_", "OTEL_"))}
     with TemporaryDirectory() as folder:
         out, errors = Path(folder, "out"), Path(folder, "errors")
-        process = _forker.fork(words, log=out, errors=errors, env=env, cwd=Path.cwd())
+        process = _forker.fork(words, log=out, errors=errors, env=inherited | environment, cwd=Path.cwd())
         assert process is not None, "another environment than this process's"
         try:
             code = process.wait(300)
         finally:
             process.let_go()
-        return subprocess.CompletedProcess(words, code, out.read_text(), errors.read_text())
+        return Ran(code, out.read_text(), errors.read_text())
 
 
 class MayFork(WorkerProcess):

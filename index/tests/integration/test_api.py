@@ -33,6 +33,8 @@ TOKEN = "correct horse battery"
 BEARER = {"authorization": f"Bearer {TOKEN}"}
 ODD = "2026/a?b%2Fc#d&e=ü.jpg"
 
+Ask = Callable[..., "Client"]
+
 
 class Client:
     """Checks each answer by the OpenAPI document."""
@@ -75,7 +77,7 @@ class Sent(Corrector):
 
 
 @pytest.fixture
-def ask(settings: IndexSettings, tables: Connection) -> Iterator[Callable[..., Client]]:
+def ask(settings: IndexSettings, tables: Connection) -> Iterator[Ask]:
     cleanup = ExitStack()
 
     def made(corrector: Corrector | None = None, *, to_read: bool = False, people: People | None = None) -> Client:
@@ -89,7 +91,7 @@ def ask(settings: IndexSettings, tables: Connection) -> Iterator[Callable[..., C
         yield made
 
 
-def test_a_search_gives_the_commands_documents_page_by_page(ask: Callable[..., Client], tables: Connection) -> None:
+def test_a_search_gives_the_commands_documents_page_by_page(ask: Ask, tables: Connection) -> None:
     written(tables, *(photo(f"{day}.jpg", "dog", "cat" if day % 2 else "bus", day=day) for day in range(1, 10)))
     client = ask()
     first = client.get("search", q="tag:dog", limit=4, counts="true")
@@ -103,7 +105,7 @@ def test_a_search_gives_the_commands_documents_page_by_page(ask: Callable[..., C
     assert (first["counts"]["total"], first["counts"]["tags"]) == (9, {"dog": 9, "cat": 5, "bus": 4})
 
 
-def test_an_empty_answer_tells_what_finds_something(ask: Callable[..., Client], tables: Connection) -> None:
+def test_an_empty_answer_tells_what_finds_something(ask: Ask, tables: Connection) -> None:
     written(tables, photo("a.jpg", "dog"), photo("b.jpg", "cat"))
     client = ask()
     assert client.get("search", q="tag:dgo")["instead"] == ["tag:dog"]
@@ -113,7 +115,7 @@ def test_an_empty_answer_tells_what_finds_something(ask: Callable[..., Client], 
 
 
 def test_a_picture_has_the_facts_of_its_events_wherever_it_lies(
-    ask: Callable[..., Client], tables: Connection, monkeypatch: pytest.MonkeyPatch
+    ask: Ask, tables: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     odd = enriched(ODD, vector=vector_of(1)).with_facts(phash="f" * 16, taken_at="2025-06-01T10:00:00-03:30")
     near = picture("near.jpg", 0xFFFF_FFFF_FFFF_FFFE)
@@ -151,7 +153,7 @@ def test_a_picture_has_the_facts_of_its_events_wherever_it_lies(
         ("corrections", 405),
     ],
 )
-def test_an_error_is_a_problem(ask: Callable[..., Client], tables: Connection, path: str, status: int) -> None:
+def test_an_error_is_a_problem(ask: Ask, tables: Connection, path: str, status: int) -> None:
     written(tables, enriched("gone.jpg"), retraction("gone.jpg", 2))
     answer = ask().client.get(f"/api/{path}")
     assert (answer.status_code, answer.headers["content-type"]) == (status, PROBLEM)
@@ -159,9 +161,7 @@ def test_an_error_is_a_problem(ask: Callable[..., Client], tables: Connection, p
     assert len(answer.json()["detail"]) > 10
 
 
-def test_a_thumbnail_is_a_jpeg_or_says_why_not(
-    ask: Callable[..., Client], tables: Connection, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_thumbnail_is_a_jpeg_or_says_why_not(ask: Ask, tables: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
     written(tables, enriched(ODD))
     client, subject = ask(), f"photos/{ODD}"
     monkeypatch.setattr(Pictures, "make", lambda *_: b"\xff\xd8")
@@ -175,9 +175,7 @@ def test_a_thumbnail_is_a_jpeg_or_says_why_not(
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
 
 
-def test_who_finds_no_turn_is_told_when_to_come_again(
-    ask: Callable[..., Client], tables: Connection, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_who_finds_no_turn_is_told_when_to_come_again(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
     client = ask()
     monkeypatch.setattr(pool, "AT_ONCE", 0)
     monkeypatch.setattr(pool, "WAITING", 0)
@@ -187,7 +185,7 @@ def test_who_finds_no_turn_is_told_when_to_come_again(
 
 
 def test_a_failure_tells_programs_no_more_than_people(
-    ask: Callable[..., Client], tables: Connection, monkeypatch: pytest.MonkeyPatch
+    ask: Ask, tables: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written(tables, enriched("a.jpg"))
     client = ask()
@@ -202,7 +200,7 @@ def test_a_failure_tells_programs_no_more_than_people(
     assert (answer.status_code, answer.headers["retry-after"], "internal" in answer.text) == (503, "5", False)
 
 
-def test_without_the_token_nothing_is_told(ask: Callable[..., Client], tables: Connection) -> None:
+def test_without_the_token_nothing_is_told(ask: Ask, tables: Connection) -> None:
     written(tables, enriched("a.jpg", tags=[("secret", 0.9)]))
     client = ask(Sent(), to_read=True).client
     secret = {"name": "secret", "count": 1}
@@ -214,7 +212,7 @@ def test_without_the_token_nothing_is_told(ask: Callable[..., Client], tables: C
     assert "secret" not in client.get("/login").text
 
 
-def test_a_correction_is_of_the_content_that_a_person_saw(ask: Callable[..., Client], tables: Connection) -> None:
+def test_a_correction_is_of_the_content_that_a_person_saw(ask: Ask, tables: Connection) -> None:
     written(tables, enriched(ODD), enriched("gone.jpg"), retraction("gone.jpg", 2))
     sent = Sent()
     client = ask(sent)
@@ -247,9 +245,7 @@ def test_a_correction_is_of_the_content_that_a_person_saw(ask: Callable[..., Cli
     assert status("") == 202
 
 
-def test_an_editor_of_the_proxy_corrects_under_their_name(
-    ask: Callable[..., Client], tables: Connection, tmp_path: Path
-) -> None:
+def test_an_editor_of_the_proxy_corrects_under_their_name(ask: Ask, tables: Connection, tmp_path: Path) -> None:
     written(tables, enriched("a.jpg"))
     (editors := tmp_path / "editors").write_text("ann\n")
     sent = Sent()
@@ -322,9 +318,7 @@ def test_counts_are_read_again_once_they_are_old(names: Callable[..., Names], ta
     eventually(lambda: known.begun("d", 1) == [Name("dog", 2)])
 
 
-def test_a_new_tag_is_asked_once_and_known_spellings_are_offered(
-    ask: Callable[..., Client], tables: Connection
-) -> None:
+def test_a_new_tag_is_asked_once_and_known_spellings_are_offered(ask: Ask, tables: Connection) -> None:
     written(tables, photo("a.jpg", "lamp"), photo("b.jpg", "zebra"))
     sent = Sent()
     client = ask(sent).client

@@ -25,8 +25,8 @@ def forget(world: World, *arguments: str, **others: str) -> dict[str, Any]:
     own = {"TAGSTREAM_S3_ENDPOINT": "http://127.0.0.1:9", "TAGSTREAM_GROUP": world.topic}
     own["TAGSTREAM_STATE_DIR"] = str(world.folder / "state")
     ran = world.tagstream("forget", *arguments, "--json", **own, **others)
-    assert ran.returncode == ("--verify" in arguments), ran.stderr  # the topic keeps names until it is compacted
-    report: dict[str, Any] = json.loads(ran.stdout)
+    assert ran.code == ("--verify" in arguments), ran.err  # the topic keeps names until it is compacted
+    report: dict[str, Any] = json.loads(ran.out)
     return report
 
 

@@ -384,9 +384,7 @@ def test_history_shows_changes_and_counts_repeats(browse: Browse, tables: Connec
     assert past()[-1] == ("2", ["2 outcomes since changed nothing"]), "five are kept"
 
 
-def test_thresholds_are_shown_where_a_bundle_is(
-    tables: Connection, settings: IndexSettings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_thresholds_are_shown_where_a_bundle_is(tables: Connection, settings: IndexSettings) -> None:
     class Known(Bundles):
         def find(self, digest: str, thresholds: Any) -> tuple[tuple[str, ...], Profile]:
             return ("dog", "cat"), Profile("default", np.array([0.5, 0.25], np.float32), "t")
@@ -1271,7 +1269,7 @@ def test_kept_pictures_are_of_a_subject_and_content_and_have_a_limit_and_an_age(
 
 
 def test_while_the_store_is_away_there_are_boxes_and_it_is_left_alone(
-    browse: Browse, tables: Connection, stored: Stored, monkeypatch: pytest.MonkeyPatch
+    browse: Browse, tables: Connection, stored: Stored
 ) -> None:
     own, store, bucket = stored
     body = jpeg(100, 80)
@@ -1289,9 +1287,7 @@ def test_while_the_store_is_away_there_are_boxes_and_it_is_left_alone(
     assert browse(**own).get("/image", params={"of": f"{bucket}/a.jpg"}).status_code == 200
 
 
-def test_while_the_database_is_away_one_page_says_so_and_tries_again(
-    browse: Browse, tables: Connection, settings: IndexSettings
-) -> None:
+def test_while_the_database_is_away_one_page_says_so_and_tries_again(browse: Browse) -> None:
     client = browse(index_dsn=SecretUrl("postgresql://reader:sesame@127.0.0.1:9/x"))
     answer = client.get("/", params={"q": "dog"})
     assert (answer.status_code, answer.headers["refresh"]) == (503, "5")
@@ -1448,7 +1444,7 @@ def test_the_command_serves_until_a_signal_and_leaves_nothing(
 
 
 def test_an_unsafe_or_taken_address_is_a_sentence(
-    tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch, settings: IndexSettings, tmp_path: Path
+    tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(process, "start_logging", lambda *_, **__: None)  # to a stream that ends with this test
     given = {"INDEX_DSN": "postgresql://a@127.0.0.1:9/b", "S3_ENDPOINT": "http://s3", "BUCKETS": "b"}

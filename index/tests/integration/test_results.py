@@ -166,9 +166,8 @@ def test_programs_get_the_line_and_learn_of_unknown_kinds(tables: Connection, pa
 def test_results_are_checked_rebuilt_and_named_and_a_removal_empties_them(compacted: World) -> None:
     compacted.publish([signed("a", "exit"), enriched("gone", 1).but(results=results(plate={"text": "x"}))])
     compacted.publish([retraction("gone", 2)])
-    assert compacted.command("run", "--until-idle", "1").returncode == 0
-    status = json.loads(compacted.command("status", "--json").stdout)
-    assert status["results"] == ["plate", "sign"]
+    assert compacted.command("run", "--until-idle", "1").code == 0
+    assert compacted.command("status", "--json").json["results"] == ["plate", "sign"]
     assert compacted.ask("select count(*) from image where results is not null or result_words is not null") == 1
     compacted.tables.execute("update image set results = null, result_words = 'exit' where key = 'a'")
     (subject,) = Check(compacted.settings).run()["subjects"]

@@ -14,7 +14,6 @@ import pytest
 from schemas.enriched_image import EnrichedImage
 from tagstream_testing.local.ports import free_ports
 from tagstream_testing.local.server import spawn_tied
-from tests.fixtures import Stack, Unique
 from tests.support.waiting import eventually
 from tests.support.worker_process import Site
 from tests.unit.deploy.dockerfile import Dockerfile
@@ -119,8 +118,7 @@ def running(site: Site, folder: Path) -> Iterator[Pod]:
 
 
 @pytest.mark.usefixtures("may_mount")
-def test_a_pods_worker_does_its_work_and_leaves_in_time(stack: Stack, unique: Unique, tmp_path: Path) -> None:
-    site = Site(stack, unique("pod"))
+def test_a_pods_worker_does_its_work_and_leaves_in_time(site: Site, tmp_path: Path) -> None:
     site.send_photos(range(3))
     with running(site, tmp_path) as pod:
         pod.wait_ready()

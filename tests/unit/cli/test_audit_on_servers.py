@@ -10,7 +10,8 @@ import pytest
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 
 from tests.fixtures import Stack, Unique
-from tests.support.command import Ran, Tagstream
+from tests.support.command import Tagstream
+from tests.support.ran import Ran
 from tests.support.waiting import eventually
 from tests.unit.audit.history import dead_letter, outcome, record
 from workers.backends.kafka import ensure_topics

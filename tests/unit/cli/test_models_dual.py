@@ -13,7 +13,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from tests.parity.dual import elsewhere
-from tests.support.command import Ran, Tagstream
+from tests.support.command import Tagstream
+from tests.support.ran import Ran
 from tests.unit.models.hub import Hub, serving
 from tests.unit.models.small_dual import SIZES, published, small_dual, tokenizer
 from workers.cli.app import run_command

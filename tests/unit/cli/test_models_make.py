@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.support.command import Ran, Tagstream
+from tests.support.command import Tagstream
+from tests.support.ran import Ran
 from tests.unit.models.hub import Hub, serving
 from tests.unit.models.small import SMALL, small_checkpoint
 from workers.cli.app import run_command

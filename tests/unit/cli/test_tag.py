@@ -14,9 +14,10 @@ from PIL import Image
 
 from sharpness import SharpnessKind
 from sharpness.model import make_bundle
-from tests.support.command import Ran, Tagstream
+from tests.support.command import Tagstream
 from tests.support.exif import TAKEN, whole
 from tests.support.images import encoded, ramp
+from tests.support.ran import Ran
 from tests.support.remote import Counted, PlayedCaptioner, an_answer
 from workers.cli import tag_page
 from workers.errors import Unanswered
