@@ -26,7 +26,7 @@ def test_facts_go_from_the_photo_to_its_outcome_and_from_the_cache_to_the_next(s
         before = len(site.read(site.enriched))
         site.send([(site.own(key, etag=etag if key == "a.jpg" else None), ()) for key in keys])
         eventually(lambda: len(site.read(site.enriched)) == before + len(keys), 90, process.said)
-        found = sorted((each for each in site.outputs() if isinstance(each, EnrichedImage)), key=_made)
+        found = sorted(site.enriched_images(), key=_made)
         return sorted(found[before:], key=lambda each: keys.index(each.source.key))
 
     with worker(site, "w", tmp_path, TAGSTREAM_FACTS="place") as process:

@@ -75,8 +75,7 @@ class Place:
         return [(each.partition, each.key, each.value) for each in self.site.read(self.site.enriched)]
 
     def images(self, key: str) -> list[EnrichedImage]:
-        found = [each for each in self.site.outputs() if isinstance(each, EnrichedImage)]
-        return [each for each in found if each.source.key == key]
+        return [each for each in self.site.enriched_images() if each.source.key == key]
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ import confluent_kafka
 import pytest
 import zstandard
 
-from schemas.enriched_image import EnrichedImage
 from tagstream_testing.local.apache_kafka import ApacheKafka
 from tests.fixtures import Stack, Unique
 from tests.support.raw_kafka import CONTROL, GZIP, ZSTD, batch, overwrite, produce, record, varint
@@ -88,8 +87,7 @@ def test_a_worker_gives_every_odd_record_its_outcome_and_continues(site: Site, t
         assert process.peak_memory() - before < 160 * MIB
         assert process.get("/livez")[0] == 200
         assert process.terminate() == 0, process.said()
-    enriched = [found for found in site.outputs() if isinstance(found, EnrichedImage)]
-    assert sorted(found.event.offset for found in enriched) == sorted(writer.good)
+    assert sorted(found.event.offset for found in site.enriched_images()) == sorted(writer.good)
     letters = [
         (dead_letter.offset, dead_letter.last_offset, dead_letter.failures[0].reason) for dead_letter in site.letters()
     ]

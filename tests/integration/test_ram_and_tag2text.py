@@ -80,9 +80,7 @@ def enriched(site: Site, folder: Path, events: list[bytes], **settings: str) -> 
         process.finish()
     assert site.outcomes() == site.inputs()
     assert site.letters() == []
-    return {
-        output.event.id: output for output in site.outputs() if isinstance(output, EnrichedImage) and output.event.id
-    }
+    return {output.event.id: output for output in site.enriched_images() if output.event.id}
 
 
 def test_rams_tags_or_the_events_own_guide_tag2texts_captions_on_one_decode(

@@ -14,9 +14,10 @@ import pytest
 from confluent_kafka.admin import AdminClient
 
 from schemas.correction import correction
-from schemas.enriched_image import EnrichedImage, read_output
+from schemas.enriched_image import EnrichedImage
 from tagstream_testing.local import tuned
 from tests.support.broker import publish
+from tests.support.captioned import newest
 from tests.support.lying_store import LyingStore
 from tests.support.slowed import WITHOUT_TORCH, slowed
 from tests.support.waiting import eventually
@@ -82,11 +83,6 @@ class Command:
             return sum(reach.committed or 0 for reach in watch.look().partitions.values())
 
 
-def enriched(site: Site) -> list[EnrichedImage]:
-    found = [read_output(seen.value) for seen in site.read(site.enriched)]
-    return [each for each in found if isinstance(each, EnrichedImage)]
-
-
 @pytest.fixture
 def keys(request: pytest.FixtureRequest) -> list[str]:
     return [f"{number}.jpg" for number in range(getattr(request, "param", SUBJECTS))]
@@ -104,17 +100,9 @@ def tagged(site: Site, keys: list[str], tmp_path: Path, request: pytest.FixtureR
 
 def newest_is_last(site: Site, subjects: int = SUBJECTS) -> list[EnrichedImage]:
     """Check that readers by `version` and by compaction end with the same outcomes, and return these."""
-    by_version: dict[str, EnrichedImage] = {}
-    by_offset: dict[str, EnrichedImage] = {}
-    for each in enriched(site):
-        known = by_version.get(each.subject)
-        if known is None or (each.version or 0) >= (known.version or 0):
-            by_version[each.subject] = each
-        by_offset[each.subject] = each
+    by_version, by_offset = newest(site), {each.source.key: each.version for each in site.enriched_images()}
     assert len(by_version) == subjects
-    assert {subject: each.version for subject, each in by_version.items()} == {
-        subject: each.version for subject, each in by_offset.items()
-    }
+    assert {key: each.version for key, each in by_version.items()} == by_offset
     return list(by_version.values())
 
 
@@ -169,8 +157,7 @@ def test_kills_of_a_go_and_of_a_live_worker_leave_each_outcome_once(
     assert audit["proved"], audit
     assert audit["remade"] >= subjects
     assert (audit["other"], audit["unverifiable"]) == (0, {})
-    newest = newest_is_last(tagged, subjects)
-    assert len({each.thresholds.digest for each in newest}) == 1
+    assert len({each.thresholds.digest for each in newest_is_last(tagged, subjects)}) == 1
     second = command.run("retag", "plan", "-o", tmp_path / "second", "--json")
     assert (second["unchanged"], second["rescored"], second["need_image"]) == (subjects, 0, 0)
 
@@ -214,9 +201,7 @@ def test_corrections_that_come_before_and_while_a_go_runs_stand(tagged: Site, ke
         publish(tagged.stack.kafka.servers, (Message(topic, each.key, each.value, ()) for each in said))
 
     def corrected() -> set[str]:
-        newest = sorted(enriched(tagged), key=lambda each: each.version or 0)
-        last = {each.source.key: each for each in newest}
-        return {key for key, each in last.items() if "a kite" in [tag.name for tag in each.tags]}
+        return {key for key, each in newest(tagged).items() if "a kite" in [tag.name for tag in each.tags]}
 
     def again() -> bool:
         """Send these events again, as `correct --apply` does; returns whether the outcomes are corrected."""
@@ -252,7 +237,7 @@ def test_a_killed_go_of_accepted_images_goes_on_with_more_and_publishes_none_twi
     only = ("retag", "go", command.plan, "--only", path, "--json")
     choose(path, head.name, dict.fromkeys(changed[:30], "accepted"))
     process = command.start(*only, program=slowed(0.1))
-    eventually(lambda: len(enriched(tagged)) > len(keys) + 4 or process.poll() is not None, 120)
+    eventually(lambda: len(tagged.enriched_images()) > len(keys) + 4 or process.poll() is not None, 120)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert process.returncode == -signal.SIGKILL
@@ -260,9 +245,9 @@ def test_a_killed_go_of_accepted_images_goes_on_with_more_and_publishes_none_twi
     report = command.run(*only)
     assert (report["planned"], report["earlier"] + report["rescored"], report["finished"]) == (40, 40, True)
     assert report["earlier"] > 4
-    newest = newest_is_last(tagged, len(keys))
-    assert len(enriched(tagged)) == len(keys) + 40
-    digests = Counter(each.thresholds.digest for each in newest)
+    last = newest_is_last(tagged, len(keys))
+    assert len(tagged.enriched_images()) == len(keys) + 40
+    digests = Counter(each.thresholds.digest for each in last)
     assert sorted(digests.values()) == [20, 40]
     assert command.run("audit", "--json")["proved"]
 
@@ -293,7 +278,7 @@ def test_ctrl_c_and_sigterm_leave_a_clean_state_and_images_are_requested_once(
     assert (last["finished"], last["earlier"] + last["images"]) == (True, len(keys))
 
     def answered() -> set[str]:
-        return {each.event.id for each in enriched(tagged) if each.event.id.startswith("retag:")}
+        return {each.event.id for each in tagged.enriched_images() if each.event.id.startswith("retag:")}
 
     with worker(tagged, "again", tmp_path) as process:
         eventually(lambda: len(answered()) == len(keys), 120, process.said)

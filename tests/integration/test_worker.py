@@ -195,10 +195,7 @@ def test_the_cache_may_die_and_come_back_meanwhile(
 def _a_copy_is_remembered(site: Site) -> bool:
     site.send([(site.own("39.jpg"), ())])
     eventually(lambda: site.behind() == 0, 30)
-    images = [
-        output for output in site.outputs() if isinstance(output, EnrichedImage) and output.source.key == "39.jpg"
-    ]
-    return any(image.cache.tags == "hit" for image in images)
+    return any(image.cache.tags == "hit" for image in site.enriched_images() if image.source.key == "39.jpg")
 
 
 def log_of(process: WorkerProcess) -> list[dict[str, Any]]:
@@ -225,9 +222,7 @@ def test_no_answer_of_the_port_tells_a_key_a_caption_or_a_secret(site: Site, tmp
         site.send([(site.own(key), ()) for key in keys])
         eventually(lambda: len(site.outcomes()) == 4, 60, process.said)
         told = "".join(process.get(path)[1] for path in ("/livez", "/startupz", "/readyz", "/metrics"))
-    captions = [
-        output.caption.text for output in site.outputs() if isinstance(output, EnrichedImage) and output.caption
-    ]
+    captions = [image.caption.text for image in site.enriched_images() if image.caption]
     assert site.images in told, "it is the worker's page"
     for private in ("unmistakable", site.stack.s3.secret_key, *captions):
         assert private not in told

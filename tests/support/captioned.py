@@ -48,8 +48,7 @@ def send(
 
 def newest(site: Site) -> dict[str, EnrichedImage]:
     """By key, as readers by `version` see them."""
-    found = [each for each in site.outputs() if isinstance(each, EnrichedImage)]
-    return {each.source.key: each for each in sorted(found, key=lambda each: each.version or 0)}
+    return {each.source.key: each for each in sorted(site.enriched_images(), key=lambda each: each.version or 0)}
 
 
 def pictures(service: StubService) -> Counter[bytes]:

@@ -161,6 +161,9 @@ class Site:
         found = [seen for topic in (self.enriched, self.skipped) for seen in self.read(topic)]
         return [read_output(seen.value) for seen in found if seen.value]  # a tombstone has no schema
 
+    def enriched_images(self) -> list[EnrichedImage]:
+        return [output for output in self.outputs() if isinstance(output, EnrichedImage)]
+
     def letters(self) -> list[DeadLetter]:
         return [read_dead_letter_headers(seen.headers) for seen in self.read(self.dead)]
 
@@ -349,4 +352,4 @@ def enriched_by_a_worker(site: Site, folder: Path, images: Mapping[str, bytes], 
     with worker(site, "w", folder, **settings) as process:
         process.finish()
     assert site.letters() == []
-    return [output for output in site.outputs() if isinstance(output, EnrichedImage)]
+    return site.enriched_images()
