@@ -14,7 +14,7 @@ from workers.assembly.needs import compared, container_limit, worst_bytes
 from workers.assembly.parts import found_here, wanted_processes
 from workers.assembly.remote import endpoint_check
 from workers.assembly.requirements import opened, require_embedder, require_fields
-from workers.assembly.topics import found_topics, topic_deviations, wanted_topics
+from workers.assembly.topics import advised_replication, deviations, found_topics, wanted_topics
 from workers.backends.kafka import require_topics
 from workers.environment import require
 from workers.errors import TagstreamError, Unavailable
@@ -78,8 +78,8 @@ def _kafka(settings: Settings) -> str:
     corrections = [settings.corrections_topic] if settings.corrections_topic else []
     others = [*output_topics(settings), *corrections]
     require_topics(servers(settings), [*settings.topics, *others], security=security(settings))
-    wanted = wanted_topics(settings)
-    differing = topic_deviations(settings, wanted, found_topics(settings, wanted))
+    wanted, copies = wanted_topics(settings), advised_replication(settings)
+    differing = deviations(wanted, found_topics(settings, wanted), servers=servers(settings), replication=copies)
     advice = [f"\n{deviation.topic} {deviation.says}" for deviation in differing]
     how = "\n`tagstream topics check` has the commands that correct it" if advice else ""
     topics = ", ".join([*map(str, settings.input_topics), *others])

@@ -175,7 +175,7 @@ def make_topics(
         partitions: of the topics with the input's load.
         replication: None: as advised.
     """
-    copies = replication or _advised_replication(settings)
+    copies = replication or advised_replication(settings)
     return ensure_topics(
         servers(settings),
         {topic.name: (topic.partitions(partitions), topic.settings(copies)) for topic in wanted},
@@ -185,18 +185,6 @@ def make_topics(
     )
 
 
-def _advised_replication(settings: Settings) -> int:
+def advised_replication(settings: Settings) -> int:
+    """Copies of a partition: three, or one on each broker."""
     return min(REPLICATION_MAX, brokers(servers(settings), security=security(settings)))
-
-
-def topic_deviations(
-    settings: Settings,
-    wanted: Sequence[WantedTopic],
-    found: Mapping[str, TopicState],
-    *,
-    partitions: int | None = None,
-    replication: int | None = None,
-) -> list[Deviation]:
-    """As `deviations`, on the settings' cluster; replication None: as advised."""
-    copies = replication or _advised_replication(settings)
-    return list(deviations(wanted, found, servers=servers(settings), replication=copies, partitions=partitions))

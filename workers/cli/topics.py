@@ -100,12 +100,14 @@ def check(
     Changes nothing. Exits with 1 if there is any difference. Settings that we may not read are left out; Kafka's own
     commands need [bold]--command-config[/] if the cluster requires a password.
     """
-    from workers.assembly.topics import found_topics, topic_deviations, wanted_topics
+    from workers.assembly.clients import servers
+    from workers.assembly.topics import advised_replication, deviations, found_topics, wanted_topics
 
     settings = needed("kafka_servers")
     wanted = wanted_topics(settings)
     found = found_topics(settings, wanted)
-    differing = topic_deviations(settings, wanted, found, partitions=partitions, replication=replication)
+    copies = replication or advised_replication(settings)
+    differing = [*deviations(wanted, found, servers=servers(settings), replication=copies, partitions=partitions)]
     if as_json:
         rows = [_document(topic, found.get(topic.name)) for topic in wanted]
         faults = [{"topic": each.topic, "says": each.says, "command": each.command} for each in differing]
