@@ -3,6 +3,7 @@
 pytest_plugins = (
     "tests.fixtures",
     "tests.support.apart",
+    "tests.support.bundles",
     "tests.support.command",
     "tests.support.dropped_sockets",
     "tests.support.durations",

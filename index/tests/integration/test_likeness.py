@@ -13,6 +13,7 @@ from tests.support.command import Tagstream
 from tests.support.images import encoded, ramp
 from tests.unit.models.small import small_bundle
 from workers.errors import Misconfigured
+from workers.models.bundle import Bundle
 from workers.models.ram.config import CLIP_SPACE
 
 pytestmark = [pytest.mark.servers, pytest.mark.slow]
@@ -31,13 +32,8 @@ def photo(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture(scope="module")
-def ram(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(small_bundle("ram", tmp_path_factory.mktemp("bundles") / "ram").folder)
-
-
-def test_a_photo_finds_itself(tables: Connection, photo: Path, ram: str, tagstream: Tagstream) -> None:
-    like = embedding_of(photo, ram, str)
+def test_a_photo_finds_itself(tables: Connection, photo: Path, ram: Bundle, tagstream: Tagstream) -> None:
+    like = embedding_of(photo, str(ram.folder), str)
     assert like.space == CLIP_SPACE
     same = enriched("same.jpg", vector=like.vector.astype("<f2").tobytes(), space=like.space)
     opposite = enriched("opposite.jpg", vector=(-like.vector).astype("<f2").tobytes(), space=like.space)
@@ -46,7 +42,7 @@ def test_a_photo_finds_itself(tables: Connection, photo: Path, ram: str, tagstre
     spaces.meet(rows)
     with tables.transaction():
         merge(tables, rows, spaces.known)
-    (found,) = map(json.loads, tagstream("search", "--like", photo, "--bundle", ram, "--json").done.splitlines())
+    (found,) = map(json.loads, tagstream("search", "--like", photo, "--bundle", ram.folder, "--json").done.splitlines())
     assert found["key"] == "same.jpg"
     assert found["distance"] == pytest.approx(0, abs=1e-3)
 
@@ -59,8 +55,8 @@ def test_a_tagger_without_embeddings_is_refused(
 
 
 @pytest.mark.parametrize("body", [b"", b"no image", encoded(ramp(400, 300), "jpeg")[:700]])
-def test_a_file_that_is_no_photo_is_refused_by_name(body: bytes, ram: str, tmp_path: Path) -> None:
+def test_a_file_that_is_no_photo_is_refused_by_name(body: bytes, ram: Bundle, tmp_path: Path) -> None:
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(body)
     with pytest.raises(Misconfigured, match=r"broken\.jpg: "):
-        embedding_of(broken, ram, str)
+        embedding_of(broken, str(ram.folder), str)

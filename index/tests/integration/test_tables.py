@@ -5,29 +5,17 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import pytest
 from psycopg.types.json import Json
 
-from index.tests.support import (
-    enriched,
-    expected,
-    held,
-    retraction,
-    settings_of,
-    story,
-    vector_of,
-    with_tables,
-    written,
-)
+from index.tests.support import enriched, expected, held, retraction, story, vector_of, with_tables, written
 from tagstream_index import database
 from tagstream_index.database import Connection, connected, init, limited, migrations, require_tables
 from tagstream_index.merge import MOST_SPACES, Move, Moved, Spaces, advance, merge, serialise_versions
 from tagstream_index.settings import IndexSettings
-from tagstream_testing.local.postgresql import PostgreSQL
-from tests.fixtures import Unique
 from workers.errors import Misconfigured, Unavailable
 from workers.settings import SecretUrl
 from workers.types import Partition
@@ -35,17 +23,6 @@ from workers.types import Partition
 pytestmark = pytest.mark.servers
 
 NUMBERS = [number for number, _ in migrations()]
-
-
-@pytest.fixture
-def settings(postgresql: PostgreSQL, unique: Unique) -> IndexSettings:
-    return settings_of(postgresql, unique("index").replace("-", "_"))
-
-
-@pytest.fixture
-def tables(settings: IndexSettings) -> Iterator[Connection]:
-    with closing(with_tables(settings)) as connection:
-        yield connection
 
 
 def one(connection: Connection, query: str) -> object:
@@ -108,18 +85,12 @@ def test_a_migration_finds_the_parents_of_existing_rows(
 
 
 def test_two_who_make_tables_at_once_make_them_once(settings: IndexSettings) -> None:
-    done: list[list[int]] = []
-
-    def make() -> None:
+    def make(_: int) -> list[int]:
         with closing(connected(settings, made=False)) as connection:
-            done.append(init(connection, settings.index_schema, None))
+            return init(connection, settings.index_schema, None)
 
-    threads = [threading.Thread(target=make) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sorted(done) == [[], [], NUMBERS]
+    with ThreadPoolExecutor(3) as makers:
+        assert sorted(makers.map(make, range(3))) == [[], [], NUMBERS]
 
 
 def test_words_of_tags_caption_name_and_translations_are_found(tables: Connection) -> None:

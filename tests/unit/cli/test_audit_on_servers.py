@@ -13,6 +13,7 @@ from tests.fixtures import Stack, Unique
 from tests.support.command import Tagstream
 from tests.support.ran import Ran
 from tests.support.waiting import eventually
+from tests.support.worker_process import settings_of
 from tests.unit.audit.history import dead_letter, outcome, record
 from workers.backends.kafka import ensure_topics
 
@@ -83,15 +84,8 @@ def site(stack: Stack, unique: Unique, monkeypatch: pytest.MonkeyPatch) -> Audit
     site = AuditedTopics(stack.kafka.servers, unique("audit"))
     names = ("images", "enriched", "dead", "skipped")
     ensure_topics(site.servers, {site.topic(name): (PARTITIONS, {}) for name in names})
-    for setting, value in {
-        "KAFKA_SERVERS": site.servers,
-        "GROUP": site.name,
-        "INPUT_TOPICS": site.topic("images"),
-        "OUTPUT_TOPIC": site.topic("enriched"),
-        "DEAD_LETTER_TOPIC": site.topic("dead"),
-        "SKIPPED_TOPIC": site.topic("skipped"),
-    }.items():
-        monkeypatch.setenv(f"TAGSTREAM_{setting}", value)
+    for variable, value in settings_of(stack, site.name).items():
+        monkeypatch.setenv(variable, value)
     return site
 
 

@@ -6,7 +6,13 @@ import pytest
 
 from tests.unit.intake.deadly import PaintedStore
 from workers.intake import Limits, ProcessIntake
+from workers.intake.header import guard
 from workers.types import Transform
+
+
+@pytest.fixture(autouse=True)
+def _guarded() -> None:
+    guard(Limits())
 
 
 @pytest.fixture

@@ -16,11 +16,6 @@ from workers.intake.scan import scan
 LIMITS = Limits()
 
 
-@pytest.fixture(autouse=True)
-def _guarded() -> None:
-    guard(LIMITS)
-
-
 def refusal(body: bytes, limits: Limits = LIMITS) -> str:
     with pytest.raises(Rejected) as rejected:
         read_header(body, limits)

@@ -4,7 +4,7 @@ import io
 import itertools
 import struct
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from functools import lru_cache
 from typing import Any
@@ -198,13 +198,6 @@ MORE: dict[str, Case] = {
     **{f"tiff {c}, a strip for each row, {s} x {b} bits": striped_tiff(s, b, c)
        for s, b, c in ((1, 8, 8), (3, 16, 8), (1, 8, 1), (3, 8, 1))},
 }  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def _guarded() -> Iterator[None]:
-    guard(LIMITS)
-    yield
-    guard(Limits())
 
 
 def check(apart: Apart, make: Case, width: int, height: int) -> None:

@@ -14,7 +14,6 @@ from tests.support.images import encoded
 from tests.unit.intake import greedy
 from workers.errors import Rejected
 from workers.intake.decoding import Decoding
-from workers.intake.header import guard
 from workers.intake.limits import Limits
 from workers.intake.transform import decode
 from workers.types import Pixels, Transform
@@ -40,11 +39,6 @@ def scene(width: int, height: int) -> Image.Image:
     image[height // 3 : height // 2, width // 4 : width // 3] = (255, 240, 10)
     image[-height // 8 :, -width // 5 :] = (10, 20, 90)
     return Image.fromarray(image)
-
-
-@pytest.fixture(autouse=True)
-def _guarded() -> None:
-    guard(LIMITS)
 
 
 @cache

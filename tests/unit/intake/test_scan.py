@@ -32,11 +32,6 @@ PROCESSOR_S = 4
 """Ten times the time of the slowest; without its limit, one takes far longer."""
 
 
-@pytest.fixture(autouse=True)
-def _guarded() -> None:
-    guard(LIMITS)
-
-
 def box(kind: bytes, *parts: bytes) -> bytes:
     data = b"".join(parts)
     return struct.pack(">L4s", 8 + len(data), kind) + data

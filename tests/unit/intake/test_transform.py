@@ -10,17 +10,10 @@ from PIL import Image
 
 from tests.support.images import encoded, grey16, noise, ramp
 from workers.errors import Rejected
-from workers.intake.header import guard
-from workers.intake.limits import Limits
 from workers.intake.transform import apply, decode, to_rgb
 from workers.types import Pixels, Transform
 
 SAME = Transform(32)
-
-
-@pytest.fixture(autouse=True)
-def _guarded() -> None:
-    guard(Limits())
 
 
 def pixels(body: bytes, name: str, transform: Transform = SAME) -> Pixels:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from tests.unit.models.small import CPU, SMALL, small_bundle, small_checkpoint
+from tests.unit.models.small import CPU, SMALL, small_checkpoint
 from workers.errors import Misconfigured
 from workers.models.bundle import Bundle
 from workers.models.manifest import Manifest, digest_of
@@ -183,14 +183,9 @@ def test_a_list_of_odd_names_is_a_sentence(tmp_path: Path, lists: Lists, content
         imported(tmp_path, lists, {}, config=replace(SMALL["ram"]))
 
 
-@pytest.fixture(scope="module")
-def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return small_bundle("tag2text", tmp_path_factory.mktemp("bundles") / "sound").folder
-
-
-def claiming(sound: Path, folder: Path, changes: Mapping[str, Any]) -> Bundle:
+def claiming(sound: Bundle, folder: Path, changes: Mapping[str, Any]) -> Bundle:
     """The same bundle with other claims in its manifest, sealed as its maker would."""
-    shutil.copytree(sound, folder)
+    shutil.copytree(sound.folder, folder)
     document = json.loads((folder / "model.json").read_text())
     _change(document, changes)
     (folder / "golden.safetensors").unlink()
@@ -222,9 +217,9 @@ def _change(document: dict[str, Any], changes: Mapping[str, Any]) -> None:
     ],
 )
 def test_an_invalid_architecture_is_a_sentence(
-    tmp_path: Path, sound: Path, changes: Mapping[str, Any], says: str
+    tmp_path: Path, tag2text: Bundle, changes: Mapping[str, Any], says: str
 ) -> None:
-    bundle = claiming(sound, tmp_path / "bundle", {"architecture": changes})
+    bundle = claiming(tag2text, tmp_path / "bundle", {"architecture": changes})
     for build in (build_tagger, build_captioner):
         with pytest.raises(Misconfigured, match=says) as refused:
             build(bundle, CPU, "fp32")
@@ -233,8 +228,8 @@ def test_an_invalid_architecture_is_a_sentence(
 
 @pytest.mark.parametrize("decoding", [{"beams": 10**6}, {"max_length": 10**9}, {"max_length": 3}])
 def test_captions_that_can_not_be_written_are_a_sentence(
-    tmp_path: Path, sound: Path, decoding: Mapping[str, int]
+    tmp_path: Path, tag2text: Bundle, decoding: Mapping[str, int]
 ) -> None:
-    bundle = claiming(sound, tmp_path / "bundle", {"options": {"decoding": decoding}})
+    bundle = claiming(tag2text, tmp_path / "bundle", {"options": {"decoding": decoding}})
     with pytest.raises(Misconfigured, match="the option `decoding`"):
         build_captioner(bundle, CPU, "fp32")

@@ -20,16 +20,6 @@ from workers.models.ram.relabel import label_matrix, with_matrix
 from workers.models.tagger import sample_image
 
 
-@pytest.fixture(scope="module")
-def ram(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return small_bundle("ram", tmp_path_factory.mktemp("labels") / "ram")
-
-
-@pytest.fixture(scope="module")
-def ram_plus(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return small_bundle("ram_plus", tmp_path_factory.mktemp("labels") / "plus")
-
-
 def unit_rows(rows: int, width: int = 512, seed: int = 5) -> Tensor:
     return F.normalize(torch.randn(rows, width, generator=torch.Generator().manual_seed(seed)), dim=1)
 

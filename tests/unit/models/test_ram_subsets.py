@@ -1,6 +1,6 @@
 """Images of one batch that want different labels of RAM, RAM++ and Tag2Text: the same numbers, for less work."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from torch import nn
 
-from tests.unit.models.small import CPU, SMALL, small_bundle
+from tests.unit.models.small import CPU, SMALL
 from workers.models.bundle import Bundle
 from workers.models.ram.adapters import RamTagger, SubsetLogits, build_tagger
 from workers.models.ram.config import PUBLISHED, Kind
@@ -21,18 +21,6 @@ KINDS = tuple(PUBLISHED)
 LABELS = SMALL["ram"].labels
 EVERY = np.arange(LABELS, dtype=np.int32)
 SOME, OTHERS, LAST = Subset(tuple(range(0, LABELS, 7))), Subset(tuple(range(30))), Subset((LABELS - 1,))
-
-
-@pytest.fixture(scope="module")
-def bundle_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Kind], Bundle]:
-    made: dict[Kind, Bundle] = {}
-
-    def of(kind: Kind) -> Bundle:
-        if kind not in made:
-            made[kind] = small_bundle(kind, tmp_path_factory.mktemp("subsets") / kind)
-        return made[kind]
-
-    return of
 
 
 def images(count: int) -> list[Pixels]:
@@ -52,9 +40,9 @@ def shapes_out_of(module: nn.Module) -> Iterator[list[tuple[int, ...]]]:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_image_gets_its_columns_of_the_full_set_in_company_and_alone(
-    kind: Kind, bundle_of: Callable[[Kind], Bundle]
+    kind: Kind, request: pytest.FixtureRequest
 ) -> None:
-    tagger = build_tagger(bundle_of(kind), CPU, "fp32")
+    tagger = build_tagger(request.getfixturevalue(kind), CPU, "fp32")
     subsets = [SOME, None, LAST, OTHERS, SOME]
     full = tagger.forward(images(5))
     mixed = tagger.forward_subsets(images(5), subsets)
@@ -72,21 +60,18 @@ def _logits(raw: Any) -> np.ndarray[Any, np.dtype[np.float32]]:
     return raw.logits if isinstance(raw, SubsetLogits) else np.asarray(raw)
 
 
-def test_images_are_encoded_together_once_and_the_head_computes_the_wanted_labels(
-    bundle_of: Callable[[Kind], Bundle],
-) -> None:
-    bundle = bundle_of("ram")
-    tagger = build_tagger(bundle, CPU, "fp32")
-    model = engine_of(bundle, CPU, "fp32").model
+def test_images_are_encoded_together_once_and_the_head_computes_the_wanted_labels(ram: Bundle) -> None:
+    tagger = build_tagger(ram, CPU, "fp32")
+    model = engine_of(ram, CPU, "fp32").model
     with shapes_out_of(model.encoder) as encoded, shapes_out_of(model.head) as scored:
         tagger.forward_subsets(images(4), [SOME, LAST, None, SOME])
     assert [shape[0] for shape in encoded] == [4]
     assert sorted(shape[:2] for shape in scored) == [(1, 1), (1, LABELS), (2, len(SOME.ids))]
 
 
-def test_within_an_allow_list_all_means_all_allowed_labels(bundle_of: Callable[[Kind], Bundle]) -> None:
-    full = build_tagger(bundle_of("ram"), CPU, "fp32")
-    tagger = build_tagger(bundle_of("ram"), CPU, "fp32", OTHERS.ids)
+def test_within_an_allow_list_all_means_all_allowed_labels(ram: Bundle) -> None:
+    full = build_tagger(ram, CPU, "fp32")
+    tagger = build_tagger(ram, CPU, "fp32", OTHERS.ids)
     few = Subset((3, 29))
     one, other = tagger.forward_subsets(images(2), [None, few])
     assert isinstance(other, SubsetLogits)
@@ -96,13 +81,13 @@ def test_within_an_allow_list_all_means_all_allowed_labels(bundle_of: Callable[[
     assert np.abs(other.logits - second[[3, 29]]).max() <= 2e-5
 
 
-def test_not_a_number_among_some_labels_is_a_value_error(bundle_of: Callable[[Kind], Bundle]) -> None:
-    tagger = build_tagger(bundle_of("ram"), CPU, "fp32")
+def test_not_a_number_among_some_labels_is_a_value_error(ram: Bundle) -> None:
+    tagger = build_tagger(ram, CPU, "fp32")
     with pytest.raises(ValueError, match="not a number"):
         tagger.postprocess(SubsetLogits(np.array([1, 2], np.int32), np.array([0, np.nan], np.float32)))
 
 
-def test_no_images_are_no_work(bundle_of: Callable[[Kind], Bundle]) -> None:
-    tagger: RamTagger = build_tagger(bundle_of("ram"), CPU, "fp32")
+def test_no_images_are_no_work(ram: Bundle) -> None:
+    tagger: RamTagger = build_tagger(ram, CPU, "fp32")
     assert isinstance(tagger, SubsetTagger)
     assert list(tagger.forward_subsets([], [])) == []

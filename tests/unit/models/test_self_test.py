@@ -5,7 +5,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.unit.models.small import small_bundle
 from tests.unit.models.tiny import build_tagger, tiny_bundle
 from workers.errors import Broken
 from workers.models.bundle import Bundle
@@ -31,8 +30,8 @@ def tagger(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.fixture(scope="module")
-def captioner(tmp_path_factory: pytest.TempPathFactory) -> Tag2TextCaptioner:
-    made = build_captioner(small_bundle("tag2text", tmp_path_factory.mktemp("small") / "bundle"), CPU, "fp32")
+def captioner(tag2text: Bundle) -> Tag2TextCaptioner:
+    made = build_captioner(tag2text, CPU, "fp32")
     made.warm_up()
     return made
 

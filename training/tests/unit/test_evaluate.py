@@ -28,16 +28,6 @@ Evaluate = Callable[..., Any]
 IMAGES = 6
 
 
-@pytest.fixture(scope="module")
-def ram(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return small_bundle("ram", tmp_path_factory.mktemp("bundles") / "ram")
-
-
-@pytest.fixture(scope="module")
-def tag2text(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return small_bundle("tag2text", tmp_path_factory.mktemp("bundles") / "tag2text")
-
-
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
     for seed in range(IMAGES):
