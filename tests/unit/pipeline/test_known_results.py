@@ -85,10 +85,15 @@ def test_sequencers_distinguish_two_contents_with_one_etag(known: KnownResults) 
     assert known.sources(tasks) == [other, other]
 
 
-def test_facts_of_another_content_than_the_events_are_a_miss(known: KnownResults, cache: Any) -> None:
-    task = new(etag="etag")
-    place = (entries.source_hash(STORE, task.event), "e:etag")
-    cache.remember({}, {place: entries.pack_facts(replace(FACTS, etag="another"))})
+@pytest.mark.parametrize(
+    ("event", "field", "other"), [({"etag": "etag"}, "e:etag", {"etag": "other"}), (V1, "v:v1", {"version_id": "v2"})]
+)
+def test_facts_of_another_content_than_the_events_are_a_miss(
+    known: KnownResults, cache: Any, event: dict[str, Any], field: str, other: dict[str, Any]
+) -> None:
+    task = new(**event)
+    place = (entries.source_hash(STORE, task.event), field)
+    cache.remember({}, {place: entries.pack_facts(replace(FACTS, **other))})
     assert (known.sources([task]), task.source_hit) == ([None], False)
 
 

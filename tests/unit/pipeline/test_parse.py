@@ -69,20 +69,6 @@ def test_events_of_renditions_are_skipped_also_of_their_removals() -> None:
     assert manual.reads == []
 
 
-def test_an_object_that_was_removed_is_read_again_when_it_is_back_though_its_results_are_known() -> None:
-    """Guard: `removal`; an object under the name of one that was deleted may differ in more than its etag tells."""
-    manual = ManualPipeline()
-    send_event(manual, event(manual, "red"))
-    manual.commit_all()
-    send_event(manual, event(manual, "red"))
-    assert manual.reads == ["red"]
-    manual.store.remove(BUCKET, "red")
-    send_event(manual, notification("ObjectRemoved:Delete", "red"))
-    manual.commit_all()
-    send_event(manual, event(manual, "red"))
-    assert manual.reads == ["red", "red", "red"], "read, looked at, read"
-
-
 FILTER = EventFilter(("photos",), ("*.jpg",), default_profiles(None))
 
 

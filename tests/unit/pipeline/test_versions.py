@@ -264,16 +264,6 @@ def test_nothing_is_skipped_while_the_store_can_not_be_asked() -> None:
     assert len(harness.store.reads) == 4
 
 
-def test_an_entry_of_another_content_under_one_name_is_no_hit(harness: Harness) -> None:
-    with harness.running():
-        for colour in (RED, BLUE):
-            etag = harness.put("a.png", colour)
-            harness.send(harness.event("a.png", version_id="null", etag=etag))
-            harness.settled()
-    images = [image for image in harness.outputs() if isinstance(image, EnrichedImage)]
-    assert [tag.name for image in images for tag in image.tags] == ["red", "blue"]
-
-
 BODIES = [png(colour) for colour in ((250, 20, 20), (20, 250, 20), (20, 20, 250))]
 READER = readme_reader()
 
