@@ -20,12 +20,14 @@ def silence(connection: socket.socket, _: bytes) -> None:
 class Loopback:
     """Accepts connections and lets `answer` speak on each, once for every chunk received; over TLS, if wanted."""
 
-    def __init__(self, answer: Answer, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self, answer: Answer, tls: ssl.SSLContext | None = None, listener: socket.socket | None = None
+    ) -> None:
         self.answer = answer
         self.received: list[bytes] = []
         self.accepted = 0
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = int(self._listener.getsockname()[1])
+        self._listener = listener or socket.create_server(("127.0.0.1", 0))
+        self.port = 0 if listener else int(self._listener.getsockname()[1])
         if tls is not None:
             self._listener = tls.wrap_socket(self._listener, server_side=True)
         self._open: list[socket.socket] = []
@@ -60,8 +62,10 @@ class Loopback:
 
 
 @contextmanager
-def loopback(answer: Answer, tls: ssl.SSLContext | None = None) -> Iterator[Loopback]:
-    server = Loopback(answer, tls)
+def loopback(
+    answer: Answer, tls: ssl.SSLContext | None = None, listener: socket.socket | None = None
+) -> Iterator[Loopback]:
+    server = Loopback(answer, tls, listener)
     try:
         yield server
     finally:

@@ -23,8 +23,9 @@ def record(offset: int, events: int = 1, *, partition: int = 0, key: str = "a.pn
 def outcome(
     offset: int, index: int = 0, *, of: int = 0, at: tuple[str, int, int], schema: str = "enriched-image/1",
     status: str = "complete", reasons: Sequence[str] = (), key: bytes = b"photos/a.png", at_ms: int = 0,
+    of_topic: str = IN,
 ) -> ReadRecord:  # fmt: skip
-    event = {"topic": IN, "partition": of, "offset": offset, "index": index}
+    event = {"topic": of_topic, "partition": of, "offset": offset, "index": index}
     document: dict[str, Any] = {"schema": schema, "status": status, "event": event}
     if reasons:
         document |= {"reason": reasons[0], "missing": [{"want": "caption", "reason": each} for each in reasons]}
@@ -93,9 +94,7 @@ def judged(
 
 
 def remade(offset: int, *, of: int = 0, at: tuple[str, int, int], key: bytes = b"photos/a.png") -> ReadRecord:
-    event = {"topic": OUT, "partition": of, "offset": offset, "index": 0}
-    value = json.dumps({"schema": "enriched-image/1", "status": "complete", "event": event}).encode()
-    return ReadRecord(*at, 0, key, value, ())
+    return outcome(offset, of=of, at=at, key=key, of_topic=OUT)
 
 
 def found(report: AuditReport, fault: Fault) -> list[str]:

@@ -14,7 +14,6 @@ from tagstream_testing.local.valkey import Valkey
 from tests.fixtures import Unique
 from tests.support.loopback import loopback, silence
 from tests.support.waiting import bounded, eventually
-from workers import metrics
 from workers.backends.result_cache import RedisResultCache
 from workers.backends.scoped_cache import NoCache
 from workers.errors import Misconfigured, Unavailable
@@ -25,13 +24,6 @@ PATIENT_S = 10.0
 UNREACHABLE = "redis://127.0.0.1:1/0"
 
 Make = Callable[..., RedisResultCache]
-
-
-@pytest.fixture
-def causes(monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    counted: list[object] = []
-    monkeypatch.setattr(metrics.CACHE_ERRORS, "add", lambda *_, **labels: counted.append(labels["cause"]))
-    return counted
 
 
 @pytest.fixture
@@ -183,8 +175,7 @@ def test_whatever_a_server_replies_is_a_miss_with_a_cause(
 def test_a_value_too_large_to_be_ours_leaves_the_next_call_alone(
     valkey: Valkey, make: Make, unique: Unique, causes: list[object]
 ) -> None:
-    key, other, name = unique("key"), unique("key"), unique("hash")
-    cache = RedisResultCache(valkey.url, ttl_s=60.0, timeout_s=PATIENT_S)
+    cache, key, other, name = make(valkey.url), unique("key"), unique("key"), unique("hash")
     cache.remember({other: b"1"}, {(name, "good"): b"2"})
     with redis.Redis.from_url(valkey.url) as client:
         client.set(key, bytes(50_000_000))
@@ -196,19 +187,18 @@ def test_a_value_too_large_to_be_ours_leaves_the_next_call_alone(
     cache.remember({key: b"3"}, {})
     assert cache.lookup([key, other]) == [b"3", b"1"]
     assert causes == ["too-large", "too-large"]
-    cache.close()
 
 
-def test_all_values_of_a_call_together_have_a_bound(valkey: Valkey, unique: Unique, causes: list[object]) -> None:
-    name, mebibyte = unique("key"), bytes(2**20)
+def test_all_values_of_a_call_together_have_a_bound(
+    valkey: Valkey, make: Make, unique: Unique, causes: list[object]
+) -> None:
+    cache, name, mebibyte = make(valkey.url), unique("key"), bytes(2**20)
     keys = [f"{name}-{number}" for number in range(40)]
-    cache = RedisResultCache(valkey.url, ttl_s=60.0, timeout_s=PATIENT_S)
     with redis.Redis.from_url(valkey.url) as client:
         for key in keys:
             client.set(key, mebibyte)
     assert cache.lookup(keys) == [mebibyte] * 32 + [None] * 8
     assert set(causes) == {"too-large"}
-    cache.close()
 
 
 def test_a_servers_text_reaches_the_log_without_control_characters(
@@ -234,13 +224,11 @@ def test_a_refused_command_does_not_stop_the_next(make: Make, causes: list[objec
     assert causes == ["full", "full"]
 
 
-def test_a_hash_under_the_name_of_another_type_is_a_miss_among_good_entries(valkey: Valkey, unique: Unique) -> None:
-    cache = RedisResultCache(valkey.url, ttl_s=60.0, timeout_s=PATIENT_S)
-    good, bad = unique("hash"), unique("hash")
+def test_a_hash_under_the_name_of_another_type_is_a_miss(valkey: Valkey, make: Make, unique: Unique) -> None:
+    cache, good, bad = make(valkey.url), unique("hash"), unique("hash")
     cache.remember({bad: b"a plain value"}, {(good, "f"): b"1"})
     assert cache.lookup_fields([(bad, "f"), (good, "f")]) == [None, b"1"]
     assert cache.lookup([good]) == [None]
-    cache.close()
 
 
 def test_names_are_found_by_their_prefix_whatever_characters_it_has(valkey: Valkey, make: Make, unique: Unique) -> None:
@@ -266,16 +254,14 @@ def test_a_hash_of_too_many_fields_is_not_read(valkey: Valkey, make: Make, uniqu
     assert cache.hashes([large, small]) == [{}, {"f": b"1"}]
 
 
-def test_every_entry_has_a_time_to_live(valkey: Valkey, unique: Unique) -> None:
-    cache = RedisResultCache(valkey.url, ttl_s=60.0, timeout_s=PATIENT_S)
-    key, name = unique("key"), unique("hash")
+def test_every_entry_has_a_time_to_live(valkey: Valkey, make: Make, unique: Unique) -> None:
+    cache, key, name = make(valkey.url), unique("key"), unique("hash")
     cache.remember({key: b"1"}, {(name, "a"): b"1", (name, "b"): b"2"})
     with redis.Redis.from_url(valkey.url) as client:
         for entry in (key, name):
             left_ms = client.pttl(entry)
             assert isinstance(left_ms, int)
             assert 50_000 < left_ms <= 60_000
-    cache.close()
 
 
 def test_a_server_that_hangs_and_wakes_is_used_again_by_itself(

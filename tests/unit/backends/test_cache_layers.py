@@ -15,70 +15,29 @@ import pytest
 from tagstream_testing.local.valkey import Valkey
 from tagstream_testing.memory import MemoryResultCache
 from tests.fixtures import Unique
+from tests.support.loopback import Answer, loopback, silence
 from tests.support.secure_kafka import Authority
 from tests.support.waiting import bounded, eventually
-from workers import metrics
 from workers.backends.result_cache import ProbingBreaker, RedisResultCache
 from workers.backends.scoped_cache import ScopedCache
 
-Serve = Callable[[socket.socket], None]
 
+def relayed(port: int) -> Answer:
+    """Passes the connection on to the real server, both ways."""
 
-@contextmanager
-def accepting(listener: socket.socket, serve: Serve) -> Iterator[None]:
-    """Each connection in a thread of its own, until the end of the body."""
-    open_now: list[socket.socket] = []
-
-    def one(connection: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            serve(connection)
-        connection.close()
-
-    def accept() -> None:
-        while True:
-            try:
-                connection = listener.accept()[0]
-            except ssl.SSLError:
-                continue
-            except OSError:
-                return
-            open_now.append(connection)
-            threading.Thread(target=one, args=(connection,), daemon=True).start()
-
-    thread = threading.Thread(target=accept, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            listener.shutdown(socket.SHUT_RDWR)
-        listener.close()
-        for connection in open_now:
-            connection.close()
-        thread.join(5)
-
-
-def relayed(port: int) -> Serve:
-    """To the real server: a request is one piece, and so is its answer up to the server's silence."""
-
-    def serve(connection: socket.socket) -> None:
+    def answer(connection: socket.socket, chunk: bytes) -> None:
         with socket.create_connection(("127.0.0.1", port)) as behind:
-            back = threading.Thread(target=copy, args=(behind, connection), daemon=True)
-            back.start()
+            behind.sendall(chunk)
+            threading.Thread(target=copy, args=(behind, connection), daemon=True).start()
             copy(connection, behind)
 
-    return serve
+    return answer
 
 
 def copy(source: socket.socket, target: socket.socket) -> None:
     with contextlib.suppress(OSError):
         while chunk := source.recv(65536):
             target.sendall(chunk)
-
-
-def silent(connection: socket.socket) -> None:
-    while connection.recv(65536):
-        pass
 
 
 @pytest.fixture(scope="module")
@@ -90,25 +49,21 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, 
 
 @contextmanager
 def cached(
-    kind: str, folder: Path, certificates: tuple[Path, Path, Path], serve: Serve, timeout_s: float
+    kind: str, folder: Path, certificates: tuple[Path, Path, Path], answer: Answer, timeout_s: float
 ) -> Iterator[RedisResultCache]:
     authority, certificate, key = certificates
+    tls = listener = None
     if kind == "unix":
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(str(folder / "r.sock"))
         listener.listen()
-        url = f"unix://{folder / 'r.sock'}"
     else:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(certificate, key)
-        listener = context.wrap_socket(socket.create_server(("127.0.0.1", 0)), server_side=True)
-        url = f"rediss://127.0.0.1:{listener.getsockname()[1]}/0?ssl_ca_certs={authority}"
-    with accepting(listener, serve):
-        cache = RedisResultCache(url, ttl_s=60.0, timeout_s=timeout_s)
-        try:
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        tls.load_cert_chain(certificate, key)
+    with loopback(answer, tls, listener) as server:
+        url = f"rediss://127.0.0.1:{server.port}/0?ssl_ca_certs={authority}" if tls else f"unix://{folder / 'r.sock'}"
+        with contextlib.closing(RedisResultCache(url, ttl_s=60.0, timeout_s=timeout_s)) as cache:
             yield cache
-        finally:
-            cache.close()
 
 
 @pytest.mark.parametrize("kind", ["unix", "tls"])
@@ -127,11 +82,9 @@ def test_a_real_server_is_used(
 
 @pytest.mark.parametrize("kind", ["unix", "tls"])
 def test_a_server_that_is_silent_costs_one_timeout(
-    kind: str, tmp_path: Path, certificates: tuple[Path, Path, Path], monkeypatch: pytest.MonkeyPatch
+    kind: str, tmp_path: Path, certificates: tuple[Path, Path, Path], causes: list[object]
 ) -> None:
-    causes: list[object] = []
-    monkeypatch.setattr(metrics.CACHE_ERRORS, "add", lambda *_, **labels: causes.append(labels["cause"]))
-    with cached(kind, tmp_path, certificates, silent, 0.3) as cache, bounded():
+    with cached(kind, tmp_path, certificates, silence, 0.3) as cache, bounded():
         assert cache.lookup(["a"]) == [None]
     assert causes == ["timeout"]
 
@@ -278,13 +231,6 @@ def test_where_no_thread_can_be_started_the_next_failure_tries_again(
 
 
 KEY, OTHER_KEY = b"k" * 32, b"o" * 32
-
-
-@pytest.fixture
-def causes(monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    counted: list[object] = []
-    monkeypatch.setattr(metrics.CACHE_ERRORS, "add", lambda *_, **labels: counted.append(labels["cause"]))
-    return counted
 
 
 def filled(cache: ScopedCache) -> ScopedCache:

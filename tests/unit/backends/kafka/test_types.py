@@ -19,22 +19,16 @@ class Clock:
         return self.now
 
 
-def test_a_member_may_commit_for_its_current_assignments() -> None:
-    assignments = [Assignment(PARTITION, "me"), Assignment(Partition("images", 4), "me")]
-    assert refusal(Membership(7, "me"), assignments) is None
+def test_a_member_may_commit_for_its_current_assignments_and_for_no_other() -> None:
+    one, other = Assignment(PARTITION, "me"), Assignment(Partition("images", 4), "me")
+    assert refusal(Membership(7, "me"), [other, one]) is None
+    one.end()
+    assert refusal(Membership(7, "me"), [other, one]) == "images:3 is no longer ours"
 
 
 @pytest.mark.parametrize("membership", [NO_MEMBERSHIP, Membership(-1, "me"), Membership(7, "")])
 def test_no_commit_is_made_without_a_membership(membership: Membership) -> None:
     assert refusal(membership, [Assignment(PARTITION, membership.member_id)]) == "we are not a member of the group"
-
-
-def test_an_ended_assignment_is_refused_by_name() -> None:
-    ended = Assignment(PARTITION, "me")
-    ended.end()
-    assert (
-        refusal(Membership(7, "me"), [Assignment(Partition("images", 4), "me"), ended]) == "images:3 is no longer ours"
-    )
 
 
 def test_an_assignment_of_another_member_id_is_refused_although_it_is_current() -> None:
