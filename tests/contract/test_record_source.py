@@ -11,6 +11,11 @@ from workers.ports import RecordSource
 from workers.types import Assignment
 
 
+@pytest.fixture
+def source(world: OwnTopics) -> RecordSource:
+    return world.source()
+
+
 def started(source: RecordSource, offset: int = 0) -> dict[int, Assignment]:
     assignments = assignments_of(source)
     for assignment in assignments.values():
@@ -18,9 +23,16 @@ def started(source: RecordSource, offset: int = 0) -> dict[int, Assignment]:
     return assignments
 
 
-def test_nothing_is_delivered_of_an_assignment_that_was_not_started(world: OwnTopics) -> None:
+def shared(first: RecordSource, second: RecordSource) -> dict[int, Assignment]:
+    """What the second is given while both poll."""
+    with ThreadPoolExecutor(1) as pool:
+        theirs = pool.submit(assignments_of, second, 1)
+        poll_until(first, lambda *_: theirs.done())
+    return theirs.result()
+
+
+def test_nothing_is_delivered_of_an_assignment_that_was_not_started(source: RecordSource, world: OwnTopics) -> None:
     world.append(0, b"a")
-    source = world.source()
     assignments = assignments_of(source)
     assert poll_for(source, 0.6) == []
     source.start(assignments[0], 0)
@@ -48,10 +60,9 @@ def test_a_record_comes_with_null_key_null_value_and_repeated_headers_unchanged(
     assert first.timestamp_ms > 1_600_000_000_000
 
 
-def test_the_end_of_a_partition_is_known_once_it_was_read(world: OwnTopics) -> None:
+def test_the_end_of_a_partition_is_known_once_it_was_read(source: RecordSource, world: OwnTopics) -> None:
     for value in (b"0", b"1", b"2"):
         world.append(0, value)
-    source = world.source()
     assignments = assignments_of(source)
     assert partition_of(world, 0) not in source.ends()
     source.start(assignments[0], 0)
@@ -88,11 +99,10 @@ def test_an_open_transaction_is_reported_until_it_ends_and_counts_as_lag_meanwhi
     eventually(lambda: poll_for(source, 0.1) or not source.held_up())
 
 
-def test_records_of_an_aborted_transaction_are_a_gap(world: OwnTopics) -> None:
+def test_records_of_an_aborted_transaction_are_a_gap(source: RecordSource, world: OwnTopics) -> None:
     world.append(0, b"before")
     world.append_aborted(0, b"aborted")
     after = world.append(0, b"after")
-    source = world.source()
     started(source)
     assert [(record.offset, record.value) for record in records_of(source, 2)] == [(0, b"before"), (after, b"after")]
     assert after > 1
@@ -133,8 +143,7 @@ def test_a_partition_can_be_paused_and_resumed_at_any_moment_without_loss(world:
     assert offsets == {0: list(range(70)), 1: list(range(70))}
 
 
-def test_pausing_a_foreign_partition_is_ignored(world: OwnTopics) -> None:
-    source = world.source()
+def test_pausing_a_foreign_partition_is_ignored(source: RecordSource, world: OwnTopics) -> None:
     source.pause([partition_of(world, 0)])
     world.append(0, b"a")
     started(source)
@@ -146,15 +155,12 @@ def test_pausing_a_foreign_partition_is_ignored(world: OwnTopics) -> None:
 def test_a_partition_that_moves_to_a_new_member_ends_its_assignment_here_and_begins_one_there(world: OwnTopics) -> None:
     first, second = world.source(), world.source()
     assignments = started(first)
-    with ThreadPoolExecutor(1) as pool:
-        theirs = pool.submit(assignments_of, second, 1)
-        poll_until(first, lambda *_: theirs.done())
-    (moved,) = theirs.result()
+    ((moved, theirs),) = shared(first, second).items()
     assert not assignments[moved].current
     assert assignments[1 - moved].current
     world.append(moved, b"theirs")
     world.append(1 - moved, b"ours")
-    second.start(theirs.result()[moved], 0)
+    second.start(theirs, 0)
     # Each is polled while the other is, as workers are: the group may still wait for one of them to join again.
     with ThreadPoolExecutor(1) as pool:
         read = pool.submit(records_of, second, 1)
@@ -169,9 +175,7 @@ def test_a_retained_partition_continues_after_a_rebalance_at_its_position(world:
     world.append(0, b"0")
     world.append(1, b"0")
     records_of(first, 2)
-    with ThreadPoolExecutor(1) as pool:
-        theirs = pool.submit(assignments_of, second, 1)
-        poll_until(first, lambda *_: theirs.done())
+    shared(first, second)
     (retained,) = (number for number, assignment in assignments.items() if assignment.current)
     world.append(retained, b"1")
     assert [(record.offset, record.assignment) for record in records_of(first, 1)] == [(1, assignments[retained])]
@@ -180,18 +184,14 @@ def test_a_retained_partition_continues_after_a_rebalance_at_its_position(world:
 def test_the_partitions_of_a_member_that_leaves_begin_new_assignments_with_the_others(world: OwnTopics) -> None:
     first, second = world.source(), world.source()
     started(first)
-    with ThreadPoolExecutor(1) as pool:
-        theirs = pool.submit(assignments_of, second, 1)
-        poll_until(first, lambda *_: theirs.done())
-    (moved,) = theirs.result()
+    ((moved, theirs),) = shared(first, second).items()
     second.close()
-    assert not theirs.result()[moved].current
+    assert not theirs.current
     _, begun = poll_until(first, lambda _, started: bool(started))
     assert [assignment.partition.number for assignment in begun] == [moved]
 
 
-def test_closing_ends_every_assignment_and_the_membership(world: OwnTopics) -> None:
-    source = world.source()
+def test_closing_ends_every_assignment_and_the_membership(source: RecordSource, world: OwnTopics) -> None:
     assignments = assignments_of(source)
     assert source.membership().generation >= 0
     source.close()
@@ -241,8 +241,7 @@ def test_an_assignment_ended_from_outside_begins_again_with_the_same_partition(w
     assert [(record.value, record.assignment) for record in records_of(source, 1)] == [(b"a", fresh[0])]
 
 
-def test_a_pause_ends_with_its_assignment(world: OwnTopics) -> None:
-    source = world.source()
+def test_a_pause_ends_with_its_assignment(source: RecordSource, world: OwnTopics) -> None:
     started(source)
     source.pause([partition_of(world, 0), partition_of(world, 1)])
     world.rename(source)
@@ -251,8 +250,7 @@ def test_a_pause_ends_with_its_assignment(world: OwnTopics) -> None:
     assert len(records_of(source, 1)) == 1
 
 
-def test_starting_an_ended_assignment_does_nothing(world: OwnTopics) -> None:
-    source = world.source()
+def test_starting_an_ended_assignment_does_nothing(source: RecordSource, world: OwnTopics) -> None:
     old = started(source)
     world.rename(source)
     assignments = assignments_of(source)
@@ -263,19 +261,17 @@ def test_starting_an_ended_assignment_does_nothing(world: OwnTopics) -> None:
     assert len(records_of(source, 1)) == 1
 
 
-def test_an_offset_that_retention_has_deleted_is_named_with_the_gap(world: OwnTopics) -> None:
+def test_an_offset_that_retention_has_deleted_is_named_with_the_gap(source: RecordSource, world: OwnTopics) -> None:
     for number in range(5):
         world.append(0, b"%d" % number)
     world.delete_records(0, 3)
-    source = world.source()
     source.start(assignments_of(source)[0], 1)
     with pytest.raises(Broken, match=r"offset 1 of .*:0 is out of range \(3 to 5\): offsets 1 to 2 were deleted"):
         records_of(source, 1)
 
 
-def test_an_offset_beyond_the_end_is_named(world: OwnTopics) -> None:
+def test_an_offset_beyond_the_end_is_named(source: RecordSource, world: OwnTopics) -> None:
     world.append(0, b"a")
-    source = world.source()
     source.start(assignments_of(source)[0], 7)
     with pytest.raises(Broken, match=r"offset 7 .* is out of range \(0 to 1\): the partition ends at 1"):
         records_of(source, 1)
@@ -297,8 +293,7 @@ def test_a_source_has_joined_once_the_group_has_taken_it_and_until_it_leaves(wor
     assert not source.joined()
 
 
-def test_a_member_commits_for_itself_and_one_that_was_expelled_does_not(world: OwnTopics) -> None:
-    source = world.source()
+def test_a_member_commits_for_itself_and_one_that_was_expelled_does_not(source: RecordSource, world: OwnTopics) -> None:
     assignment = started(source)[0]
     source.commit({assignment.partition: 3}, 10.0)
     assert world.committed() == {0: 3}
