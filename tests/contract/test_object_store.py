@@ -17,7 +17,6 @@ from tagstream_testing.local.seaweedfs import SeaweedFS
 from tagstream_testing.memory import MemoryObjectStore
 from workers.backends.s3.store import MinioObjectStore
 from workers.errors import BucketGone, Gone, LargerThanReserved, Misconfigured, Rejected, Superseded, Unavailable
-from workers.ports import ObjectStore
 from workers.types import ObjectVersion, StoredObject
 
 Unique: TypeAlias = Callable[[str], str]
@@ -26,9 +25,13 @@ Unique: TypeAlias = Callable[[str], str]
 @dataclass
 class Bucket:
     name: str
-    store: ObjectStore
-    put: Callable[[str, bytes], object]
-    remove: Callable[[str], None]
+    store: MemoryObjectStore | MinioObjectStore
+
+    def put(self, key: str, body: bytes) -> None:
+        self.store.put(self.name, key, body)
+
+    def remove(self, key: str) -> None:
+        self.store.remove(self.name, key)
 
     def get(self, key: str, *, etag: str | None = None, version_id: str | None = None, **more: Any) -> StoredObject:
         bounds = {"max_bytes": 1_000_000, "deadline_s": 30.0, **more}
@@ -38,32 +41,25 @@ class Bucket:
         return self.store.head(self.name, key, deadline_s=30.0)
 
 
-def keep_versions(server: SeaweedFS, bucket: str) -> None:
-    client = Minio(urlsplit(server.endpoint_url).netloc, server.access_key, server.secret_key, secure=False)
-    client.set_bucket_versioning(bucket, VersioningConfig(ENABLED))
-    client._http.clear()
+@pytest.fixture
+def commands(s3: SeaweedFS, bucket_name: str) -> Iterator[MinioObjectStore]:
+    with closing(MinioObjectStore(s3.endpoint_url, s3.access_key, s3.secret_key, connections=2)) as store:
+        store.make_bucket(bucket_name)
+        yield store
 
 
 @pytest.fixture(params=["memory", pytest.param("s3", marks=pytest.mark.servers)])
-def bucket(request: pytest.FixtureRequest, bucket_name: str) -> Iterator[Bucket]:
+def bucket(request: pytest.FixtureRequest, bucket_name: str) -> Bucket:
     if request.param == "memory":
         fake = MemoryObjectStore()
         fake.make_bucket(bucket_name)
-        yield Bucket(
-            bucket_name,
-            fake,
-            lambda key, body: fake.put(bucket_name, key, body),
-            lambda key: fake.remove(bucket_name, key),
-        )
-        return
+        return Bucket(bucket_name, fake)
     server: SeaweedFS = request.getfixturevalue("s3")
-    real = MinioObjectStore(server.endpoint_url, server.access_key, server.secret_key, connections=4)
-    real.make_bucket(bucket_name)
-    keep_versions(server, bucket_name)
-    yield Bucket(
-        bucket_name, real, lambda key, body: real.put(bucket_name, key, body), lambda key: real.remove(bucket_name, key)
-    )
-    real.close()
+    client = Minio(urlsplit(server.endpoint_url).netloc, server.access_key, server.secret_key, secure=False)
+    commands: MinioObjectStore = request.getfixturevalue("commands")
+    client.set_bucket_versioning(bucket_name, VersioningConfig(ENABLED))
+    client._http.clear()
+    return Bucket(bucket_name, commands)
 
 
 def test_an_object_is_read_whole_with_its_etag_and_its_date(bucket: Bucket) -> None:
@@ -195,14 +191,6 @@ def test_an_object_that_never_was_is_gone_and_no_error_tells_its_key(bucket: Buc
     with pytest.raises(Gone) as gone:
         bucket.get("someone's private name")
     assert "private" not in str(gone.value)
-
-
-@pytest.fixture
-def commands(s3: SeaweedFS, bucket_name: str) -> Iterator[MinioObjectStore]:
-    store = MinioObjectStore(s3.endpoint_url, s3.access_key, s3.secret_key, connections=2)
-    store.make_bucket(bucket_name)
-    yield store
-    store.close()
 
 
 def test_a_bucket_is_listed_in_key_order_by_prefix_and_from_a_key_on(

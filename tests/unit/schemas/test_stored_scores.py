@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from schemas.stored_scores import SCORES_BYTES_MAX, StoredEmbedding, StoredScores
 
 TAGGER = "ab" * 32
-PROBABILITY = st.floats(0, 1, width=32)
 DIGEST = st.binary(min_size=32, max_size=32).map(bytes.hex)
 SUBSET = st.none() | st.binary(min_size=8, max_size=8).filter(any).map(bytes.hex)
 PRECISION = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=32)
