@@ -23,10 +23,7 @@ from workers.types import DecodedImage, Facts, Fetched, Job, StoredObject, Trans
 
 
 class _Copying(InlineIntake):
-    def __init__(self, more_bytes: int) -> None:
-        store = MemoryObjectStore()
-        store.make_bucket(BUCKET)
-        store.put(BUCKET, "a", png((1, 2, 3)))
+    def __init__(self, more_bytes: int, store: MemoryObjectStore) -> None:
         super().__init__(store, [ColourTagger().transform])
         self._more_bytes = more_bytes
 
@@ -41,7 +38,8 @@ def test_a_decode_reserves_the_copy_that_it_works_on() -> None:
     """Guard: without it a child's copy of the encoded bytes is memory that no budget counts."""
     lines = []
     for more_bytes in (0, 5_000):
-        manual = ManualPipeline(intake=_Copying(more_bytes))
+        manual = ManualPipeline(make_intake=partial(_Copying, more_bytes))
+        manual.put("a")
         manual.handle("a")
         assert len(manual.done) == 1
         lines.append(manual.pipeline)

@@ -1,30 +1,26 @@
 """Roles: the wanted results of an image, their order, and which images share one computation."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import combinations, product
 from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from schemas.enriched_image import Models, Thresholds, enriched_id
 from schemas.options import WANTS, Options
 from tests.support.harness import ChoosyTagger, EchoCaptioner
 from tests.support.kinds import BrightnessKind, BrightnessModel
 from tests.support.tasks import TAGGER, an_attempt, annotation
+from tests.unit.pipeline.test_kinds import ColourEmbedder
 from workers.pipeline.annotation import Annotation, OptionRule, changes_nothing, option_parts
 from workers.pipeline.kind_role import KindRole
 from workers.pipeline.roles import KeptRole, ModelRole, Roles, make_roles
 from workers.types import Caption, Pixels, Transform
 
 
-class ChoosyEmbedder(ChoosyTagger):
-    embedding_space = "colours"
-    embedding_dimensions = 3
-
-    def embed(self, images: Sequence[Pixels]) -> Sequence[NDArray[np.float32]]:
-        return [image.reshape(-1, 3).mean(0).astype(np.float32) for image in images]
+class ChoosyEmbedder(ColourEmbedder, ChoosyTagger):
+    pass
 
 
 BOTH = make_roles({"tagger": TAGGER, "captioner": EchoCaptioner()})

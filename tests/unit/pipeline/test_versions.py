@@ -206,20 +206,23 @@ class KnownSequencer(Harness):
         return [skip.reason for skip in self.skips()] + tags
 
 
-def test_an_older_event_of_a_replaced_object_is_stale_and_its_bytes_are_not_read() -> None:
-    harness = KnownSequencer()
-    older = harness.put("a.png", RED)
-    harness.put("a.png", BLUE)
-    assert harness.outcomes(harness.event("a.png", etag=older, sequencer="00FE")) == ["stale"]
-    assert harness.store.reads == [(BUCKET, "a.png")]
+@pytest.fixture
+def known() -> KnownSequencer:
+    return KnownSequencer()
 
 
-def test_an_older_version_is_stale_although_it_could_still_be_read() -> None:
-    harness = KnownSequencer()
-    harness.put("a.png", RED)
-    version = harness.store.head(BUCKET, "a.png", deadline_s=1).version_id
-    harness.put("a.png", BLUE)
-    assert harness.outcomes(harness.event("a.png", version_id=version, sequencer="00FE")) == ["stale"]
+def test_an_older_event_of_a_replaced_object_is_stale_and_its_bytes_are_not_read(known: KnownSequencer) -> None:
+    older = known.put("a.png", RED)
+    known.put("a.png", BLUE)
+    assert known.outcomes(known.event("a.png", etag=older, sequencer="00FE")) == ["stale"]
+    assert known.store.reads == [(BUCKET, "a.png")]
+
+
+def test_an_older_version_is_stale_although_it_could_still_be_read(known: KnownSequencer) -> None:
+    known.put("a.png", RED)
+    version = known.store.head(BUCKET, "a.png", deadline_s=1).version_id
+    known.put("a.png", BLUE)
+    assert known.outcomes(known.event("a.png", version_id=version, sequencer="00FE")) == ["stale"]
 
 
 @pytest.mark.slow
@@ -242,26 +245,23 @@ def test_sequencers_of_two_lengths_are_not_compared() -> None:
     assert harness.store.reads == [(BUCKET, "a.png")]
 
 
-def test_an_event_that_names_no_content_is_worked_on() -> None:
-    harness = KnownSequencer()
-    harness.put("a.png", RED)
-    assert harness.outcomes(harness.event("a.png", sequencer="00FE")) == ["red"]
+def test_an_event_that_names_no_content_is_worked_on(known: KnownSequencer) -> None:
+    known.put("a.png", RED)
+    assert known.outcomes(known.event("a.png", sequencer="00FE")) == ["red"]
 
 
-def test_an_older_event_of_a_removed_object_becomes_the_skip_gone() -> None:
-    harness = KnownSequencer()
-    etag = harness.put("a.png", RED)
-    harness.store.remove(BUCKET, "a.png")
-    assert harness.outcomes(harness.event("a.png", etag=etag, sequencer="00FE")) == ["gone"]
+def test_an_older_event_of_a_removed_object_becomes_the_skip_gone(known: KnownSequencer) -> None:
+    etag = known.put("a.png", RED)
+    known.store.remove(BUCKET, "a.png")
+    assert known.outcomes(known.event("a.png", etag=etag, sequencer="00FE")) == ["gone"]
 
 
-def test_nothing_is_skipped_while_the_store_can_not_be_asked() -> None:
-    harness = KnownSequencer()
-    older = harness.put("a.png", RED)
-    harness.put("a.png", BLUE)
-    harness.store.fail(BUCKET, "a.png", Unavailable("s3", "away"), times=3)
-    assert harness.outcomes(harness.event("a.png", etag=older, sequencer="00FE")) == ["stale"]
-    assert len(harness.store.reads) == 4
+def test_nothing_is_skipped_while_the_store_can_not_be_asked(known: KnownSequencer) -> None:
+    older = known.put("a.png", RED)
+    known.put("a.png", BLUE)
+    known.store.fail(BUCKET, "a.png", Unavailable("s3", "away"), times=3)
+    assert known.outcomes(known.event("a.png", etag=older, sequencer="00FE")) == ["stale"]
+    assert len(known.store.reads) == 4
 
 
 BODIES = [png(colour) for colour in ((250, 20, 20), (20, 250, 20), (20, 20, 250))]
