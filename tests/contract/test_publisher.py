@@ -235,14 +235,15 @@ def test_taking_the_id_again_ends_the_transaction_that_a_dead_worker_left_open(w
     assert values(world) == [b"again"]
 
 
+@pytest.mark.parametrize("delivery", ["exactly_once", "at_least_once"])
 @pytest.mark.parametrize(("offset_reset", "first"), [("earliest", 2), ("latest", 3)])
 def test_a_group_without_an_offset_begins_at_the_given_offset_and_remembers_it(
-    world: OwnTopics, offset_reset: OffsetReset, first: int
+    world: OwnTopics, offset_reset: OffsetReset, first: int, delivery: Delivery
 ) -> None:
     for number in range(3):
         world.append(0, b"%d" % number)
     world.delete_records(0, 2)
-    line = Line(world, offset_reset=offset_reset)
+    line = Line(world, delivery=delivery, offset_reset=offset_reset)
     assert line.committed() == first
     assert world.committed() == {0: first}
     world.append(0, b"later")
@@ -312,13 +313,6 @@ def test_at_least_once_commits_nothing_for_an_ended_assignment(world: OwnTopics)
     assert world.committed() == {}
     line.publish({1: 1}, b"b")
     assert world.committed() == {1: 1}
-
-
-def test_at_least_once_remembers_where_a_new_group_began(world: OwnTopics) -> None:
-    world.append(0, b"0")
-    line = Line(world, delivery="at_least_once", offset_reset="latest")
-    assert line.committed() == 1
-    assert world.committed() == {0: 1}
 
 
 def test_an_output_topic_that_does_not_exist_is_named(world: OwnTopics) -> None:
