@@ -2,10 +2,8 @@
 
 import json
 import socket
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any
-from unittest import mock
 
 import pytest
 from kafka.errors import KafkaConnectionError
@@ -52,18 +50,12 @@ def test_without_a_token_a_connection_ends_with_an_error_of_kafka_s_and_one_line
     assert caplog.messages == ["login to Kafka failed: the token service is away"]
 
 
-@pytest.fixture
-def at_a_known_moment() -> Iterator[None]:
-    class Clock(datetime):
-        @classmethod
-        def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
-            return datetime(2026, 1, 2, 3, 4, 5, tzinfo=tz)
-
-    with mock.patch.object(msk.datetime, "datetime", Clock):
-        yield
+class KnownMoment(datetime):
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
+        return datetime(2026, 1, 2, 3, 4, 5, tzinfo=tz)
 
 
-@pytest.mark.usefixtures("at_a_known_moment")
 @pytest.mark.parametrize(
     ("session", "signature"),
     [
@@ -75,6 +67,7 @@ def at_a_known_moment() -> Iterator[None]:
 def test_aws_credentials_are_signed_as_aws_own_library_does_it(
     monkeypatch: pytest.MonkeyPatch, session: str | None, signature: str
 ) -> None:
+    monkeypatch.setattr(msk.datetime, "datetime", KnownMoment)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
     if session:
