@@ -47,12 +47,14 @@ class Service:
 
 
 @contextmanager
-def service(*says: bytes, scope: str = "") -> Iterator[tuple[GrantedToken, Service, ManualClock]]:
+def service(
+    *says: bytes, scope: str = "", secret: Callable[[], str] = lambda: "pass word"
+) -> Iterator[tuple[GrantedToken, Service, ManualClock]]:
     answers = Service(list(says))
     clock = ManualClock()
     with loopback(answers) as server:
         endpoint = f"http://127.0.0.1:{server.port}/token"
-        yield GrantedToken(endpoint, "us:er", lambda: "pass word", scope, clock.monotonic), answers, clock
+        yield GrantedToken(endpoint, "us:er", secret, scope, clock.monotonic), answers, clock
 
 
 def test_a_token_is_asked_for_as_the_standard_says() -> None:
@@ -128,13 +130,9 @@ def test_after_an_answer_that_is_too_large_the_next_question_is_answered() -> No
 
 def test_a_changed_secret_is_used_for_the_next_token() -> None:
     secrets = iter(["old", "new"])
-    asked = Service([granted("one", 1.0)])
-    with loopback(asked) as server:
-        clock = ManualClock()
-        secret: Callable[[], str] = lambda: next(secrets)  # noqa: E731
-        token = GrantedToken(f"http://127.0.0.1:{server.port}/", "u", secret, monotonic=clock.monotonic)
+    with service(granted("one", 1.0), secret=lambda: next(secrets)) as (token, asked, clock):
         token()
         clock.advance(60)
         token()
-        sent = [base64.b64encode(f"u:{each}".encode()) for each in ("old", "new")]
-        assert all(login in request for login, request in zip(sent, asked.asked, strict=True))
+    sent = [base64.b64encode(f"us%3Aer:{each}".encode()) for each in ("old", "new")]
+    assert all(login in request for login, request in zip(sent, asked.asked, strict=True))
