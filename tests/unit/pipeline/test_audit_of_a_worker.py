@@ -25,9 +25,8 @@ def audited(harness: Harness) -> AuditReport:
 def test_every_kind_of_outcome_is_known_to_the_audit(harness: Harness) -> None:
     harness.captioner = EchoCaptioner()
     harness.captioner.fails = True
-    harness.put("a.png", RED)
     harness.put("poison.png", POISON)
-    harness.send(harness.event("a.png"))  # partial, with a dead letter
+    harness.give("a.png", RED)  # partial, with a dead letter
     harness.send(harness.event("gone.png"), 1)
     harness.send(harness.notification("a.png", "gone.png", "poison.png"))
     harness.send(harness.notification("a.png", "b.png", name="ObjectRemoved:Delete"), 1)

@@ -244,9 +244,8 @@ def test_each_look_counts_one_bottleneck_and_all_bottlenecks_are_shown_from_the_
 
 
 def test_a_worker_sums_up_its_run(harness: Harness, caplog: pytest.LogCaptureFixture) -> None:
-    harness.put("sound.png", (255, 0, 0))
     with caplog.at_level(logging.INFO), harness.running():
-        harness.send(harness.event("sound.png"))
+        harness.give("sound.png", (255, 0, 0))
         harness.send(harness.event("missing.png"))
         harness.settled()
     [line] = [line for line in said(caplog) if line.startswith("in all, in ")]

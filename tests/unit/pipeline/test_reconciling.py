@@ -177,9 +177,8 @@ def test_a_lost_marker_makes_the_worker_unready_and_costs_its_own_partition_only
 
 def test_a_drain_without_a_broker_ends_when_its_time_is_up(harness: Harness) -> None:
     """Guard: the interrupt. The publish thread would wait for the broker, and the end for the publish thread."""
-    harness.put("a.png", (9, 9, 9))
     harness.broker.before_commit = lambda: setattr(harness.broker, "away", True)
-    harness.send(harness.event("a.png"))
+    harness.give("a.png", (9, 9, 9))
     with harness.running(drain_s=0.1):
         eventually(lambda: harness.broker.away)
     assert harness.coordinates() == []

@@ -256,10 +256,9 @@ def ends(worker: Worker, when: Callable[[], object]) -> str:
 def test_a_worker_with_a_failing_captioner_ends_and_names_it(harness: Harness) -> None:
     captioner = harness.captioner = Forgetful()
     worker = harness.worker(self_test_s=0.05)
-    harness.put("a.png", (255, 0, 0))
 
     def rot() -> None:
-        harness.send(harness.event("a.png"))
+        harness.give("a.png", (255, 0, 0))
         harness.settled()
         captioner.forgets = True
 
