@@ -28,6 +28,8 @@ pytestmark = [pytest.mark.chaos, pytest.mark.timeout(2400)]
 MINUTES = float(os.environ.get("LANES_MINUTES", "1"))
 RECORDS = int(os.environ.get("LANES_RECORDS", "20000"))
 EVERY_S = 0.1
+SHARES = (0.5, 0.99) if MINUTES >= 10 else (0.5, 0.95)
+"""Quantiles to compare: of a minute's 540 images, the 99th is the sixth slowest: one pause of the host decides it."""
 LIVE_IMAGES, IMAGES = 100, 1_000
 BATCH_S = 0.05
 """For which a background batch may hold the device."""
@@ -156,11 +158,13 @@ class Findings:
         return quantile(self.alone, share), quantile(self.beside, share)
 
     def told(self) -> str:
-        (p50, p50_beside), (p99, p99_beside) = self.quantiles(0.5), self.quantiles(0.99)
+        compared = "".join(
+            f"p{100 * share:.0f} {{:.3f}} and {{:.3f}} s, ".format(*self.quantiles(share)) for share in SHARES
+        )
         return (
-            f"live of {len(self.alone)} alone and {len(self.beside)} beside: p50 {p50:.3f} and {p50_beside:.3f} s, "
-            f"p99 {p99:.3f} and {p99_beside:.3f} s; a commit {self.commit_s:.3f} s; background {self.background:.0f} "
-            f"a second beside live, {self.at_once:.0f} at once without, then {self.later:.0f}; outages {self.outages}"
+            f"live of {len(self.alone)} alone and {len(self.beside)} beside: {compared}a commit {self.commit_s:.3f} s; "
+            f"background {self.background:.0f} a second beside live, {self.at_once:.0f} at once without, "
+            f"then {self.later:.0f}; outages {self.outages}"
         )
 
 
@@ -207,7 +211,7 @@ def test_live_images_hardly_wait_for_a_background_that_never_ends(steady_site: S
     found = measured(site, old, tmp_path)
     _log.info("%s", found.told())
     assert found.background > 0, found.told()
-    for share in (0.5, 0.99):
+    for share in SHARES:
         alone, beside = found.quantiles(share)
         most = 1.2 * alone + BATCH_S + found.commit_s
         assert beside <= most, found.told()
