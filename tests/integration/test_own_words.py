@@ -69,7 +69,7 @@ def test_labels_are_calibrated_used_and_changed_without_the_images(
         told.write_text("\n".join(rows))
         assert tagstream("models", "labels", base, file, "-o", tmp_path / f"raw-{name}").code == 0
         words = ("models", "calibrate", tmp_path / f"raw-{name}", told, "-o", tmp_path / name, "--json")
-        report, *_ = map(json.loads, tagstream(*words).done.splitlines())
+        report = next(json.loads(line) for line in tagstream(*words).done.splitlines() if line.startswith("{"))
         return Bundle.open(tmp_path / name), report
 
     for number in range(EXAMPLES // 2):
