@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import re
 import tomllib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -79,6 +80,9 @@ TEMPLATES: Final = ("{}", "a photo of {}")
 BACKGROUND: Final = ("a photo", "an image", "a picture of something", "an object", "a place", "a person", "text")
 """Background sentences of CLIP's labels; SigLIP has a bias instead."""
 _MAX_BYTES: Final = 16 * 1024**2
+_PART: Final = r"""(?:[\w-]++|"[^"\\\n]*+(?:\\.[^"\\\n]*+)*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+"""
+_LONG_KEY: Final = re.compile(rf"(?<![\w\\-])(?:{_PART}){{16}}")
+"""A key of n parts takes tomllib time and memory in proportion to n². Ours have two, and names few words with dots."""
 
 
 def _text(text: str) -> str:
@@ -166,6 +170,9 @@ def read_label_file(path: Path) -> LabelFile:
         line = content.count(b"\n", 0, error.start) + 1
         raise Misconfigured(f"{path}, line {line}: it is not text in UTF-8; save the file as UTF-8.") from None
     if path.suffix == ".toml":
+        if long := _LONG_KEY.search(text):
+            line = text.count("\n", 0, long.start()) + 1
+            raise Misconfigured(f"{path}, line {line}: over 16 words are joined by dots; write fewer, or with blanks.")
         try:
             document = tomllib.loads(text)
         except (ValueError, RecursionError) as error:

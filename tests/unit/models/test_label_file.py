@@ -85,6 +85,8 @@ BAD: dict[str, tuple[str | bytes, str]] = {
     "no table": ("label = 3", "has no label|label: "),
     "no TOML": (LABEL + "share = a lot", r"is not TOML: .*line 3"),
     "a number of 5,000 digits": (LABEL + "share = " + "9" * 5_000, "is not TOML: .*digits"),
+    "a key of many parts": (LABEL + "\n" + "a." * 500_000 + "a = 1", "line 4: over 16 words"),
+    "a key of many quoted parts": ('["\\"a".' + "'b' . " * 8_000 + "c]", "line 1: over 16 words"),
     "deep": ("x = " + "[" * 5_000, "is not TOML"),
     "another encoding": (LABEL.encode() + 'share = "é"'.encode("latin-1"), "line 3: it is not text in UTF-8; save"),
 }
