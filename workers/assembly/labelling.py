@@ -131,9 +131,10 @@ def calibrated(
     if len(told.images) < LEAST_IMAGES:
         raise Misconfigured(f"{examples} has {counted(len(told.images), 'image')}; calibration needs {LEAST_IMAGES}.")
     settings = _settings(bundle, device)
-    beside, images = examples.parent, LocalFiles([examples.parent / image for image in told.images])
     if any(image.startswith("s3://") for image in told.images):
-        images = StoredFiles(told.images, beside, object_store(settings))
+        images: LocalFiles = StoredFiles(told.images, examples.parent, object_store(settings))
+    else:
+        images = LocalFiles([examples.parent / image for image in told.images])
     scored = _logits(settings, images, opened, tell, note)
     if len(scored) < LEAST_IMAGES:
         raise Misconfigured(f"only {counted(len(scored), 'image')} could be read; calibration needs {LEAST_IMAGES}.")

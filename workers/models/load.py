@@ -95,8 +95,7 @@ def load(
     build = _builder(bundle, use)
     place = choose_device(device, threads=threads, share=share)
     chosen = resolve(precision, bundle.digest, use, place, state_dir)
-    if chosen.execution == "compiled" and state_dir is not None:
-        keep_in(state_dir / COMPILED)
+    _keep_compiled(chosen.execution, state_dir)
     options = {} if allow is None else {"subset": label_ids(bundle, allow)}
     model = build(bundle, replace(place, execution=chosen.execution), chosen.precision, **options)
     model.max_batch = chosen.max_batch or model.max_batch
@@ -113,6 +112,11 @@ def load_captioner(name_or_folder: str | Path, **options: Any) -> Captioner:
     """As `load`."""
     captioner: Captioner = load("captioner", name_or_folder, **options)
     return captioner
+
+
+def _keep_compiled(execution: Execution, state_dir: Path | None) -> None:
+    if execution == "compiled" and state_dir is not None:
+        keep_in(state_dir / COMPILED)
 
 
 def tune_model(
@@ -132,8 +136,7 @@ def tune_model(
     place = choose_device(device, threads=threads, share=share)
 
     def fresh(precision: Precision, execution: Execution) -> Model:
-        if execution == "compiled":
-            keep_in(state_dir / COMPILED)
+        _keep_compiled(execution, state_dir)
         model: Model = build(bundle, place.executing(execution), precision)
         return model
 
