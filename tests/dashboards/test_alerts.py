@@ -172,7 +172,7 @@ def test_workers_that_wait_for_kafka_and_ones_that_are_gone(
     watched.scrape(shared=[place(shared.worker)])
     eventually(lambda: watched.now("tagstream_ready == 1"), 30)
     shared.worker.stop()
-    assert_fires(watched, "TagstreamWorkersGone")
+    assert_fires(watched, "TagstreamWorkersGone", job="shared")  # those of other tests' jobs are gone too
     kafka = stack.kafka
     kafka.freeze()
     try:
@@ -181,7 +181,7 @@ def test_workers_that_wait_for_kafka_and_ones_that_are_gone(
     finally:
         kafka.thaw()
     shared.worker.wait_ready()
-    assert_over(watched, "TagstreamWorkersGone", "TagstreamNoWorkerReady")
+    assert_over(watched, "TagstreamWorkersGone", "TagstreamNoWorkerReady", job="shared")
 
 
 def test_a_worker_that_starts_again_and_again(shared: SharedWorker, watched: Prometheus) -> None:

@@ -20,22 +20,22 @@ def place(process: WorkerProcess) -> str:
     return urlsplit(process.url).netloc
 
 
-def firing(prometheus: Prometheus) -> set[str]:
-    return {name for name, state in prometheus.states().items() if state == "firing"}
+def firing(prometheus: Prometheus, job: str = "") -> set[str]:
+    return {name for name, state in prometheus.states(job).items() if state == "firing"}
 
 
-def assert_fires(prometheus: Prometheus, *alerts: str) -> None:
+def assert_fires(prometheus: Prometheus, *alerts: str, job: str = "") -> None:
     seen: set[str] = set()
 
     def all_seen() -> bool:
-        seen.update(firing(prometheus))
+        seen.update(firing(prometheus, job))
         return seen >= set(alerts)
 
     eventually(all_seen, FIRES_WITHIN_S, lambda: f"{prometheus.states()}, and so far {seen}")
 
 
-def assert_over(prometheus: Prometheus, *alerts: str) -> None:
-    eventually(lambda: not firing(prometheus) & set(alerts), FIRES_WITHIN_S, lambda: f"{prometheus.states()}")
+def assert_over(prometheus: Prometheus, *alerts: str, job: str = "") -> None:
+    eventually(lambda: not firing(prometheus, job) & set(alerts), FIRES_WITHIN_S, lambda: f"{prometheus.states()}")
 
 
 def send(site: Site, numbers: Iterable[int]) -> None:

@@ -79,10 +79,11 @@ class Prometheus(Server):
     def now(self, expression: str) -> list[Json]:
         return list(self._answer("query", query=expression)["result"])
 
-    def states(self) -> dict[str, str]:
-        """Of each alert that is pending or firing, by name; firing where one of several is."""
+    def states(self, job: str = "") -> dict[str, str]:
+        """Of each alert of this job, or of any, that is pending or firing, by name; firing where one of several is."""
         states: dict[str, str] = {}
-        for alert in self._answer("alerts")["alerts"]:
+        alerts = self._answer("alerts")["alerts"]
+        for alert in (each for each in alerts if job in ("", each["labels"].get("job"))):
             name = alert["labels"]["alertname"]
             states[name] = "firing" if "firing" in (states.get(name), alert["state"]) else "pending"
         return states
