@@ -140,7 +140,7 @@ def build(target: str, name: str) -> None:
     # buildah 1.28 does not know the flag
     dockerfile.write_text(re.sub(r"--start-interval=\S+ ", "", (CHECKOUT / "Dockerfile").read_text()))
     arguments = [f"PYTHON_IMAGE={BASE}"]
-    if target == "cpu" and not finds_small_torch():
+    if not finds_small_torch():  # both targets have the stage that takes it, cuda for the bundles
         say("PyTorch's own index is out of reach: the package index's build of torch, without what only a GPU needs")
         arguments.append("CPU_BACKEND=")
     options = [part for argument in arguments for part in ("--build-arg", argument)]
