@@ -73,7 +73,7 @@ def test_another_process_that_takes_the_transactional_id_now_and_then(
     process.wait_ready()
     settings = {"bootstrap.servers": site.stack.kafka.servers, "transactional.id": f"{site.name}-kafka"}
     with traffic(site, range(1_000), every_s=3):
-        with meanwhile(lambda: Producer(settings).init_transactions(30), TRANSACTION_TIMEOUT_S + 3):
+        with meanwhile(lambda: Producer(settings).init_transactions(30), TRANSACTION_TIMEOUT_S + 6):
             assert_fires(watched, "TagstreamTransactionsFail")
         assert_over(watched, "TagstreamTransactionsFail")
 
