@@ -69,7 +69,7 @@ TAKEN: Final = {"coins": "2026-05-17T14:03:00+02:00", "motorcycle_right": "2024-
 
 
 # As long as actions wait: on a busy machine decoders take seconds to start.
-expect.set_options(timeout=15_000)
+expect.set_options(timeout=45_000)
 
 
 @contextmanager
