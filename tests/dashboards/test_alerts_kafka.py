@@ -72,8 +72,8 @@ def test_another_process_that_takes_the_transactional_id_now_and_then(
     """Rarely enough that the worker does not take it for another worker and end."""
     process.wait_ready()
     settings = {"bootstrap.servers": site.stack.kafka.servers, "transactional.id": f"{site.name}-kafka"}
-    with traffic(site, range(1_000), every_s=3):
-        with meanwhile(lambda: Producer(settings).init_transactions(30), TRANSACTION_TIMEOUT_S + 6):
+    with traffic(site, range(1_000), every_s=5):
+        with meanwhile(lambda: Producer(settings).init_transactions(30), TRANSACTION_TIMEOUT_S + 8):
             assert_fires(watched, "TagstreamTransactionsFail")
         assert_over(watched, "TagstreamTransactionsFail")
 
