@@ -187,12 +187,11 @@ class Soak:
             self._findings.note_budgets(process)
 
     def _work_off_alone(self, witness: WorkerProcess, growth: Growth) -> None:
-        """One load after another, and a look at the witness whenever one is done."""
+        """One load after another, and the witness's memory whenever one is done."""
         for _ in range(_LOADS):
             self._send(_LOAD)
             self._caught_up(witness)
-            growth.look()
-        done, held = growth.note()
+            done, held = growth.note()
         self._say(f"{done:,.0f} images done, {held / 1e6:.1f} MB held")
 
     def _caught_up(self, witness: WorkerProcess) -> None:

@@ -99,7 +99,7 @@ class Findings:
             *(f"The broker lost a transaction marker: {lost}.\n" for lost in self.lost_markers),
             f"{len(seconds)} bursts of one to three strikes. Until every partition moved again:",
             f"median {statistics.median(seconds):.1f} s, at most {max(seconds):.1f} s.\n",
-            f"Memory of the worker that was never struck: {self._slope}. After each fifth of the strikes it held:\n",
+            f"Memory of the worker that was never struck: {self._slope}. After each of its loads it held:\n",
             "| images | held at rest |\n|---|---|",
             *(f"| {done:,.0f} | {held / 1e6:.1f} MB |" for done, held in self.at_rest),
             "",

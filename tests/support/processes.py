@@ -153,34 +153,30 @@ class Growth:
     def __init__(self, pid: int, done: Callable[[], float]) -> None:
         self._pid = pid
         self._done = done
-        self._looks: list[int] = []
         self.samples: list[tuple[float, int]] = []
         """(images done, bytes)."""
 
-    def look(self) -> None:
-        """Ten times in a second, as a poll or a commit may be under way."""
-        for _ in range(_LOOKS):
-            self._looks.append(resident(self._pid))
-            time.sleep(_EVERY_S)
-
     def note(self) -> tuple[float, int]:
-        """Images done, and bytes held: the least that was seen since the last note."""
-        self.samples.append((self._done(), min(self._looks)))
-        self._looks.clear()
+        """Images done, and bytes held: the least of ten in a second, as a poll or a commit may be under way."""
+        looks = []
+        for _ in range(_LOOKS):
+            looks.append(resident(self._pid))
+            time.sleep(_EVERY_S)
+        self.samples.append((self._done(), min(looks)))
         return self.samples[-1]
 
     def mb_per_10_000(self) -> float:
         """Megabytes per 10,000 images: the slope of the best line.
 
-        The line may step up once, if the step explains nearly all the growth: Python keeps the room of its peak, which
-        may come after the first sample. Steady growth is found.
+        The line may step up once, if the step explains nearly all the growth or memory falls but for it: Python keeps
+        the room of its peak, which may come after the first sample. Steady growth is found.
         """
         done, held = (np.array(column, np.float64) for column in zip(*self.samples, strict=True))
         number = np.arange(len(done))
         straight = _Line.through(done / 10_000, held / 1e6)
         stepped = [_Line.through(done / 10_000, held / 1e6, number >= at) for at in number[1:] if len(number) >= 5]
         best = min((line for line in stepped if line.step > 0), key=lambda line: line.missed, default=straight)
-        return best.slope if best.missed < _EXPLAINED * straight.missed else straight.slope
+        return best.slope if best.slope < 0 or best.missed < _EXPLAINED * straight.missed else straight.slope
 
 
 @dataclass(frozen=True)
