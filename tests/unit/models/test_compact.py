@@ -181,6 +181,7 @@ def test_the_header_names_its_own_model_and_space(tagger: TorchTagger, compact: 
     assert (unloaded.embedding_space, unloaded.embedding_model) == (stored.space, stored.model), "a retag takes it"
 
 
+@pytest.mark.slow
 def test_a_few_labels_alone_leave_the_embedding_as_it_is(tagger: TorchTagger, compact: Bundle) -> None:
     few, pixels = build_tagger(compact, CPU, "fp32", subset=[281, 967]), photograph("coffee.png")
     assert isinstance(few, Embedder)
