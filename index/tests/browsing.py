@@ -68,8 +68,9 @@ TAKEN: Final = {"coins": "2026-05-17T14:03:00+02:00", "motorcycle_right": "2024-
 """When the last ones were taken."""
 
 
-# As long as actions wait: on a busy machine decoders take seconds to start.
-expect.set_options(timeout=45_000)
+PATIENCE_MS: Final = 45_000
+"""Of actions and expectations: on a busy machine decoders take seconds to start."""
+expect.set_options(timeout=PATIENCE_MS)
 
 
 @contextmanager

@@ -47,10 +47,10 @@ def send(site: Site, numbers: Iterable[int]) -> None:
 
 
 @contextmanager
-def traffic(site: Site, numbers: range, every_s: float = 0.3) -> Iterator[None]:
-    """While the body runs, send a new image at this interval, as long as there are numbers."""
+def traffic(site: Site, numbers: range) -> Iterator[None]:
+    """While the body runs, send a new image each 0.3 s, as long as there are numbers."""
     left = iter(numbers)
-    with meanwhile(lambda: send(site, islice(left, 1)), every_s):
+    with meanwhile(lambda: send(site, islice(left, 1)), 0.3):
         yield
 
 

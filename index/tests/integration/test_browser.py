@@ -17,6 +17,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from index.tests.browsing import (
     BUCKET,
+    PATIENCE_MS,
     TOKEN,
     SmallWorker,
     StoredPhotograph,
@@ -110,7 +111,7 @@ def opened(world: Album) -> Iterator[Open]:
         context = world.browser.new_context(viewport={"width": width, "height": height}, **others)
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(45_000)  # of a busy machine
+        page.set_default_timeout(PATIENCE_MS)
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.on("console", lambda said: wrong.append(said.text) if "Content Security Policy" in said.text else None)
         page.goto(address)

@@ -186,11 +186,9 @@ def test_a_few_labels_alone_leave_the_embedding_as_it_is(tagger: TorchTagger, co
     few, pixels = build_tagger(compact, CPU, "fp32", subset=[281, 967]), photograph("coffee.png")
     assert isinstance(few, Embedder)
     assert isinstance(tagger, Embedder)
-    np.testing.assert_allclose(few.embed([pixels])[0], tagger.embed([pixels])[0], atol=1e-6)
-    assert (
-        EmbeddingRole(few).finish(few.embed([pixels])[0]).model
-        == EmbeddingRole(tagger).finish(np.ones(256, np.float32)).model
-    )
+    embedding = few.embed([pixels])[0]
+    np.testing.assert_allclose(embedding, tagger.embed([pixels])[0], atol=1e-6)
+    assert EmbeddingRole(few).finish(embedding).model == EmbeddingRole(tagger).finish(np.ones(256, np.float32)).model
 
 
 def test_other_weights_have_another_space_and_too_few_labels_none(compact: Bundle) -> None:
